@@ -1,0 +1,53 @@
+package api
+
+// Version is the number of this API; it stands in every path and in the Banger-API header of every answer.
+const Version = 1
+
+// VersionHeader carries Version in every answer.
+const VersionHeader = "Banger-API"
+
+// DaemonStatus is what the daemon says of itself.
+type DaemonStatus struct {
+	Version    string `json:"version"` // of the program, for people
+	Build      string `json:"build"`   // identity of the binary: two builds differ
+	API        int    `json:"api"`
+	PID        int    `json:"pid"`
+	Home       string `json:"home"`
+	Socket     string `json:"socket"`
+	UptimeMS   int64  `json:"uptime_ms"`
+	VMs        int    `json:"vms"`
+	RunningVMs int    `json:"running_vms"`
+	RSSBytes   int64  `json:"rss_bytes"`
+}
+
+// StopDaemon says how the daemon ends. Running VMs are never touched.
+type StopDaemon struct {
+	// Drain lets sessions that are open (exec, logs) go on in the old process until they end, while a new daemon
+	// takes over everything else. Without it they are cut.
+	Drain bool `json:"drain,omitempty"`
+}
+
+// Check is one thing the doctor looked at.
+type Check struct {
+	Name   string      `json:"name"`
+	Status CheckStatus `json:"status"`
+	Found  string      `json:"found"`            // what is there
+	Repair string      `json:"repair,omitempty"` // the exact command that repairs it, or a sentence
+}
+
+// CheckStatus says how a check came out.
+type CheckStatus string
+
+// How a check can come out.
+const (
+	CheckOK      CheckStatus = "ok"
+	CheckWarning CheckStatus = "warning" // banger works, something is slower or missing
+	CheckFailed  CheckStatus = "failed"  // banger cannot run VMs like this
+)
+
+// Event is one line of the stream with which long requests answer: progress, then exactly one Result or Error.
+type Event[T any] struct {
+	Progress *Progress `json:"progress,omitempty"`
+	Result   *T        `json:"result,omitempty"`
+	Error    *Error    `json:"error,omitempty"`
+}

@@ -1,0 +1,115 @@
+package api
+
+import "time"
+
+// State is where a VM is in its life. Only the daemon changes it.
+type State string
+
+// All states of a VM.
+const (
+	StateCreating State = "creating" // its disk is being made
+	StateStopped  State = "stopped"  // has a disk and no VMM; Reason says why it stopped
+	StateStarting State = "starting" // a VMM exists, the agent has not answered yet
+	StateRunning  State = "running"  // the agent answers
+	StateStopping State = "stopping" // asked to power off
+	StateRemoving State = "removing" // its disk is being deleted
+)
+
+// VM is one virtual machine as the daemon knows it; reading it never waits for the guest.
+type VM struct {
+	ID         string     `json:"id"`   // 12 hex digits, never reused
+	Name       string     `json:"name"` // DNS label (RFC 1123), unique
+	State      State      `json:"state"`
+	Reason     string     `json:"reason,omitempty"` // why it is stopped
+	Image      string     `json:"image"`            // name of its image, or the image's id when the name is gone
+	ImageID    string     `json:"image_id"`
+	Kernel     string     `json:"kernel"`
+	KernelID   string     `json:"kernel_id"`
+	CPUs       int        `json:"cpus"`
+	MemoryMiB  int        `json:"memory_mib"`
+	DiskMiB    int        `json:"disk_mib"` // apparent size of its own disk, which is sparse
+	Env        []string   `json:"env,omitempty"`
+	AutoRemove bool       `json:"auto_remove,omitempty"` // removed as soon as it stops
+	Network    Network    `json:"network"`
+	Address    string     `json:"address,omitempty"` // IPv4, its own for its whole life
+	MAC        string     `json:"mac,omitempty"`
+	NAT        bool       `json:"nat,omitempty"`      // reaches the world beyond the other VMs
+	Isolated   bool       `json:"isolated,omitempty"` // reaches no other VM, and none reaches it
+	VMM        *VMM       `json:"vmm,omitempty"`      // nil unless a VMM process exists
+	CreatedAt  time.Time  `json:"created_at"`
+	StartedAt  *time.Time `json:"started_at,omitempty"` // last time it became running
+	StoppedAt  *time.Time `json:"stopped_at,omitempty"`
+	Dir        string     `json:"dir"` // its folder on the host: disk, console log, sockets
+}
+
+// VMM is the process that runs a VM.
+type VMM struct {
+	Binary string `json:"binary"` // path of firecracker or firecracker-qemu
+	PID    int    `json:"pid"`
+}
+
+// Network is what kind of network a VM has.
+type Network string
+
+// Both kinds.
+const (
+	NetworkUser Network = "user" // the user's own: other VMs, and the world through the host
+	NetworkNone Network = "none" // none at all
+)
+
+// SetNAT opens or closes a VM's way to the world.
+type SetNAT struct {
+	On bool `json:"on"`
+}
+
+// CreateVM asks for a new VM. Zero values mean the configured defaults; an empty Name is made up.
+type CreateVM struct {
+	Name       string   `json:"name,omitempty"`
+	Image      string   `json:"image,omitempty"`
+	Kernel     string   `json:"kernel,omitempty"`
+	CPUs       int      `json:"cpus,omitempty"`
+	MemoryMiB  int      `json:"memory_mib,omitempty"`
+	DiskMiB    int      `json:"disk_mib,omitempty"`
+	Env        []string `json:"env,omitempty"` // K=V, given to every command run in the VM
+	AutoRemove bool     `json:"auto_remove,omitempty"`
+	Network    Network  `json:"network,omitempty"`
+	Isolated   bool     `json:"isolated,omitempty"`
+	Lease      bool     `json:"lease,omitempty"` // the client takes the VM's lease next; without one, the next daemon removes the VM
+}
+
+// WaitFor is a condition a client can wait for.
+type WaitFor string
+
+// All conditions.
+const (
+	WaitRunning WaitFor = "running" // the agent answers
+	WaitBooted  WaitFor = "booted"  // the image's init system says that boot is finished
+	WaitStopped WaitFor = "stopped" // no VMM is left
+)
+
+// StopVM says how to stop a VM.
+type StopVM struct {
+	TimeoutMS int64 `json:"timeout_ms,omitempty"` // for the guest's own shutdown, then it is killed; 0 is the default
+}
+
+// KillVM says which signal a VM's VMM gets; the guest is not asked.
+type KillVM struct {
+	Signal string `json:"signal,omitempty"` // "KILL" (default), "TERM" or a number
+}
+
+// Stats is what a running VM uses, as seen from the guest and from the host.
+type Stats struct {
+	Name             string    `json:"name"`
+	ID               string    `json:"id"`
+	CPUs             int       `json:"cpus"`
+	Load1            float64   `json:"load1"`
+	GuestCPUMS       int64     `json:"guest_cpu_ms"` // busy time of all its CPUs since boot
+	MemoryTotalBytes uint64    `json:"memory_total_bytes"`
+	MemoryUsedBytes  uint64    `json:"memory_used_bytes"` // total less available
+	DiskTotalBytes   uint64    `json:"disk_total_bytes"`
+	DiskUsedBytes    uint64    `json:"disk_used_bytes"`
+	Processes        int       `json:"processes"`
+	HostDiskBytes    int64     `json:"host_disk_bytes"` // what the VM's folder takes on the host
+	HostMemoryBytes  int64     `json:"host_memory_bytes"`
+	At               time.Time `json:"at"`
+}
