@@ -1,0 +1,203 @@
+// Package config reads banger's settings: a default each, changed by config.toml, changed by the environment.
+//
+// The file is $XDG_CONFIG_HOME/banger/config.toml (BANGER_CONFIG names another). Unknown keys are errors, so a typing
+// mistake is not silently a default. Each setting remembers where its value came from, for `banger config show`.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/pelletier/go-toml/v2"
+
+	"banger/api"
+)
+
+// Config is every setting, checked.
+type Config struct {
+	Home          string // folder of all state: database, images, kernels, VMs, sockets
+	Image         string // image of a VM that names none
+	Kernel        string // kernel bundle of a VM that names none
+	CPUs          int
+	MemoryMiB     int
+	DiskMiB       int           // apparent size of a VM's own disk
+	Network       api.Network   // of a VM that names none
+	Subnet        netip.Prefix  // of the VMs
+	VMM           string        // "auto", or the path or name of a program that speaks Firecracker's API
+	BootTimeout   time.Duration // from the VMM's start until the agent answers
+	StopTimeout   time.Duration // for the guest's own shutdown, then it is killed
+	DebianMirror  string        // URL of a Debian archive
+	KernelPackage string        // Debian package that depends on the kernel to pull
+}
+
+// Setting is one value and where it came from.
+type Setting struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Origin string `json:"origin"` // "default", the file's path, or the variable's name
+}
+
+// setting ties a key to its default, its variable and its place in Config.
+type setting struct {
+	key, variable, standard string
+	set                     func(*Config, string) error
+}
+
+// settings is the whole list: `config show`, the file and the environment all go through it.
+var settings = []setting{
+	{"home", "BANGER_HOME", "", func(c *Config, v string) error { return setFolder(&c.Home, v) }},
+	{"image", "BANGER_IMAGE", "debian:trixie", func(c *Config, v string) error { return setText(&c.Image, v) }},
+	{"kernel", "BANGER_KERNEL", "debian:trixie", func(c *Config, v string) error { return setText(&c.Kernel, v) }},
+	{"cpus", "BANGER_CPUS", "2", func(c *Config, v string) error { return setCount(&c.CPUs, v) }},
+	{"memory", "BANGER_MEMORY", "1GiB", func(c *Config, v string) error { return setMiB(&c.MemoryMiB, v) }},
+	{"disk", "BANGER_DISK", "16GiB", func(c *Config, v string) error { return setMiB(&c.DiskMiB, v) }},
+	{"network", "BANGER_NETWORK", string(api.NetworkUser), func(c *Config, v string) error { return setNetwork(&c.Network, v) }},
+	{"subnet", "BANGER_SUBNET", "172.30.0.0/16", func(c *Config, v string) error { return setSubnet(&c.Subnet, v) }},
+	{"vmm", "BANGER_VMM", "auto", func(c *Config, v string) error { return setText(&c.VMM, v) }},
+	{"boot_timeout", "BANGER_BOOT_TIMEOUT", "2m", func(c *Config, v string) error { return setDuration(&c.BootTimeout, v) }},
+	{"stop_timeout", "BANGER_STOP_TIMEOUT", "1m", func(c *Config, v string) error { return setDuration(&c.StopTimeout, v) }},
+	{"sources.debian_mirror", "BANGER_DEBIAN_MIRROR", "http://deb.debian.org/debian", func(c *Config, v string) error { return setText(&c.DebianMirror, v) }},
+	{"sources.kernel_package", "BANGER_KERNEL_PACKAGE", "linux-image-cloud-amd64", func(c *Config, v string) error { return setText(&c.KernelPackage, v) }},
+}
+
+// Load reads the settings; getenv is os.Getenv or a test's.
+func Load(getenv func(string) string) (Config, []Setting, error) {
+	home := getenv("HOME")
+	path := getenv("BANGER_CONFIG")
+	if path == "" {
+		path = filepath.Join(orElse(getenv("XDG_CONFIG_HOME"), filepath.Join(home, ".config")), "banger", "config.toml")
+	}
+	inFile, err := readFile(path)
+	if err != nil {
+		return Config{}, nil, err
+	}
+	var c Config
+	var shown []Setting
+	for _, s := range settings {
+		value, origin := s.standard, "default"
+		if s.key == "home" {
+			value = filepath.Join(orElse(getenv("XDG_DATA_HOME"), filepath.Join(home, ".local", "share")), "banger")
+		}
+		if v, ok := inFile[s.key]; ok {
+			value, origin = v, path
+			delete(inFile, s.key)
+		}
+		if v := getenv(s.variable); v != "" {
+			value, origin = v, s.variable
+		}
+		if err := s.set(&c, value); err != nil {
+			return Config{}, nil, api.Errorf(api.CodeInvalid, "setting %s (from %s): %w", s.key, origin, err)
+		}
+		shown = append(shown, Setting{Key: s.key, Value: value, Origin: origin})
+	}
+	for key := range inFile {
+		return Config{}, nil, api.Errorf(api.CodeInvalid, "unknown setting %q in %s", key, path).WithHint("see the known ones: banger config show")
+	}
+	return c, shown, nil
+}
+
+// readFile returns the file's keys, tables joined with dots; a missing file has none.
+func readFile(path string) (map[string]string, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read settings: %w", err)
+	}
+	var tree map[string]any
+	if err := toml.Unmarshal(data, &tree); err != nil {
+		return nil, api.Errorf(api.CodeInvalid, "read settings %s: %w", path, err)
+	}
+	flat := map[string]string{}
+	flatten(flat, "", tree)
+	return flat, nil
+}
+
+func flatten(flat map[string]string, prefix string, tree map[string]any) {
+	for key, value := range tree {
+		if sub, ok := value.(map[string]any); ok {
+			flatten(flat, prefix+key+".", sub)
+			continue
+		}
+		flat[prefix+key] = fmt.Sprint(value)
+	}
+}
+
+func orElse(value, other string) string {
+	if value == "" {
+		return other
+	}
+	return value
+}
+
+func setText(to *string, v string) error {
+	if *to = strings.TrimSpace(v); *to == "" {
+		return errors.New("is empty")
+	}
+	return nil
+}
+
+func setFolder(to *string, v string) error {
+	if !filepath.IsAbs(v) {
+		return fmt.Errorf("%q is not an absolute path", v)
+	}
+	*to = filepath.Clean(v)
+	return nil
+}
+
+func setCount(to *int, v string) error {
+	n, err := strconv.Atoi(strings.TrimSpace(v))
+	if err != nil || n < 1 {
+		return fmt.Errorf("%q is not a number from 1 on", v)
+	}
+	*to = n
+	return nil
+}
+
+func setMiB(to *int, v string) error {
+	mib, err := ParseMiB(v)
+	*to = mib
+	return err
+}
+
+func setNetwork(to *api.Network, v string) error {
+	*to = api.Network(v)
+	if *to != api.NetworkUser && *to != api.NetworkNone {
+		return fmt.Errorf("%q is neither %s nor %s", v, api.NetworkUser, api.NetworkNone)
+	}
+	return nil
+}
+
+func setSubnet(to *netip.Prefix, v string) (err error) {
+	*to, err = netip.ParsePrefix(v)
+	return err
+}
+
+func setDuration(to *time.Duration, v string) error {
+	d, err := time.ParseDuration(v)
+	if err != nil || d <= 0 {
+		return fmt.Errorf("%q is not a time such as 90s", v)
+	}
+	*to = d
+	return nil
+}
+
+// ParseMiB reads a size such as "512MiB", "1GiB" or "2g"; units are powers of 1024 and it must be whole MiB.
+func ParseMiB(v string) (int, error) {
+	bytes, err := units.RAMInBytes(v)
+	switch {
+	case err != nil || bytes <= 0:
+		return 0, fmt.Errorf("%q is not a size such as 512MiB or 1GiB", v)
+	case bytes%(1<<20) != 0:
+		return 0, fmt.Errorf("%q is not a whole number of MiB", v)
+	}
+	return int(bytes >> 20), nil
+}

@@ -1,0 +1,95 @@
+// Package disk makes, copies, labels and checks the files VMs use as drives.
+//
+// All of it works as an ordinary user on files; nothing is mounted. Guests find their drives by the label in the ext4
+// superblock. Files that are shared (images, kernels) are checked by hash once and by stamp after that.
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"banger/api"
+)
+
+// Usage is what a file costs.
+type Usage struct {
+	ApparentBytes  int64 // its length
+	AllocatedBytes int64 // what its blocks take on the host; less when it is sparse
+}
+
+// UsageOf returns the usage of the file at path.
+func UsageOf(path string) (Usage, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return Usage{}, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return Usage{ApparentBytes: st.Size, AllocatedBytes: st.Blocks * 512}, nil // st_blocks counts 512 bytes, whatever the filesystem
+}
+
+// FreeBytes returns how much this user can still write to the filesystem that holds dir.
+func FreeBytes(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// RequireFree refuses when fewer than bytes are free below dir. Others write too: a full disk is still possible later.
+func RequireFree(dir string, bytes int64) error {
+	free, err := FreeBytes(dir)
+	if err != nil {
+		return err
+	}
+	if free < bytes {
+		return api.Errorf(api.CodeUnavailable, "not enough space in %s: %d MiB free, %d MiB needed", dir, free>>20, bytes>>20).
+			WithHint("free some space there: du -xh %s | sort -h | tail", dir)
+	}
+	return nil
+}
+
+// explainFull turns "no space left" and "quota exceeded" into an error a user can act on; others pass.
+func explainFull(path string, err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return api.Errorf(api.CodeUnavailable, "disk full while writing %s: %v", path, err).WithHint("free some space on that filesystem and try again")
+	}
+	return err
+}
+
+// contextReader ends a stream when its context does.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := context.Cause(c.ctx); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// createFile makes path, which must not exist, lets write fill it and syncs it; on an error nothing stays.
+func createFile(path string, mode os.FileMode, write func(*os.File) error) (err error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, mode)
+	if err != nil {
+		return fmt.Errorf("create disk: %w", explainFull(path, err))
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(explainFull(path, err), os.Remove(path))
+		}
+	}()
+	if err := write(file); err != nil {
+		return errors.Join(err, file.Close())
+	}
+	if err := file.Sync(); err != nil {
+		return errors.Join(fmt.Errorf("sync %s: %w", path, err), file.Close())
+	}
+	return file.Close()
+}

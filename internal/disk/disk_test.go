@@ -1,0 +1,333 @@
+package disk
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"banger/api"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fsck runs the real e2fsck on a filesystem and fails the test when it finds damage.
+func fsck(t *testing.T, path string) {
+	t.Helper()
+	tool, err := FindTool("e2fsck", "e2fsprogs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), tool, "-fn", path).CombinedOutput(); err != nil {
+		t.Errorf("e2fsck %s: %v\n%s", path, err, out)
+	}
+}
+
+func TestCreateExt4(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk.ext4")
+	const size = 16 << 30
+	if err := CreateExt4(t.Context(), path, size, "banger-disk"); err != nil {
+		t.Fatal(err)
+	}
+	fsck(t, path)
+	usage, err := UsageOf(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if usage.ApparentBytes != size {
+		t.Errorf("apparent size %d, want %d", usage.ApparentBytes, int64(size))
+	}
+	if usage.AllocatedBytes > 32<<20 {
+		t.Errorf("an empty disk takes %d bytes, want a sparse file", usage.AllocatedBytes)
+	}
+	if got, err := Label(path); got != "banger-disk" || err != nil {
+		t.Errorf("label %q, %v", got, err)
+	}
+}
+
+func TestCreateExt4Errors(t *testing.T) {
+	dir := t.TempDir()
+	taken := filepath.Join(dir, "taken")
+	if err := os.WriteFile(taken, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, test := range []struct {
+		name  string
+		ctx   context.Context
+		path  string
+		size  int64
+		label string
+		want  string
+	}{
+		{"ErrTooSmall", t.Context(), filepath.Join(dir, "a"), 1 << 20, "x", "multiple of 4096"},
+		{"ErrNotWholeBlocks", t.Context(), filepath.Join(dir, "a"), 64<<20 + 1, "x", "multiple of 4096"},
+		{"ErrLongLabel", t.Context(), filepath.Join(dir, "a"), 64 << 20, "seventeen-letters", "1 to 16 bytes"},
+		{"ErrNoFolder", t.Context(), filepath.Join(dir, "none", "a"), 64 << 20, "x", "no such file"},
+		{"ErrExists", t.Context(), taken, 64 << 20, "x", "file exists"},
+		{"ErrCanceled", canceled, filepath.Join(dir, "a"), 64 << 20, "x", "canceled"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := CreateExt4(test.ctx, test.path, test.size, test.label)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %v, want one with %q", err, test.want)
+			}
+		})
+	}
+	entries, _ := os.ReadDir(dir)
+	if len(entries) != 1 {
+		t.Errorf("files left: %v", entries)
+	}
+	if got, _ := os.ReadFile(taken); string(got) != "mine" {
+		t.Errorf("the file in the way was changed to %q", got)
+	}
+}
+
+// TestDiskFull fills a real small tmpfs in a mount namespace of its own.
+func TestDiskFull(t *testing.T) {
+	if os.Getenv("DISK_FULL_DIR") == "" {
+		cmd := exec.CommandContext(t.Context(), "unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
+			`mount -t tmpfs -o size=1m none "$DISK_FULL_DIR" && exec "$0" -test.run=^TestDiskFull$`, os.Args[0])
+		cmd.Env = append(os.Environ(), "DISK_FULL_DIR="+t.TempDir())
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("in the namespace: %v\n%s", err, out)
+		}
+		return
+	}
+	dir := os.Getenv("DISK_FULL_DIR")
+	source := filepath.Join(t.TempDir(), "source")
+	if err := os.WriteFile(source, bytes.Repeat([]byte{1}, 4<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, err := range map[string]error{
+		"Copy":        Copy(t.Context(), source, filepath.Join(dir, "copy")),
+		"FromTar":     FromTar(t.Context(), bytes.NewReader(tarOf(t, 8<<20)), filepath.Join(dir, "tar"), "x"),
+		"RequireFree": RequireFree(dir, 8<<20),
+	} {
+		if api.CodeOf(err) != api.CodeUnavailable {
+			t.Errorf("%s: %v, want an error of code %s", name, err, api.CodeUnavailable)
+		}
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("files left: %v", left)
+	}
+}
+
+func TestSetLabel(t *testing.T) {
+	dir := t.TempDir()
+	withChecksums, fromTar := filepath.Join(dir, "mkfs"), filepath.Join(dir, "tar")
+	if err := CreateExt4(t.Context(), withChecksums, MinExt4Bytes, "sixteen-letters-"); err != nil {
+		t.Fatal(err)
+	}
+	if err := FromTar(t.Context(), bytes.NewReader(tarOf(t, 10)), fromTar, "before"); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{withChecksums, fromTar} {
+		if err := SetLabel(path, "after"); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Label(path); got != "after" || err != nil {
+			t.Errorf("%s: label %q, %v", path, got, err)
+		}
+	}
+	fsck(t, withChecksums) // checks the superblock's checksum
+	text := filepath.Join(dir, "text")
+	if err := os.WriteFile(text, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := SetLabel(text, "x"); !errors.Is(err, ErrNotExt4) {
+		t.Errorf("label of zeroes: %v, want %v", err, ErrNotExt4)
+	}
+	if _, err := Label(os.DevNull); !errors.Is(err, ErrNotExt4) {
+		t.Errorf("label of nothing: %v, want %v", err, ErrNotExt4)
+	}
+}
+
+// tarOf makes an archive with folders, a file of size bytes owned by 1000:1000, a link and a device.
+func tarOf(tb testing.TB, size int) []byte {
+	tb.Helper()
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for _, h := range []*tar.Header{
+		{Typeflag: tar.TypeDir, Name: "./", Mode: 0o755},
+		{Typeflag: tar.TypeDir, Name: "./home/", Mode: 0o755},
+		{Typeflag: tar.TypeReg, Name: "./home/file", Mode: 0o4750, Uid: 1000, Gid: 1000, Size: int64(size)},
+		{Typeflag: tar.TypeSymlink, Name: "./home/link", Linkname: "file", Mode: 0o777},
+		{Typeflag: tar.TypeChar, Name: "./null", Mode: 0o666, Devmajor: 1, Devminor: 3},
+	} {
+		if err := w.WriteHeader(h); err != nil {
+			tb.Fatal(err)
+		}
+		if h.Size > 0 {
+			if _, err := w.Write(bytes.Repeat([]byte("banger "), size/7+1)[:size]); err != nil {
+				tb.Fatal(err)
+			}
+		}
+	}
+	if err := w.Close(); err != nil {
+		tb.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func TestFromTar(t *testing.T) {
+	dir := t.TempDir()
+	archive := append(tarOf(t, 100_000), make([]byte, 64<<10)...) // tar pads to its record size
+	r := bytes.NewReader(archive)
+	path := filepath.Join(dir, "a")
+	if err := FromTar(t.Context(), r, path, LabelImage); err != nil {
+		t.Fatal(err)
+	}
+	if r.Len() != 0 {
+		t.Errorf("%d bytes of the stream were left: its writer would block", r.Len())
+	}
+	debugfs, err := FindTool("debugfs", "e2fsprogs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), debugfs, "-R", "ls -p /home", path).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(out), "/104750/1000/1000/file/100000/") {
+		t.Errorf("listing lacks the file with mode and owner:\n%s", out)
+	}
+	again := filepath.Join(dir, "b")
+	if err := FromTar(t.Context(), bytes.NewReader(archive), again, LabelImage); err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := SHA256(t.Context(), path)
+	second, _, _ := SHA256(t.Context(), again)
+	if first != second {
+		t.Error("the same stream gave different filesystems")
+	}
+}
+
+func TestFromTarTruncated(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	archive := tarOf(t, 100_000)
+	if err := FromTar(t.Context(), bytes.NewReader(archive[:50_000]), path, "x"); err == nil {
+		t.Error("no error")
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the half-made file stayed: %v", err)
+	}
+}
+
+func TestCopyKeepsHoles(t *testing.T) {
+	dir := t.TempDir()
+	src, dst := filepath.Join(dir, "src"), filepath.Join(dir, "dst")
+	file, err := os.Create(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const size = 256 << 20
+	for _, at := range []int64{0, 100 << 20, size - 5} {
+		if _, err := file.WriteAt([]byte("bytes"), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(file.Truncate(size+4096), file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := Copy(t.Context(), src, dst); err != nil {
+		t.Fatal(err)
+	}
+	want, _, _ := SHA256(t.Context(), src)
+	got, n, _ := SHA256(t.Context(), dst)
+	if got != want || n != size+4096 {
+		t.Errorf("copy of %d bytes differs", n)
+	}
+	usage, err := UsageOf(dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if usage.AllocatedBytes > 1<<20 {
+		t.Errorf("the copy takes %d bytes, want its holes kept", usage.AllocatedBytes)
+	}
+	if err := Copy(t.Context(), src, dst); !errors.Is(err, os.ErrExist) {
+		t.Errorf("copy over a file: %v, want %v", err, os.ErrExist)
+	}
+}
+
+func TestCopyCanceled(t *testing.T) {
+	dir := t.TempDir()
+	src := filepath.Join(dir, "src")
+	if err := os.WriteFile(src, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	in, err := os.Open(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := os.Create(filepath.Join(dir, "dst"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if err := copySparse(ctx, in, out); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want %v", err, context.Canceled)
+	}
+}
+
+func TestMkfsArgs(t *testing.T) {
+	want := []string{"-q", "-F", "-L", "label", "-b", "4096", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=1", "--", "/a/disk"}
+	if diff := cmp.Diff(want, mkfsArgs("/a/disk", "label")); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestFindTool(t *testing.T) {
+	t.Setenv("PATH", "/usr/bin:/bin") // as an ordinary user of Debian has it
+	if _, err := FindTool("mkfs.ext4", "e2fsprogs"); err != nil {
+		t.Error(err)
+	}
+	_, err := FindTool("no-such-tool", "some-package")
+	e, ok := errors.AsType[*api.Error](err)
+	if !ok || e.Hint != "apt-get install some-package" {
+		t.Errorf("error %v, want a hint that names the package", err)
+	}
+}
+
+func TestExplainFull(t *testing.T) {
+	if got := api.CodeOf(explainFull("/x", &os.PathError{Op: "write", Err: syscall.EDQUOT})); got != api.CodeUnavailable {
+		t.Errorf("quota: code %s", got)
+	}
+	if err := explainFull("/x", os.ErrPermission); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("another error became %v", err)
+	}
+}
+
+// BenchmarkFromTar says how many MB of an archive become a filesystem in a second.
+func BenchmarkFromTar(b *testing.B) {
+	archive := tarOf(b, 64<<20)
+	b.SetBytes(int64(len(archive)))
+	for i := range b.N {
+		path := filepath.Join(b.TempDir(), "fs")
+		if err := FromTar(b.Context(), bytes.NewReader(archive), path, "x"); err != nil {
+			b.Fatal(i, err)
+		}
+	}
+}
+
+// BenchmarkCreateExt4 is what a new VM's disk costs.
+func BenchmarkCreateExt4(b *testing.B) {
+	for range b.N {
+		if err := CreateExt4(b.Context(), filepath.Join(b.TempDir(), "fs"), 16<<30, "x"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
