@@ -1,0 +1,338 @@
+package boot
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestParseCmdline(t *testing.T) {
+	tests := []struct {
+		name, line string
+		want       Cmdline
+		wantErr    string
+	}{
+		{"Empty", "", Cmdline{}, ""},
+		{"Hostname", "console=ttyS0 quiet banger.hostname=calm-otter panic=-1", Cmdline{Hostname: "calm-otter"}, ""},
+		{"LastCounts", "banger.hostname=a banger.hostname=b", Cmdline{Hostname: "b"}, ""},
+		{"UnknownKey", "banger.later=x banger.hostname=a", Cmdline{Hostname: "a"}, ""},
+		{"Domain", "banger.hostname=a.vm\n", Cmdline{Hostname: "a.vm"}, ""},
+		{"ErrCharacter", "banger.hostname=a_b", Cmdline{}, "not a host name"},
+		{"ErrDash", "banger.hostname=-a", Cmdline{}, "not a host name"},
+		{"ErrEmptyLabel", "banger.hostname=a..b", Cmdline{}, "not a host name"},
+		{"ErrLong", "banger.hostname=" + strings.Repeat("a.", 40), Cmdline{}, "not a host name"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := ParseCmdline(tt.line)
+			checkErr(t, err, tt.wantErr)
+			if diff := cmp.Diff(tt.want, got, equateAddresses); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func checkErr(t *testing.T, err error, want string) {
+	t.Helper()
+	if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+		t.Fatalf("got error %v, want %q", err, want)
+	}
+}
+
+func FuzzParseCmdline(f *testing.F) {
+	f.Add("quiet banger.hostname=a")
+	f.Add("banger.address=172.30.0.5/16 banger.gateway=172.30.0.1 banger.dns=172.30.0.1,1.1.1.1 banger.mtu=1500 banger.search=vm")
+	f.Fuzz(func(t *testing.T, line string) {
+		c, err := ParseCmdline(line)
+		if err != nil {
+			return
+		}
+		if c.Hostname != "" && !validHostname(c.Hostname) {
+			t.Errorf("took host name %q", c.Hostname)
+		}
+		n := c.Network
+		if n.Gateway.IsValid() && !n.Address.Contains(n.Gateway) || len(n.Nameservers) > maxNameservers || n.MTU < 0 || n.MTU > maxMTU {
+			t.Errorf("took network %+v", n)
+		}
+		// What is written into configuration files must not bring lines of its own.
+		if got, want := bytes.Count(n.resolvConf(), []byte("\n")), 1+len(n.Nameservers)+min(len(n.Search), 1); got != want {
+			t.Errorf("resolv.conf has %d lines, want %d: %q", got, want, n.resolvConf())
+		}
+	})
+}
+
+// mkfs makes a real ext4 file system with a label.
+func mkfs(t *testing.T, path, label string) {
+	t.Helper()
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 2<<20); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mkfs.ext4", "-q", "-L", label, path).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v: %s", err, out)
+	}
+}
+
+func TestReadLabel(t *testing.T) {
+	ext4 := filepath.Join(t.TempDir(), "ext4")
+	mkfs(t, ext4, LabelModules)
+	if got, err := readLabelOf(ext4); got != LabelModules || err != nil {
+		t.Errorf("got %q, %v, want %q", got, err, LabelModules)
+	}
+	for name, content := range map[string][]byte{"Empty": nil, "Short": make([]byte, 1100), "Zeros": make([]byte, 4096)} {
+		if got, err := ReadLabel(bytes.NewReader(content)); !errors.Is(err, ErrNotExt4) {
+			t.Errorf("%s: got %q, %v, want ErrNotExt4", name, got, err)
+		}
+	}
+}
+
+func FuzzReadLabel(f *testing.F) {
+	sb := make([]byte, 2048)
+	sb[1024+0x38], sb[1024+0x39] = 0x53, 0xEF
+	copy(sb[1024+0x78:], "banger-modules-x")
+	f.Add(sb)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if label, err := ReadLabel(bytes.NewReader(b)); err == nil && len(label) > 16 {
+			t.Errorf("label %q is longer than its field", label)
+		}
+	})
+}
+
+func TestWaitDisks(t *testing.T) {
+	tests := []struct {
+		name    string
+		drives  map[string]string
+		want    Disks
+		wantErr string
+	}{
+		{"All", map[string]string{"vda": LabelModules, "vdb": LabelDisk, "vdc": LabelImage}, Disks{Image: "vdc", Disk: "vdb", Modules: "vda"}, ""},
+		{"NoModules", map[string]string{"vda": LabelImage, "vdb": LabelDisk}, Disks{Image: "vda", Disk: "vdb"}, ""},
+		{
+			"FirstCounts",
+			map[string]string{"vda": LabelImage, "vdb": LabelDisk, "vdc": LabelImage, "vdd": LabelModules},
+			Disks{Image: "vda", Disk: "vdb", Modules: "vdd"},
+			"",
+		},
+		{"ErrNone", nil, Disks{}, `no drive with the ext4 label "banger-image" (there is: no virtio drive at all)`},
+		{
+			"ErrNoDisk",
+			map[string]string{"vda": LabelImage, "vdb": "", "vdc": "other"},
+			Disks{},
+			`no drive with the ext4 label "banger-disk" (there is: vda (banger-image), vdb (no ext4), vdc (other))`,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			sys, dev := t.TempDir(), t.TempDir()
+			for name, label := range tt.drives {
+				if err := os.Mkdir(filepath.Join(sys, name), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if label == "" {
+					os.WriteFile(filepath.Join(dev, name), []byte("raw"), 0o644)
+					continue
+				}
+				mkfs(t, filepath.Join(dev, name), label)
+			}
+			got, err := waitDisks(t.Context(), sys, dev, 50*time.Millisecond, time.Millisecond)
+			if tt.wantErr != "" {
+				checkErr(t, err, tt.wantErr)
+				return
+			}
+			for _, d := range []*string{&got.Image, &got.Disk, &got.Modules} {
+				*d = strings.TrimPrefix(*d, dev+"/")
+			}
+			if err != nil || got != tt.want {
+				t.Errorf("got %+v, %v, want %+v", got, err, tt.want)
+			}
+		})
+	}
+}
+
+// A drive that appears late is found.
+func TestWaitDisksLate(t *testing.T) {
+	sys, dev := t.TempDir(), t.TempDir()
+	done := make(chan error, 1)
+	go func() {
+		_, err := waitDisks(t.Context(), sys, dev, time.Minute, time.Minute)
+		done <- err
+	}()
+	for name, label := range map[string]string{"vda": LabelImage, "vdb": LabelDisk, "vdc": LabelModules} {
+		mkfs(t, filepath.Join(dev, name), label)
+		if err := os.Mkdir(filepath.Join(sys, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestHostsFor(t *testing.T) {
+	const own = "172.30.0.5\tbox.vm box\t# banger\n"
+	tests := []struct{ name, old, want string }{
+		{"New", "", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" + own},
+		{"Added", "127.0.0.1 localhost\n10.0.0.1 other", "127.0.0.1 localhost\n10.0.0.1 other\n" + own},
+		{"Replaced", "127.0.1.1 old old.lan\n# end\n", own + "# end\n"},
+		{"OtherAddress", "::1 localhost\n172.30.0.9\told.vm old\t# banger\n# end\n", "::1 localhost\n" + own + "# end\n"},
+		{"OtherUser", "172.30.0.9 old.vm old\n", "172.30.0.9 old.vm old\n" + own},
+		{"Kept", own, own},
+		{"Once", "127.0.1.1 a\n127.0.1.1 b\n172.30.0.9\told.vm old\t# banger\n", own},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := string(hostsFor([]byte(tt.old), "172.30.0.5\tbox.vm box")); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestWriteIdentity(t *testing.T) {
+	etc := t.TempDir()
+	read := func(name string) string {
+		b, err := os.ReadFile(filepath.Join(etc, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	outside := filepath.Join(t.TempDir(), "outside")
+	if err := errors.Join(os.WriteFile(outside, []byte("safe"), 0o644), os.Symlink(outside, filepath.Join(etc, "hostname")),
+		os.WriteFile(filepath.Join(etc, "machine-id"), []byte("uninitialized\n"), 0o444)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(writeHostname(etc, Cmdline{Hostname: "box"}), writeMachineID(etc)); err != nil {
+		t.Fatal(err)
+	}
+	id := read("machine-id")
+	if len(id) != 33 || id[12] != '4' || read("hostname") != "box\n" || !strings.Contains(read("hosts"), "127.0.1.1\tbox\t# banger\n") {
+		t.Errorf("machine-id %q, hostname %q, hosts %q", id, read("hostname"), read("hosts"))
+	}
+	if b, _ := os.ReadFile(outside); string(b) != "safe" {
+		t.Errorf("wrote through a symlink: %q", b)
+	}
+	if err := writeMachineID(etc); err != nil || read("machine-id") != id {
+		t.Errorf("machine-id changed from %q to %q, %v", id, read("machine-id"), err)
+	}
+}
+
+func TestFindInit(t *testing.T) {
+	tests := []struct {
+		name  string
+		files []string // "path" is a program, "path>target" a symlink, "path/" a folder
+		want  Init
+	}{
+		{"None", []string{"/bin/sh"}, Init{Kind: InitNone}},
+		{"Systemd", []string{"/usr/lib/systemd/systemd", "/lib>usr/lib", "/sbin/init>/lib/systemd/systemd"}, Init{"/sbin/init", InitSystemd}},
+		{"SystemdWithoutLink", []string{"/usr/lib/systemd/systemd"}, Init{"/usr/lib/systemd/systemd", InitSystemd}},
+		{"Alpine", []string{"/bin/busybox", "/sbin/init>/bin/busybox", "/sbin/openrc", "/etc/inittab", "/etc/init.d/"}, Init{"/sbin/init", InitOpenRC}},
+		{"Busybox", []string{"/bin/busybox", "/bin/init>busybox"}, Init{"/bin/init", InitBusybox}},
+		{"Sysvinit", []string{"/sbin/init", "/etc/inittab", "/etc/init.d/"}, Init{"/sbin/init", InitSysvinit}},
+		{"Other", []string{"/sbin/init"}, Init{"/sbin/init", InitOther}},
+		{"DanglingLink", []string{"/sbin/init>/no/where", "/bin/sh"}, Init{Kind: InitNone}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			root := t.TempDir()
+			for _, f := range tt.files {
+				path, target, isLink := strings.Cut(f, ">")
+				outer := filepath.Join(root, path)
+				err := os.MkdirAll(filepath.Dir(outer), 0o755)
+				switch {
+				case isLink:
+					err = errors.Join(err, os.Symlink(target, outer))
+				case strings.HasSuffix(path, "/"):
+					err = errors.Join(err, os.MkdirAll(outer, 0o755))
+				default:
+					err = errors.Join(err, os.WriteFile(outer, nil, 0o755))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := findInit(root); got != tt.want {
+				t.Errorf("got %+v, want %+v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestMakeInRoot(t *testing.T) {
+	root := t.TempDir()
+	if err := errors.Join(os.MkdirAll(root+"/usr/lib", 0o755), os.Symlink("/usr/lib", root+"/lib"), os.Symlink("../../..", root+"/up")); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{"/lib/modules": "/usr/lib/modules", "/var/lib/docker": "/var/lib/docker", "/up/x": "/x"} {
+		got, err := makeInRoot(root, path, 0o710)
+		if err != nil || got != root+want {
+			t.Errorf("makeInRoot(%q): %q, %v, want %q", path, got, err, root+want)
+			continue
+		}
+		if info, err := os.Stat(got); err != nil || info.Mode().Perm() != 0o710 {
+			t.Errorf("%s: %v, %v, want mode 0710", got, info, err)
+		}
+	}
+}
+
+func TestOverlayPlan(t *testing.T) {
+	plan := rootPlan{image: "/image", disk: "/disk", root: "/newroot"}
+	want := []mount{
+		{"/dev/vda", "/image", "ext4", unix.MS_RDONLY | unix.MS_NOATIME, ""},
+		{"/dev/vdb", "/disk", "ext4", unix.MS_NOATIME, ""},
+		{
+			"overlay", "/newroot", "overlay", unix.MS_NOATIME,
+			"lowerdir=/image,upperdir=/disk/overlay/upper,workdir=/disk/overlay/work,redirect_dir=on,index=off",
+		},
+	}
+	got := append(plan.drives(Disks{Image: "/dev/vda", Disk: "/dev/vdb"}), plan.overlay())
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(mount{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got := plan.own("/var/lib/docker"); got != "/disk/own/var-lib-docker" {
+		t.Errorf("own folder %q", got)
+	}
+}
+
+func TestRecord(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "boot.json")
+	want := Record{Init: InitSystemd}
+	want.add("find disks", time.Second, 1500*time.Millisecond)
+	if err := want.write(path); err != nil {
+		t.Fatal(err)
+	}
+	got, err := ReadRecord(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" || got.Stages[0].Duration != 500*time.Millisecond {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if err := os.WriteFile(path, make([]byte, 65<<10), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err = ReadRecord(path)
+	checkErr(t, err, "longer than")
+}
+
+func TestRunStopsWithContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := waitDisks(ctx, t.TempDir(), t.TempDir(), time.Hour, time.Hour)
+	checkErr(t, err, "no drive with the ext4 label")
+}

@@ -1,0 +1,74 @@
+package boot
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+const (
+	maxCmdlineBytes  = 64 << 10
+	maxHostnameBytes = 64 // __NEW_UTS_LEN
+)
+
+// Cmdline is what the kernel command line tells banger-guest. Empty fields were not given.
+type Cmdline struct {
+	Hostname string // banger.hostname
+	Network  Network
+}
+
+// ParseCmdline reads the keys "banger.*" of a kernel command line. Unknown keys are ignored, so that a newer host can
+// boot an older guest; of a key given twice the last one counts, as for the kernel.
+func ParseCmdline(line string) (Cmdline, error) {
+	given := map[string]string{}
+	for word := range strings.FieldsSeq(line) {
+		if key, value, _ := strings.Cut(word, "="); strings.HasPrefix(key, "banger.") {
+			given[key] = value
+		}
+	}
+	c := Cmdline{Hostname: given["banger.hostname"]}
+	if c.Hostname != "" && !validHostname(c.Hostname) {
+		return Cmdline{}, fmt.Errorf("banger.hostname=%.80q: not a host name", c.Hostname)
+	}
+	var err error
+	if c.Network, err = parseNetwork(given); err != nil {
+		return Cmdline{}, err
+	}
+	return c, nil
+}
+
+// validHostname reports whether name is a sequence of DNS labels that the kernel takes as its node name.
+func validHostname(name string) bool { return len(name) <= maxHostnameBytes && validLabels(name) }
+
+// validLabels reports whether name is a sequence of DNS labels, RFC 1123.
+func validLabels(name string) bool {
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for _, c := range []byte(label) {
+			if c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// readBounded reads a whole file of at most max bytes.
+func readBounded(path string, max int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, max+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > max {
+		return nil, fmt.Errorf("read %s: longer than %d bytes", path, max)
+	}
+	return b, nil
+}

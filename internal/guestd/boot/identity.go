@@ -1,0 +1,123 @@
+package boot
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const maxEtcFileBytes = 1 << 20
+
+func (s *state) writeIdentity(context.Context) error {
+	etc, err := makeInRoot(newRoot, "/etc", 0o755)
+	if err != nil {
+		return err
+	}
+	if s.cmdline.Hostname != "" {
+		if err := unix.Sethostname([]byte(s.cmdline.Hostname)); err != nil {
+			return fmt.Errorf("set host name: %w", err)
+		}
+		if err := writeHostname(etc, s.cmdline); err != nil {
+			return err
+		}
+	}
+	return writeMachineID(etc)
+}
+
+// writeHostname changes /etc/hostname and /etc/hosts where they say something else.
+func writeHostname(etc string, c Cmdline) error {
+	err := updateFile(filepath.Join(etc, "hostname"), 0o644, func([]byte) []byte { return []byte(c.Hostname + "\n") })
+	if err != nil {
+		return fmt.Errorf("write host name: %w", err)
+	}
+	own := fmt.Sprintf("%s\t%s", c.Network.ownAddress(), ownNames(c.Hostname, c.Network.Search))
+	err = updateFile(filepath.Join(etc, "hosts"), 0o644, func(old []byte) []byte { return hostsFor(old, own) })
+	if err != nil {
+		return fmt.Errorf("write hosts: %w", err)
+	}
+	return nil
+}
+
+// hostsMark ends the VM's own line in /etc/hosts, by which a later boot finds it when address or name have changed.
+const hostsMark = "# banger"
+
+// hostsFor gives the hosts file in which own is the one line of the machine itself: that of an earlier boot, or the
+// one of 127.0.1.1, which Debian keeps for this. All other lines stay.
+func hostsFor(old []byte, own string) []byte {
+	var out bytes.Buffer
+	if len(old) == 0 {
+		out.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	}
+	own += "\t" + hostsMark + "\n"
+	found := false
+	for line := range bytes.Lines(old) {
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		fields := bytes.Fields(line)
+		if bytes.HasSuffix(line, []byte(hostsMark)) || len(fields) > 0 && string(fields[0]) == "127.0.1.1" {
+			if !found {
+				out.WriteString(own)
+			}
+			found = true
+			continue
+		}
+		out.Write(line)
+		out.WriteByte('\n')
+	}
+	if !found {
+		out.WriteString(own)
+	}
+	return out.Bytes()
+}
+
+// writeMachineID gives a VM an id of its own where the image holds none. With one in place systemd does not take each
+// new VM for a first boot, which would apply unit presets anew.
+func writeMachineID(etc string) error {
+	err := updateFile(filepath.Join(etc, "machine-id"), 0o444, func(old []byte) []byte {
+		if id := strings.TrimSpace(string(old)); id != "" && id != "uninitialized" {
+			return old
+		}
+		var id [16]byte
+		rand.Read(id[:])                                // never fails: crypto/rand ends the program instead
+		id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80 // a UUID of version 4, as machine-id(5) asks for
+		return []byte(hex.EncodeToString(id[:]) + "\n")
+	})
+	if err != nil {
+		return fmt.Errorf("write machine-id: %w", err)
+	}
+	return nil
+}
+
+// updateFile writes what change makes of a file, if that differs; a missing file is an empty one. A symlink is replaced
+// by a file, for its target may lie outside of the root.
+func updateFile(path string, mode os.FileMode, change func([]byte) []byte) error {
+	var old []byte
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return err
+	case info.Mode().IsRegular():
+		if old, err = readBounded(path, maxEtcFileBytes); err != nil {
+			return err
+		}
+	case info.IsDir():
+		return fmt.Errorf("%s: is a directory", path)
+	}
+	fresh := change(old)
+	if info != nil && info.Mode().IsRegular() && bytes.Equal(fresh, old) {
+		return nil
+	}
+	temp := path + ".banger"
+	if err := os.WriteFile(temp, fresh, mode); err != nil {
+		return err
+	}
+	return os.Rename(temp, path)
+}

@@ -1,0 +1,119 @@
+package boot
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// writeResolvConf writes /etc/resolv.conf anew at each boot. A symlink into the files of systemd-resolved or
+// resolvconf becomes a plain file: names resolve before these run, resolved reads its servers from it, and resolvconf
+// leaves it alone.
+func (n Network) writeResolvConf(etc string) error {
+	if len(n.Nameservers) == 0 {
+		return nil
+	}
+	err := updateFile(filepath.Join(etc, "resolv.conf"), 0o644, func([]byte) []byte { return n.resolvConf() })
+	if err != nil {
+		return fmt.Errorf("write resolv.conf: %w", err)
+	}
+	return nil
+}
+
+func (n Network) resolvConf() []byte {
+	var out strings.Builder
+	out.WriteString("# Written by banger at each start of the VM.\n")
+	for _, server := range n.Nameservers {
+		fmt.Fprintf(&out, "nameserver %s\n", server)
+	}
+	if n.Search != "" {
+		fmt.Fprintf(&out, "search %s\n", n.Search)
+	}
+	return []byte(out.String())
+}
+
+// managerFile is what one network manager reads below /run.
+type managerFile struct{ path, content string }
+
+// managerFiles tell the network managers that an image may hold that the card is configured, each in its own way. They
+// last as long as the boot.
+//   - systemd-networkd (also under netplan) gets the same configuration, for its wait-online never ends when it manages
+//     no card; it keeps what is there. The name sorts before those of netplan and cloud-init.
+//   - systemd-resolved reads /etc/resolv.conf; when it is installed later and makes a symlink of that, this is left.
+//   - NetworkManager leaves card and resolv.conf alone.
+//   - ifupdown, and the ifup of busybox, take the card for one they have configured: no DHCP client starts, which
+//     would wait for a minute and then take the address away.
+func (n Network) managerFiles(card string) []managerFile {
+	networkd := []string{
+		"[Match]", "Name=" + card, "",
+		"[Network]", "Address=" + n.Address.String(), "KeepConfiguration=yes", "LinkLocalAddressing=no", "IPv6AcceptRA=no",
+	}
+	if n.Gateway.IsValid() {
+		networkd = append(networkd, "Gateway="+n.Gateway.String())
+	}
+	networkd = append(networkd, n.systemdDNS()...)
+	if n.MTU != 0 {
+		networkd = append(networkd, "", "[Link]", fmt.Sprintf("MTUBytes=%d", n.MTU))
+	}
+	files := []managerFile{
+		{"systemd/network/00-banger.network", lines(networkd...)},
+		{"NetworkManager/conf.d/00-banger.conf", lines("[main]", "dns=none", "", "[keyfile]", "unmanaged-devices=interface-name:"+card)},
+		{"network/ifstate", lines(card + "=" + card)},
+		{"network/ifstate." + card, lines(card)},
+		{"ifstate", lines(card + "=" + card)},
+	}
+	if len(n.Nameservers) > 0 {
+		resolved := append([]string{"[Resolve]"}, n.systemdDNS()...)
+		files = append(files, managerFile{"systemd/resolved.conf.d/00-banger.conf", lines(resolved...)})
+	}
+	return files
+}
+
+// systemdDNS are the lines that networkd and resolved have in common.
+func (n Network) systemdDNS() []string {
+	var out []string
+	for _, server := range n.Nameservers {
+		out = append(out, "DNS="+server.String())
+	}
+	if n.Search != "" {
+		out = append(out, "Domains="+n.Search)
+	}
+	return out
+}
+
+func lines(all ...string) string { return strings.Join(all, "\n") + "\n" }
+
+func (n Network) writeManagerFiles(run, card string) error {
+	for _, f := range n.managerFiles(card) {
+		path := filepath.Join(run, f.path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return fmt.Errorf("make folder: %w", err)
+		}
+		if err := os.WriteFile(path, []byte(f.content), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ownNames are the names of a VM in /etc/hosts, the full one first, which makes it the answer of hostname -f.
+func ownNames(hostname, search string) string {
+	short, _, full := strings.Cut(hostname, ".")
+	switch {
+	case full:
+		return hostname + " " + short
+	case search != "":
+		return hostname + "." + search + " " + hostname
+	}
+	return hostname
+}
+
+// ownAddress is the address of a VM in /etc/hosts: 127.0.1.1, which Debian keeps for that, without a network.
+func (n Network) ownAddress() netip.Addr {
+	if n.Address.IsValid() {
+		return n.Address.Addr()
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 1, 1})
+}
