@@ -1,0 +1,197 @@
+package fcqemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"banger/internal/vsockmux"
+)
+
+// The limits of a host-initiated connection, as Firecracker's.
+const (
+	vsockRequestTimeout = 2 * time.Second
+	maxConnectLine      = 32
+	firstHostPort       = 1 << 30
+	hostPorts           = 1 << 30
+)
+
+// vsockBridge connects Firecracker's unix sockets with the guest's agent: connections to listener speak CONNECT <port>, those of the guest go to
+// the socket path_<port>.
+type vsockBridge struct {
+	path     string
+	listener net.Listener
+	log      *slog.Logger
+	metrics  *metrics
+	ports    atomic.Uint32
+
+	mu      sync.Mutex
+	session *vsockmux.Session // nil while the guest has not said hello
+}
+
+// listenVsock binds path. A file that is already there is an error, as in Firecracker.
+func listenVsock(path string, log *slog.Logger, m *metrics) (*vsockBridge, error) {
+	l, err := net.Listen("unix", path) //nolint:noctx // binding a unix socket does not block
+	if err != nil {
+		return nil, fmt.Errorf("Cannot create backend for vsock device: Error binding to the host-side Unix socket: %s", osError(err))
+	}
+	// The file stays when the process ends, as Firecracker leaves it.
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	return &vsockBridge{path: path, listener: l, log: log, metrics: m}, nil
+}
+
+// close ends serve.
+func (b *vsockBridge) close() { b.listener.Close() }
+
+// serve accepts until the listener closes.
+func (b *vsockBridge) serve(ctx context.Context) {
+	for {
+		conn, err := b.listener.Accept()
+		if err != nil {
+			return
+		}
+		go b.fromHost(ctx, conn)
+	}
+}
+
+// keepSession holds a session with the guest over carrier until ctx ends. lost tells that the guest has closed its port: its agent died.
+func (b *vsockBridge) keepSession(ctx context.Context, carrier net.Conn, lost <-chan struct{}) {
+	for ctx.Err() == nil {
+		if err := carrier.SetDeadline(time.Time{}); err != nil {
+			return
+		}
+		session, err := vsockmux.Host(ctx, reusable{carrier})
+		if err != nil {
+			if ctx.Err() == nil && errors.Is(err, vsockmux.ErrVersion) {
+				b.log.Error(err.Error())
+			} else if err != nil {
+				return // QEMU has gone
+			}
+			continue
+		}
+		session.Handle(func(r *vsockmux.Request) { b.fromGuest(ctx, r) })
+		b.setSession(session)
+		select {
+		case <-session.Done():
+		case <-lost:
+		case <-ctx.Done():
+		}
+		b.setSession(nil)
+		session.Close()
+	}
+}
+
+// reusable outlives its sessions: the one stream to QEMU cannot be made again. Close ends their I/O alone.
+type reusable struct{ net.Conn }
+
+func (r reusable) Close() error { return r.SetDeadline(time.Unix(0, 1)) }
+
+func (b *vsockBridge) setSession(s *vsockmux.Session) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.session = s
+}
+
+// fromHost closes conn without a word when the guest does not accept.
+func (b *vsockBridge) fromHost(ctx context.Context, conn net.Conn) {
+	defer conn.Close()
+	conn.SetReadDeadline(time.Now().Add(vsockRequestTimeout)) // cannot fail on an open socket
+	port, err := readConnect(conn)
+	if err != nil {
+		b.log.Warn("vsock: " + err.Error())
+		return
+	}
+	conn.SetReadDeadline(time.Time{})
+	b.mu.Lock()
+	session := b.session
+	b.mu.Unlock()
+	if session == nil {
+		return
+	}
+	dialing, cancel := context.WithTimeout(ctx, vsockRequestTimeout)
+	guest, err := session.Dial(dialing, port)
+	cancel()
+	if err != nil {
+		return
+	}
+	if _, err := fmt.Fprintf(conn, "OK %d\n", firstHostPort+b.ports.Add(1)%hostPorts-1); err != nil {
+		guest.Close()
+		return
+	}
+	b.join(conn, guest)
+}
+
+func (b *vsockBridge) fromGuest(ctx context.Context, r *vsockmux.Request) {
+	dialer := net.Dialer{Timeout: vsockRequestTimeout}
+	conn, err := dialer.DialContext(ctx, "unix", fmt.Sprintf("%s_%d", b.path, r.Port))
+	if err != nil {
+		r.Refuse()
+		return
+	}
+	guest, err := r.Accept()
+	if err != nil {
+		conn.Close()
+		return
+	}
+	b.join(conn, guest)
+}
+
+// join copies both ways, passes each end on, and closes both connections when both directions have ended.
+func (b *vsockBridge) join(host, guest net.Conn) {
+	b.metrics.add("vsock conns_added", 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { b.metrics.add("vsock rx_bytes_count", oneWay(guest, host)) })
+	wg.Go(func() { b.metrics.add("vsock tx_bytes_count", oneWay(host, guest)) })
+	wg.Wait()
+	host.Close()
+	guest.Close()
+	b.metrics.add("vsock conns_removed", 1)
+}
+
+type halfCloser interface{ CloseWrite() error }
+
+// oneWay copies until from ends, and then ends to's write side. Where an error ended it nothing more can come through: both are closed.
+func oneWay(to, from net.Conn) int64 {
+	n, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, 64<<10))
+	if err == nil {
+		err = to.(halfCloser).CloseWrite()
+	}
+	if err != nil {
+		to.Close()
+		from.Close()
+	}
+	return n
+}
+
+// readConnect reads CONNECT <port>\n byte by byte: what follows belongs to the guest.
+func readConnect(r io.Reader) (uint32, error) {
+	var line []byte
+	for len(line) < maxConnectLine {
+		var c [1]byte
+		if _, err := io.ReadFull(r, c[:]); err != nil {
+			return 0, fmt.Errorf("read connect request: %w", err)
+		}
+		if c[0] != '\n' {
+			line = append(line, c[0])
+			continue
+		}
+		words := strings.Fields(string(line))
+		if len(words) != 2 || !strings.EqualFold(words[0], "connect") {
+			return 0, fmt.Errorf("invalid connect request %q", line)
+		}
+		port, err := strconv.ParseUint(words[1], 10, 32)
+		if err != nil {
+			return 0, fmt.Errorf("invalid connect request %q", line)
+		}
+		return uint32(port), nil
+	}
+	return 0, errors.New("invalid connect request: line too long")
+}
