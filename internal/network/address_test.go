@@ -1,0 +1,74 @@
+package network
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+func TestAddresses(t *testing.T) {
+	taken := map[netip.Addr]bool{}
+	small := netip.MustParsePrefix("10.1.2.0/28")
+	for want := 2; want <= 12; want++ {
+		got, err := NextAddress(small, taken)
+		if err != nil || got.As4() != [4]byte{10, 1, 2, byte(want)} {
+			t.Fatalf("got %s, %v, want 10.1.2.%d", got, err, want)
+		}
+		taken[got] = true
+	}
+	if got, err := NextAddress(small, taken); err == nil {
+		t.Errorf("a full subnet gave %s", got)
+	}
+	if got, want := hostEnd(small).String()+" "+uplinkEnd(small).String(), "10.1.2.14 10.1.2.13"; got != want {
+		t.Errorf("ends: got %s, want %s", got, want)
+	}
+	if got, want := MAC(netip.MustParseAddr("172.30.255.9")), "02:00:ac:1e:ff:09"; got != want {
+		t.Errorf("MAC: got %s, want %s", got, want)
+	}
+}
+
+func TestCheckSubnet(t *testing.T) {
+	for text, ok := range map[string]bool{
+		"172.30.0.0/16": true, "10.0.0.0/8": true, "10.0.0.0/28": true,
+		"10.0.0.1/16": false, "10.0.0.0/29": false, "10.0.0.0/7": false, "fd00::/64": false,
+	} {
+		if err := CheckSubnet(netip.MustParsePrefix(text)); (err == nil) != ok {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	if CheckSubnet(netip.Prefix{}) == nil {
+		t.Error("no subnet is accepted")
+	}
+}
+
+func TestCheckPort(t *testing.T) {
+	good := Port{ID: "x", Name: "web-1", MAC: "02:00:ac:1e:00:02", Address: netip.MustParseAddr("172.30.0.2")}
+	rows := []struct {
+		name string
+		edit func(*Port)
+		want string
+	}{
+		{"OK", func(*Port) {}, ""},
+		{"ErrID", func(p *Port) { p.ID = "" }, "port id"},
+		{"ErrLongID", func(p *Port) { p.ID = strings.Repeat("x", 129) }, "port id"},
+		{"ErrName", func(p *Port) { p.Name = "a.b" }, "port name"},
+		{"ErrUpperName", func(p *Port) { p.Name = "Web" }, "port name"},
+		{"ErrMAC", func(p *Port) { p.MAC = "02-00-ac-1e-00-02" }, "port MAC"},
+		{"ErrMulticast", func(p *Port) { p.MAC = "03:00:ac:1e:00:02" }, "port MAC"},
+		{"ErrGatewayMAC", func(p *Port) { p.MAC = "02:00:ac:1e:00:01" }, "gateway"},
+		{"ErrNoAddress", func(p *Port) { p.Address = netip.Addr{} }, "port address"},
+		{"ErrGateway", func(p *Port) { p.Address = netip.MustParseAddr("172.30.0.1") }, "port address"},
+		{"ErrReserved", func(p *Port) { p.Address = netip.MustParseAddr("172.30.255.253") }, "port address"},
+		{"ErrOutside", func(p *Port) { p.Address = netip.MustParseAddr("172.31.0.2") }, "port address"},
+	}
+	for _, row := range rows {
+		t.Run(row.name, func(t *testing.T) {
+			p := good
+			row.edit(&p)
+			err := p.check(DefaultSubnet)
+			if (err == nil) != (row.want == "") || err != nil && !strings.Contains(err.Error(), row.want) {
+				t.Errorf("got %v, want %q", err, row.want)
+			}
+		})
+	}
+}

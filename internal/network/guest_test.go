@@ -1,0 +1,266 @@
+package network
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
+)
+
+// openTap opens a tap as a VMM does, blocking and without virtio-net headers.
+func openTap(name string) (*os.File, error) {
+	request, err := unix.NewIfreq(name)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// enterVM runs in the network's namespaces: it opens the tap and starts playVM in a namespace of its own.
+func enterVM() error {
+	var v vm
+	if err := json.Unmarshal([]byte(os.Getenv(homeVariable)), &v); err != nil {
+		return err
+	}
+	tap, err := openTap(v.Tap.Name)
+	if err != nil {
+		return err
+	}
+	inner := self("vm")
+	inner.Stdin, inner.Stdout, inner.ExtraFiles = os.Stdin, os.Stdout, []*os.File{tap}
+	inner.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
+	return inner.Run()
+}
+
+// frames are what the guest has received, for «seen».
+type frames struct {
+	mu    sync.Mutex
+	all   [][]byte
+	added chan struct{}
+}
+
+func (f *frames) add(frame []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all = append(f.all, bytes.Clone(frame))
+	close(f.added)
+	f.added = make(chan struct{})
+}
+
+// seen waits for a frame that holds part.
+func (f *frames) seen(part []byte, wait time.Duration) bool {
+	deadline := time.After(wait)
+	for {
+		f.mu.Lock()
+		for _, frame := range f.all {
+			if bytes.Contains(frame, part) {
+				f.mu.Unlock()
+				return true
+			}
+		}
+		added := f.added
+		f.mu.Unlock()
+		select {
+		case <-added:
+		case <-deadline:
+			return false
+		}
+	}
+}
+
+func playVM() error {
+	var v vm
+	if err := json.Unmarshal([]byte(os.Getenv(homeVariable)), &v); err != nil {
+		return err
+	}
+	outer := os.NewFile(3, "tap")
+	eth0, err := openTap("eth0")
+	if err != nil {
+		return err
+	}
+	link, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	mac, _ := net.ParseMAC(v.Port.MAC)
+	os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0)
+	if err := errors.Join(netlink.LinkSetHardwareAddr(link, mac), netlink.LinkSetMTU(link, v.Tap.MTU),
+		raise("lo"), addAddress("eth0", v.Port.Address.String()+"/16"),
+		netlink.RouteAdd(&netlink.Route{Gw: Gateway(DefaultSubnet).AsSlice()})); err != nil {
+		return err
+	}
+	got := &frames{added: make(chan struct{})}
+	go pump(eth0, outer, nil)
+	go pump(outer, eth0, got)
+	listener, err := net.Listen("tcp4", ":7")
+	if err != nil {
+		return err
+	}
+	go greet(listener)
+	var conn net.Conn
+	in := bufio.NewScanner(os.Stdin)
+	in.Buffer(nil, 1<<20)
+	for in.Scan() {
+		var r request
+		if err := json.Unmarshal(in.Bytes(), &r); err != nil {
+			return err
+		}
+		fmt.Println(perform(r, outer, got, &conn))
+	}
+	return nil
+}
+
+func pump(from, to *os.File, record *frames) {
+	frame := make([]byte, 1<<16)
+	for {
+		n, err := from.Read(frame)
+		if err != nil {
+			return
+		}
+		if record != nil {
+			record.add(frame[:n])
+		}
+		to.Write(frame[:n])
+	}
+}
+
+func perform(r request, tap *os.File, got *frames, kept *net.Conn) string {
+	fail := func(err error) string { return "error: " + strings.ReplaceAll(err.Error(), "\n", " ") }
+	switch r.Do {
+	case "ready":
+		return "ready"
+	case "tcp", "keep":
+		conn, err := net.DialTimeout("tcp4", r.To, guestWait)
+		if err != nil {
+			return fail(err)
+		}
+		conn.SetDeadline(time.Now().Add(guestWait))
+		line, err := bufio.NewReader(conn).ReadString('\n')
+		if err != nil {
+			return fail(err)
+		}
+		if r.Do == "keep" {
+			*kept = conn
+		} else {
+			conn.Close()
+		}
+		return strings.TrimSpace(line)
+	case "again": // uses the connection that was kept
+		(*kept).SetDeadline(time.Now().Add(guestWait))
+		if _, err := fmt.Fprintln(*kept, "again"); err != nil {
+			return fail(err)
+		}
+		line, err := bufio.NewReader(*kept).ReadString('\n')
+		if err != nil {
+			return fail(err)
+		}
+		return strings.TrimSpace(line)
+	case "ping":
+		if err := ping(r.To); err != nil {
+			return fail(err)
+		}
+		return "pong"
+	case "dns":
+		return resolve(r.To)
+	case "flood":
+		conn, err := net.Dial("udp4", r.To)
+		if err != nil {
+			return fail(err)
+		}
+		defer conn.Close()
+		query, _ := new(dns.Msg).SetQuestion("flood.example.", dns.TypeA).Pack()
+		for i := range 20000 {
+			if i%2 == 0 {
+				conn.Write(query)
+			} else {
+				conn.Write(query[:i%len(query)])
+			}
+		}
+		return "sent"
+	case "frame":
+		frame, err := hex.DecodeString(r.Data)
+		if err != nil {
+			return fail(err)
+		}
+		if _, err := tap.Write(frame); err != nil {
+			return fail(err)
+		}
+		return "sent"
+	case "seen":
+		part, _ := hex.DecodeString(r.Data)
+		return fmt.Sprint(got.seen(part, 2*time.Second))
+	case "have": // without waiting
+		part, _ := hex.DecodeString(r.Data)
+		return fmt.Sprint(got.seen(part, 0))
+	}
+	return "error: unknown"
+}
+
+func ping(to string) error {
+	conn, err := icmp.ListenPacket("ip4:icmp", "0.0.0.0")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	message, err := (&icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: 7, Seq: 1, Data: []byte("banger")}}).Marshal(nil)
+	if err != nil {
+		return err
+	}
+	target := netip.MustParseAddr(to)
+	if _, err := conn.WriteTo(message, &net.IPAddr{IP: target.AsSlice()}); err != nil {
+		return err
+	}
+	conn.SetReadDeadline(time.Now().Add(guestWait))
+	for {
+		buffer := make([]byte, 1500)
+		n, from, err := conn.ReadFrom(buffer)
+		if err != nil {
+			return err
+		}
+		reply, err := icmp.ParseMessage(1, buffer[:n])
+		if err == nil && reply.Type == ipv4.ICMPTypeEchoReply && from.String() == to {
+			return nil
+		}
+	}
+}
+
+// resolve asks the gateway: "name A", answered with the rcode and the first record's data.
+func resolve(question string) string {
+	name, kind, _ := strings.Cut(question, " ")
+	network, kind, _ := strings.Cut(kind, "/")
+	q := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.StringToType[network])
+	client := dns.Client{Net: kind, Timeout: 5 * time.Second}
+	reply, _, err := client.Exchange(q, Gateway(DefaultSubnet).String()+":53")
+	if err != nil {
+		return "error: " + err.Error()
+	}
+	text := dns.RcodeToString[reply.Rcode]
+	for _, rr := range reply.Answer {
+		text += " " + strings.TrimPrefix(rr.String(), rr.Header().String())
+	}
+	return text
+}

@@ -1,0 +1,123 @@
+// Package network gives the VMs of one home folder their network: a network namespace with a bridge, a tap for each VM,
+// nftables rules that decide what a VM may reach, an uplink and a DNS server on the gateway's address. It serves IPv4.
+//
+// Two processes hold it, both started by Client.Ensure, both outliving the daemon:
+//
+//   - the keeper (Serve) stays in the host's namespaces. It owns the lock, the control socket, the uplink (pasta for an
+//     ordinary user, a veth pair for root) and the DNS server, which asks the host's resolvers as the host does, also
+//     those on its loopback, and hears the guests through sockets made inside.
+//   - the holder (Hold) lives inside the network namespace (and a user namespace when rootless) and keeps it alive. It
+//     makes of links and rules what the keeper tells it, and remembers that: a keeper that died is replaced by one that
+//     finds the holder and its state again, and no VM loses its tap.
+//
+// The holder must not die: the namespace cannot be found again without it, and the keeper then ends too.
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+)
+
+// Names of what lies inside the namespace.
+const (
+	bridgeName = "br0"
+	uplinkName = "up0"
+)
+
+// DefaultSubnet is where the VMs live unless the user says otherwise.
+var DefaultSubnet = netip.MustParsePrefix("172.30.0.0/16")
+
+// Domain is the DNS domain of the VMs' names.
+const Domain = "vm"
+
+// maxPorts is how many VMs one network carries; the kernel's bridge ends at 1023 ports.
+const maxPorts = 1000
+
+// ErrNotFound says that no port has that id.
+var ErrNotFound = errors.New("no such port")
+
+// Policy is what a VM may reach. It can change while the VM runs.
+type Policy struct {
+	NAT      bool `json:"nat"`      // reaches the outside; otherwise other VMs and the gateway's DNS alone
+	Isolated bool `json:"isolated"` // reaches no other VM, and none reaches it
+}
+
+// Port is a VM's place on the network.
+type Port struct {
+	ID      string     `json:"id"`      // the VM's, never reused
+	Name    string     `json:"name"`    // a DNS label; the VM is found as <name>.vm
+	MAC     string     `json:"mac"`     // as MAC gives it
+	Address netip.Addr `json:"address"` // of the subnet, see NextAddress
+	Policy
+}
+
+// Tap is the interface that a VMM opens, inside the namespaces (see Client.Enter).
+type Tap struct {
+	Name string `json:"name"`
+	MTU  int    `json:"mtu"` // bytes; the guest's interface should have the same
+}
+
+// Status tells what the network is doing.
+type Status struct {
+	HolderPID int          `json:"holder_pid"` // its namespaces are the network's
+	Rootless  bool         `json:"rootless"`
+	Subnet    netip.Prefix `json:"subnet"`
+	Gateway   netip.Addr   `json:"gateway"`
+	MTU       int          `json:"mtu"`
+	Uplink    string       `json:"uplink"` // "up", or why it is down
+	Ports     []Port       `json:"ports"`  // by id
+}
+
+// dir is the folder of a home's network.
+type dir string
+
+func homeDir(home string) dir        { return dir(filepath.Join(home, "net")) }
+func (d dir) lock() string           { return filepath.Join(string(d), "lock") }
+func (d dir) controlSocket() string  { return filepath.Join(string(d), "control.sock") }
+func (d dir) holderSocket() string   { return filepath.Join(string(d), "holder.sock") }
+func (d dir) log() string            { return filepath.Join(string(d), "log") }
+func (d dir) pastaPID() string       { return filepath.Join(string(d), "pasta.pid") }
+func (d dir) forwardingNote() string { return filepath.Join(string(d), "turned-on-ip-forward") }
+
+// socketPathMax is the longest usable path of a unix socket, sun_path without its NUL (unix(7)).
+const socketPathMax = 107
+
+func (d dir) check() error {
+	if n := len(d.controlSocket()); n > socketPathMax {
+		return fmt.Errorf("path of the network's socket has %d bytes, %d is the limit; choose a shorter home folder", n, socketPathMax)
+	}
+	return nil
+}
+
+var labelPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// check reports what is wrong with a port of this subnet.
+func (p Port) check(subnet netip.Prefix) error {
+	if p.ID == "" || len(p.ID) > 128 {
+		return fmt.Errorf("port id %.140q must have 1 to 128 bytes", p.ID)
+	}
+	if !labelPattern.MatchString(p.Name) {
+		return fmt.Errorf("port name %.70q is no DNS label", p.Name)
+	}
+	mac, err := net.ParseMAC(p.MAC)
+	if err != nil || len(mac) != 6 || mac[0]&1 != 0 || mac.String() != p.MAC {
+		return fmt.Errorf("port MAC %.30q is no unicast address in the form 02:00:00:00:00:01", p.MAC)
+	}
+	if !usable(subnet, p.Address) {
+		return fmt.Errorf("port address %s is not for a VM of %s", p.Address, subnet)
+	}
+	if p.MAC == MAC(Gateway(subnet)) {
+		return errors.New("port MAC is the gateway's")
+	}
+	return nil
+}
+
+// tapName derives the tap's name (IFNAMSIZ allows 15 bytes) from the address, which no two ports share.
+func (p Port) tapName() string {
+	a := p.Address.As4()
+	return fmt.Sprintf("tap%02x%02x%02x%02x", a[0], a[1], a[2], a[3])
+}

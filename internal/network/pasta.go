@@ -1,0 +1,176 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// pastaMTU is what pasta gives its interface: connections end in it, so frames need not be the host's size.
+const pastaMTU = 65520
+
+// Back-off between two starts of pasta; one that has run for pastaSteady begins anew.
+const (
+	pastaFirstPause = 100 * time.Millisecond
+	pastaLastPause  = 10 * time.Second
+	pastaSteady     = 10 * time.Second
+)
+
+// pasta is the uplink of an ordinary user, a process from passt (https://passt.top) that joins the namespaces. It runs in
+// the host's network namespace, so the keeper starts it.
+type pasta struct {
+	binary  string
+	pidFile string
+	holder  int // pid
+	log     *slog.Logger
+	done    chan struct{}
+	cancel  context.CancelFunc
+
+	mu     sync.Mutex
+	status string
+}
+
+// startPasta finds pasta and keeps it running until close. That pasta cannot run now (a host without a default route) is
+// told by state alone: VMs still reach each other, and it is tried again.
+func startPasta(d dir, holder int, log *slog.Logger) (*pasta, error) {
+	binary, err := exec.LookPath("pasta")
+	if err != nil {
+		return nil, fmt.Errorf("find pasta: %w (install the package passt: apt-get install passt, dnf install passt)", err)
+	}
+	p := &pasta{binary: binary, pidFile: d.pastaPID(), holder: holder, log: log, done: make(chan struct{}), status: "starting"}
+	if err := p.endStray(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p.cancel = cancel
+	go func() {
+		defer close(p.done)
+		p.keep(ctx)
+	}()
+	return p, nil
+}
+
+func (p *pasta) mtu() int { return pastaMTU }
+
+func (p *pasta) state() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status
+}
+
+func (p *pasta) set(status string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.status = status
+}
+
+// close ends pasta and waits for its end.
+func (p *pasta) close() error {
+	p.cancel()
+	<-p.done
+	if err := os.Remove(p.pidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove pasta's pid: %w", err)
+	}
+	return nil
+}
+
+// pastaArguments: no port of the host is forwarded in or out, and the gateway's address is not the host (--no-map-gw).
+func pastaArguments(holder int) []string {
+	return []string{
+		"--foreground", "--quiet", "--config-net", "--no-map-gw", "--ipv4-only", "--ns-ifname", uplinkName,
+		"--mtu", strconv.Itoa(pastaMTU), "-t", "none", "-u", "none", "-T", "none", "-U", "none", strconv.Itoa(holder),
+	}
+}
+
+func (p *pasta) keep(ctx context.Context) {
+	pause := pastaFirstPause
+	for {
+		started := time.Now()
+		err := p.run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(started) >= pastaSteady {
+			pause = pastaFirstPause
+		}
+		p.set("down: " + err.Error())
+		p.log.WarnContext(ctx, "pasta ended, starting it again", "err", err, "pause", pause)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+		pause = min(2*pause, pastaLastPause)
+	}
+}
+
+// run starts pasta and returns how it ended.
+func (p *pasta) run(ctx context.Context) error {
+	command := exec.CommandContext(ctx, p.binary, pastaArguments(p.holder)...)
+	var tail tailBuffer
+	command.Stderr = &tail
+	command.WaitDelay = time.Second
+	if err := command.Start(); err != nil {
+		return fmt.Errorf("start pasta: %w", err)
+	}
+	if err := os.WriteFile(p.pidFile, []byte(strconv.Itoa(command.Process.Pid)), 0o600); err != nil {
+		p.log.WarnContext(ctx, "a later keeper will not find this pasta", "err", err)
+	}
+	p.set("up")
+	err := command.Wait()
+	if err == nil {
+		err = errors.New("exit status 0")
+	}
+	return fmt.Errorf("pasta: %w %s", err, tail.bytes)
+}
+
+// endStray ends the pasta of a keeper that was killed; pasta is not told of that. A pid is believed only when its command
+// line is ours to the last word, the pid of the holder.
+func (p *pasta) endStray() error {
+	note, err := os.ReadFile(p.pidFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read pasta's pid: %w", err)
+	}
+	pid, err := strconv.Atoi(string(note))
+	if err != nil || pid <= 1 {
+		return nil // torn by a crash
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil // gone
+	}
+	defer unix.Close(fd)
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	want := strings.Join(pastaArguments(p.holder), "\x00") + "\x00"
+	if err != nil || !strings.HasSuffix(string(line), "\x00"+want) {
+		return nil // another's
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("end stray pasta: %w", err)
+	}
+	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 2000); err != nil && !errors.Is(err, unix.EINTR) {
+		return fmt.Errorf("wait for stray pasta: %w", err)
+	}
+	return nil
+}
+
+// tailBuffer keeps the end of what is written to it.
+type tailBuffer struct{ bytes []byte }
+
+func (b *tailBuffer) Write(p []byte) (int, error) {
+	b.bytes = append(b.bytes, p...)
+	b.bytes = b.bytes[max(0, len(b.bytes)-1024):]
+	return len(p), nil
+}

@@ -1,0 +1,180 @@
+package network
+
+import (
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// exampleState has one port of each policy.
+func exampleState() state {
+	address := netip.MustParseAddr
+	return state{
+		Subnet: DefaultSubnet, MTU: 1500, HostAddresses: []netip.Addr{address("192.0.2.7"), address("127.0.0.1"), address("127.0.0.1")},
+		Ports: []Port{
+			{ID: "b", Name: "two", MAC: "02:00:ac:1e:00:03", Address: address("172.30.0.3"), Policy: Policy{Isolated: true}},
+			{ID: "a", Name: "one", MAC: "02:00:ac:1e:00:02", Address: address("172.30.0.2"), Policy: Policy{NAT: true}},
+		},
+	}
+}
+
+const exampleRules = `table bridge banger {
+	set sources {
+		type ifname . ether_addr . ipv4_addr
+		elements = { "tapac1e0002" . 02:00:ac:1e:00:02 . 172.30.0.2, "tapac1e0003" . 02:00:ac:1e:00:03 . 172.30.0.3 }
+	}
+	set isolated {
+		type ifname
+		elements = { "tapac1e0003" }
+	}
+	chain prerouting {
+		type filter hook prerouting priority -200; policy drop;
+		ether type ip iifname . ether saddr . ip saddr @sources accept
+		ether type arp arp htype 1 arp ptype ip arp hlen 6 arp plen 4 iifname . ether saddr . arp saddr ip @sources iifname . arp saddr ether . arp saddr ip @sources accept
+	}
+	chain forward {
+		type filter hook forward priority -200; policy accept;
+		iifname @isolated drop
+		oifname @isolated drop
+	}
+	chain input {
+		type filter hook input priority -200; policy accept;
+		ether type ip ip daddr 172.30.0.0/16 ip daddr != 172.30.0.1 ip daddr != 172.30.255.254 drop
+	}
+}
+table ip banger {
+	set nat {
+		type ipv4_addr
+		elements = { 172.30.0.2 }
+	}
+	set host {
+		type ipv4_addr
+		elements = { 127.0.0.1, 192.0.2.7 }
+	}
+	set asking {
+		type ipv4_addr
+		size 4096
+		flags dynamic,timeout
+		timeout 1m
+	}
+	chain input {
+		type filter hook input priority 0; policy drop;
+		iifname "lo" accept
+		iifname "br0" ip daddr 172.30.0.1 update @asking { ip saddr limit rate over 250/second burst 250 packets } drop
+		iifname "br0" ip daddr 172.30.0.1 udp dport 53 accept
+		iifname "br0" ip daddr 172.30.0.1 tcp dport 53 accept
+		iifname "br0" ip daddr 172.30.0.1 icmp type echo-request accept
+		iifname "up0" ct state established,related accept
+	}
+	chain forward {
+		type filter hook forward priority 0; policy drop;
+		iifname "br0" oifname "br0" accept
+		iifname "br0" ip daddr 172.30.255.254 ct state established,related accept
+		iifname "br0" ip daddr 127.0.0.0/8 drop
+		iifname "br0" ip daddr 169.254.0.0/16 drop
+		iifname "br0" ip daddr 172.30.0.0/16 drop
+		iifname "br0" ip daddr @host drop
+		iifname "br0" oifname "up0" ip saddr @nat accept
+		iifname "up0" oifname "br0" ct state established,related accept
+		iifname "up0" oifname "br0" ip saddr 172.30.255.254 accept
+	}
+	chain postrouting {
+		type nat hook postrouting priority 100; policy accept;
+		oifname "up0" ip saddr @nat masquerade
+	}
+}
+`
+
+const exampleHostRules = `table ip banger-host-x {
+	chain forward {
+		type filter hook forward priority 0; policy accept;
+		iifname "bgr-x" ip saddr 172.30.0.0/16 accept
+		oifname "bgr-x" ct state established,related accept
+		oifname "bgr-x" drop
+		iifname "bgr-x" drop
+	}
+	chain input {
+		type filter hook input priority 0; policy accept;
+		iifname "bgr-x" ct state established,related accept
+		iifname "bgr-x" drop
+	}
+	chain postrouting {
+		type nat hook postrouting priority 100; policy accept;
+		oifname != "bgr-x" ip saddr 172.30.0.0/16 masquerade
+	}
+}
+`
+
+func TestPlannedRules(t *testing.T) {
+	if diff := cmp.Diff(exampleRules, text(planRules(exampleState()))); diff != "" {
+		t.Errorf("rules (-want +got):\n%s", diff)
+	}
+	host := []table{planHostRules("banger-host-x", "bgr-x", DefaultSubnet)}
+	if diff := cmp.Diff(exampleHostRules, text(host)); diff != "" {
+		t.Errorf("host's rules (-want +got):\n%s", diff)
+	}
+}
+
+// TestAppliedRules proves that what we tell the kernel is what the text says: nft(8) lists both alike.
+func TestAppliedRules(t *testing.T) {
+	if !inHost(t) {
+		return
+	}
+	for name, tables := range map[string][]table{
+		"inside": planRules(exampleState()),
+		"empty":  planRules(state{Subnet: DefaultSubnet}),
+		"host":   {planHostRules("banger-host-x", "bgr-x", DefaultSubnet)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nft(t, "flush ruleset")
+			nft(t, text(tables))
+			want := nft(t, "list ruleset")
+			nft(t, "flush ruleset")
+			for range 2 { // the second replaces the first
+				check(t, applyRules(tables))
+			}
+			if diff := cmp.Diff(want, nft(t, "list ruleset")); diff != "" {
+				t.Errorf("ruleset (-nft's +ours):\n%s", diff)
+			}
+			check(t, applyRules(tables))
+			empty := slices.Clone(tables)
+			for i := range empty {
+				empty[i].sets = slices.Clone(empty[i].sets)
+				for j := range empty[i].sets {
+					empty[i].sets[j].elements = nil
+				}
+			}
+			check(t, refillSets(empty))
+			if got := nft(t, "list ruleset"); strings.Contains(got, "elements") {
+				t.Errorf("emptied sets:\n%s", got)
+			}
+			check(t, refillSets(tables))
+			check(t, refillSets(tables))
+			if diff := cmp.Diff(want, nft(t, "list ruleset")); diff != "" {
+				t.Errorf("refilled ruleset (-nft's +ours):\n%s", diff)
+			}
+			for _, table := range tables {
+				check(t, removeTable(table.family, table.name))
+				check(t, removeTable(table.family, table.name))
+			}
+			if left := nft(t, "list ruleset"); left != "" {
+				t.Errorf("left:\n%s", left)
+			}
+		})
+	}
+}
+
+func nft(t *testing.T, script string) string {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), "/usr/sbin/nft", "-f", "-")
+	command.Stdin = strings.NewReader(script + "\n")
+	output, err := command.CombinedOutput()
+	if err != nil {
+		t.Fatalf("nft: %v\n%s", err, output)
+	}
+	return string(output)
+}

@@ -1,0 +1,325 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"banger/internal/network/dns"
+)
+
+// ServeConfig is what the keeper is started with.
+type ServeConfig struct {
+	Home       string       // the home folder; the network's files lie in its folder net
+	Subnet     netip.Prefix // see CheckSubnet
+	Rootless   bool         // a user namespace and pasta; else the caller is root, and the uplink a veth pair
+	ResolvConf string       // the host's, /etc/resolv.conf
+	Holder     []string     // the command that runs Hold
+	Ready      *os.File     // gets the line "ready" when all runs, or the error; closed then
+}
+
+// ErrServed says that another keeper serves the home.
+var ErrServed = errors.New("another process keeps this home's network")
+
+// uplink is the way out of the namespace.
+type uplink interface {
+	mtu() int
+	state() string // "up", or why not
+	close() error  // removes all of it; idempotent
+}
+
+// keeper is the process that Serve is.
+type keeper struct {
+	config ServeConfig
+	holder *holder
+	uplink uplink
+	log    *slog.Logger
+	stop   context.CancelCauseFunc
+
+	mu    sync.Mutex
+	state state // what the holder was told last
+}
+
+var errStopped = errors.New("stopped by request")
+
+// Serve keeps the network until it is told to stop, or ctx ends; then it takes all of it down, holder and uplink with it.
+// Killed, or on an error, it leaves the holder for its successor.
+func Serve(ctx context.Context, c ServeConfig, log *slog.Logger) error {
+	if c.Ready != nil {
+		unix.CloseOnExec(int(c.Ready.Fd())) // its end must mean this process's, not its children's
+	}
+	err := serve(ctx, c, log)
+	if c.Ready != nil && err != nil {
+		fmt.Fprintln(c.Ready, err) // closed when it was ready once
+	}
+	return err
+}
+
+func serve(ctx context.Context, c ServeConfig, log *slog.Logger) error {
+	d := homeDir(c.Home)
+	if err := errors.Join(CheckSubnet(c.Subnet), d.check()); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(string(d), 0o700); err != nil {
+		return fmt.Errorf("make network's folder: %w", err)
+	}
+	lock, err := takeLock(d)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	k := &keeper{config: c, log: log, stop: stop}
+	if err := k.setUp(ctx, d); err != nil {
+		fresh := k.holder != nil && k.holder.found == nil
+		return errors.Join(err, k.tearDown(fresh))
+	}
+	err = k.run(ctx, d)
+	asked := errors.Is(context.Cause(ctx), errStopped) || ctx.Err() != nil
+	if asked {
+		err = nil
+	}
+	return errors.Join(err, k.tearDown(asked))
+}
+
+// takeLock takes the home's lock, which the kernel drops with this process.
+func takeLock(d dir) (*os.File, error) {
+	lock, err := os.OpenFile(d.lock(), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open network's lock: %w", err)
+	}
+	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = ErrServed
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock network: %w", err), lock.Close())
+	}
+	return lock, nil
+}
+
+// setUp brings up, in this order: the holder (found or new), the uplink, the links and rules.
+func (k *keeper) setUp(ctx context.Context, d dir) (err error) {
+	ours := ""
+	if !k.config.Rootless {
+		ours = newVeth(d, k.config.Subnet).link
+	}
+	if err := checkConflict(k.config.Subnet, ours); err != nil {
+		return err
+	}
+	if k.holder, err = openHolder(ctx, d, k.config.Holder, k.config.Rootless); err != nil {
+		return err
+	}
+	if k.config.Rootless {
+		k.uplink, err = asUplink(startPasta(d, k.holder.pid, k.log))
+	} else {
+		k.uplink, err = asUplink(startVeth(d, k.config.Subnet, k.holder.pid))
+	}
+	if err != nil {
+		return err
+	}
+	k.state = state{Subnet: k.config.Subnet, MTU: k.uplink.mtu(), Veth: !k.config.Rootless}
+	if found := k.holder.found; found != nil {
+		if found.Subnet != k.config.Subnet {
+			return fmt.Errorf("take over network: it has subnet %s, not %s; stop it first", found.Subnet, k.config.Subnet)
+		}
+		k.state.Ports = found.Ports
+	}
+	return k.change(func(s *state) error { return nil })
+}
+
+// asUplink keeps a nil pointer from becoming an uplink.
+func asUplink[T uplink](u T, err error) (uplink, error) {
+	if err != nil {
+		return nil, err
+	}
+	return u, nil
+}
+
+// tearDown ends what setUp began, the rest when a step fails. Not all: then the holder stays, with the VMs' taps, for the
+// next keeper.
+func (k *keeper) tearDown(all bool) error {
+	d := homeDir(k.config.Home)
+	sockets := []string{d.controlSocket()}
+	var errs []error
+	if k.uplink != nil {
+		errs = append(errs, k.uplink.close())
+	}
+	if all && k.holder != nil {
+		errs = append(errs, k.holder.stop())
+		sockets = append(sockets, d.holderSocket())
+	}
+	for _, socket := range sockets {
+		if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove socket: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// run serves DNS and the control socket, follows the host's addresses and watches the holder, until one of them fails or
+// ctx ends.
+func (k *keeper) run(ctx context.Context, d dir) error {
+	packets, streams, err := k.holder.dnsSockets(Gateway(k.config.Subnet))
+	if err != nil {
+		return err
+	}
+	names := &dns.Server{
+		Domain: Domain, Subnet: k.config.Subnet, Lookup: k.lookup, Reverse: k.reverse,
+		ResolvConf: k.config.ResolvConf, Log: k.log,
+	}
+	control, err := listenControl(d)
+	if err != nil {
+		return errors.Join(err, packets.Close(), streams.Close())
+	}
+	server := &http.Server{Handler: k.routes(), ReadHeaderTimeout: controlTimeout, ReadTimeout: controlTimeout}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return names.Serve(ctx, packets, streams) })
+	group.Go(func() error { return server.Serve(control) })
+	group.Go(func() error {
+		<-ctx.Done()
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), controlTimeout)
+		defer cancel()
+		return errors.Join(server.Shutdown(end), ctx.Err())
+	})
+	group.Go(func() error { return k.followHostAddresses(ctx) })
+	group.Go(func() error { return k.watchHolder(ctx) })
+	k.ready()
+	return group.Wait()
+}
+
+func (k *keeper) ready() {
+	if k.config.Ready == nil {
+		return
+	}
+	if _, err := fmt.Fprintln(k.config.Ready, readyLine); err != nil {
+		k.log.Warn("nobody waits for this process", "err", err)
+	}
+	k.config.Ready.Close()
+}
+
+// watchHolder returns an error when the holder has ended.
+func (k *keeper) watchHolder(ctx context.Context) error {
+	fd, err := unix.PidfdOpen(k.holder.pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("watch holder: %w", err)
+	}
+	pidfd := os.NewFile(uintptr(fd), "holder")
+	defer pidfd.Close()
+	defer context.AfterFunc(ctx, func() { pidfd.Close() })()
+	raw, err := pidfd.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("watch holder: %w", err)
+	}
+	err = raw.Read(func(fd uintptr) bool {
+		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return n > 0
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return errors.Join(errors.New("the holder of the namespace has ended"), err)
+}
+
+// change edits the state, has the holder make it so, and keeps it only when that succeeds.
+func (k *keeper) change(edit func(*state) error) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	next := k.state
+	next.Ports = slices.Clone(k.state.Ports)
+	if err := edit(&next); err != nil {
+		return err
+	}
+	sortPorts(next.Ports)
+	addresses, err := hostAddresses()
+	if err != nil {
+		return err
+	}
+	next.HostAddresses = addresses
+	if err := k.holder.apply(next); err != nil {
+		// What the holder did before it failed is put back; should that fail too, the next change will.
+		return errors.Join(err, k.holder.apply(k.state))
+	}
+	k.state = next
+	return nil
+}
+
+// followHostAddresses keeps the rules' list of the host's addresses true.
+func (k *keeper) followHostAddresses(ctx context.Context) error {
+	updates := make(chan netlink.AddrUpdate, 64)
+	if err := netlink.AddrSubscribe(updates, ctx.Done()); err != nil {
+		return fmt.Errorf("follow the host's addresses: %w", err)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case _, open := <-updates:
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if !open {
+				return errors.New("follow the host's addresses: the kernel dropped the subscription")
+			}
+		}
+		if err := k.change(func(*state) error { return nil }); err != nil {
+			k.log.WarnContext(ctx, "the host's new addresses are not in the rules", "err", err)
+		}
+	}
+}
+
+// hostAddresses returns the host's IPv4 addresses.
+func hostAddresses() ([]netip.Addr, error) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("list the host's addresses: %w", err)
+	}
+	var found []netip.Addr
+	for _, a := range all {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
+			found = append(found, p.Addr())
+		}
+	}
+	return found, nil
+}
+
+// checkConflict reports a route of the host's, other than by the link ours, that covers a part of the subnet.
+func checkConflict(subnet netip.Prefix, ours string) error {
+	routes, err := netlink.RouteList(nil, unix.AF_INET)
+	if err != nil {
+		return fmt.Errorf("list the host's routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst == nil {
+			continue
+		}
+		to, err := netip.ParsePrefix(r.Dst.String())
+		if err != nil || to.Bits() == 0 || !to.Overlaps(subnet) {
+			continue
+		}
+		name := fmt.Sprint("link ", r.LinkIndex)
+		if l, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
+			name = l.Attrs().Name
+		}
+		if name != ours || ours == "" {
+			return fmt.Errorf("subnet %s is in use on this host: it has a route to %s by %s (choose another subnet for the VMs)", subnet, to, name)
+		}
+	}
+	return nil
+}
+
+// controlTimeout bounds what a client of the control socket may take to send, and the end of the server.
+const controlTimeout = 10 * time.Second
