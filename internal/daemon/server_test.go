@@ -1,0 +1,198 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/api"
+	"banger/internal/config"
+	"banger/internal/host"
+)
+
+// running is a daemon in this process.
+type running struct {
+	config config.Config
+	client *api.Client
+	cancel context.CancelFunc
+	ended  chan error
+}
+
+// start runs a daemon on a home folder and returns when it answers.
+func start(t *testing.T, home string) *running {
+	t.Helper()
+	c := config.Config{Home: home, Image: "debian:trixie", Kernel: "debian:trixie", CPUs: 1, MemoryMiB: 128, DiskMiB: 64, VMM: "auto", BootTimeout: time.Second, StopTimeout: time.Second}
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{config: c, client: api.NewClient(SocketPath(home)), cancel: cancel, ended: make(chan error, 1)}
+	go func() { r.ended <- Run(ctx, c, host.Tools{}, slog.New(slog.DiscardHandler)) }()
+	t.Cleanup(func() {
+		cancel()
+		r.client.CloseIdle()
+	})
+	patience, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	defer stop()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := r.client.Status(patience); err == nil {
+			return r
+		}
+		select {
+		case <-tick.C:
+		case err := <-r.ended:
+			t.Fatalf("the daemon ended: %v", err)
+		case <-patience.Done():
+			t.Fatal("the daemon does not answer")
+		}
+	}
+}
+
+func (r *running) wait(t *testing.T) {
+	t.Helper()
+	select {
+	case err := <-r.ended:
+		if err != nil {
+			t.Errorf("Run = %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the daemon does not end")
+	}
+}
+
+// shortDir returns a folder whose path leaves room for sockets.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "bd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func TestRun(t *testing.T) {
+	home := filepath.Join(shortDir(t), "made")
+	r := start(t, home)
+	status, err := r.client.Status(t.Context())
+	if err != nil || status.PID != os.Getpid() || status.Home != home || status.API != api.Version || status.Build == "" || status.RSSBytes == 0 {
+		t.Errorf("Status = %+v, %v", status, err)
+	}
+	for path, want := range map[string]os.FileMode{home: 0o700, SocketPath(home): 0o600, filepath.Join(home, "state.db"): 0o600} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v; want mode %o", path, info.Mode(), err, want)
+		}
+	}
+	if vms, err := r.client.VMs(t.Context()); vms == nil || len(vms) != 0 || err != nil {
+		t.Errorf("VMs = %#v, %v; want an empty list", vms, err)
+	}
+	for name, err := range map[string]error{
+		"VM": second(r.client.VM(t.Context(), "web")), "StartVM": second(r.client.StartVM(t.Context(), "web", nil)), "StopVM": second(r.client.StopVM(t.Context(), "web", api.StopVM{}, nil)),
+		"KillVM": second(r.client.KillVM(t.Context(), "web", api.KillVM{})), "RemoveVM": r.client.RemoveVM(t.Context(), "web", true), "StatsVM": second(r.client.StatsVM(t.Context(), "web")),
+		"Logs": second(r.client.Logs(t.Context(), "web", false)), "ReadFiles": second(r.client.ReadFiles(t.Context(), "web", "/")), "WriteFiles": r.client.WriteFiles(t.Context(), "web", "/", strings.NewReader("")),
+		"Exec": second(r.client.Exec(t.Context(), "web", api.Exec{Argv: []string{"true"}})), "WaitVM": second(r.client.WaitVM(t.Context(), "web", api.WaitRunning)),
+		"LeaseVM": r.client.LeaseVM(t.Context(), "web"), "RemoveImage": r.client.RemoveImage(t.Context(), "x"), "RemoveKernel": r.client.RemoveKernel(t.Context(), "x"),
+	} {
+		if e, ok := errors.AsType[*api.Error](err); !ok || e.Code != api.CodeNotFound || e.Hint == "" {
+			t.Errorf("%s of nothing = %v, want not found with a hint", name, err)
+		}
+	}
+	if _, err := r.client.StopVM(t.Context(), "web", api.StopVM{TimeoutMS: -1}, nil); api.CodeOf(err) != api.CodeInvalid {
+		t.Errorf("StopVM with a negative timeout = %v", err)
+	}
+	if _, err := r.client.CreateVM(t.Context(), api.CreateVM{Name: "Bad"}, nil); api.CodeOf(err) != api.CodeInvalid {
+		t.Errorf("CreateVM with a bad name = %v", err)
+	}
+	r.cancel()
+	r.wait(t)
+	if _, err := os.Stat(SocketPath(home)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket after the end: %v", err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func TestTwoDaemons(t *testing.T) {
+	home := shortDir(t)
+	first := start(t, home)
+	err := Run(t.Context(), first.config, host.Tools{}, slog.New(slog.DiscardHandler))
+	if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeConflict || !strings.Contains(e.Message, "another daemon (pid ") || e.Hint == "" {
+		t.Errorf("the second daemon = %v, want conflict with the first one's pid and a hint", err)
+	}
+	if _, err := first.client.Status(t.Context()); err != nil {
+		t.Errorf("the first daemon suffered: %v", err)
+	}
+	for _, drain := range []bool{false, true} {
+		if err := first.client.StopDaemon(t.Context(), api.StopDaemon{Drain: drain}); err != nil {
+			t.Errorf("StopDaemon(drain %t) = %v", drain, err)
+		}
+		next := start(t, home) // at once: the answer says that the folder is free
+		first.client.CloseIdle()
+		first.wait(t)
+		first = next
+	}
+	first.cancel()
+	first.wait(t)
+}
+
+// A daemon that was killed leaves its socket and lock file behind; the next one takes over.
+func TestRunAfterKill(t *testing.T) {
+	home := shortDir(t)
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: SocketPath(home), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.SetUnlinkOnClose(false)
+	if err := errors.Join(listener.Close(), os.WriteFile(filepath.Join(home, "daemon.lock"), []byte("123456789\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, home)
+	r.cancel()
+	r.wait(t)
+}
+
+func TestRunRefuses(t *testing.T) {
+	tests := []struct {
+		name     string
+		prepare  func(t *testing.T) (home string)
+		wantCode api.Code
+		wantText string
+	}{
+		{"SocketPathTooLong", func(t *testing.T) string { return filepath.Join(shortDir(t), strings.Repeat("x", 100)) }, api.CodeInvalid, "the kernel allows 107"},
+		{"HomeIsFile", func(t *testing.T) string {
+			path := filepath.Join(shortDir(t), "file")
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return path
+		}, api.CodeInternal, "make home folder"},
+		{"NoDatabase", func(t *testing.T) string {
+			home := shortDir(t)
+			if err := os.WriteFile(filepath.Join(home, "state.db"), []byte(strings.Repeat("garbage ", 1000)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return home
+		}, api.CodeInternal, "read database"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			home := tt.prepare(t)
+			err := Run(t.Context(), config.Config{Home: home}, host.Tools{}, slog.New(slog.DiscardHandler))
+			if api.CodeOf(err) != tt.wantCode || err == nil || !strings.Contains(err.Error(), tt.wantText) {
+				t.Errorf("Run = %v, want %s with %q", err, tt.wantCode, tt.wantText)
+			}
+			if unlock, err := lockHome(home); err == nil {
+				unlock()
+			} else if !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ENOENT) { // refused before it made the folder
+				t.Errorf("the lock after a refusal: %v", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,246 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/api"
+	"banger/internal/config"
+)
+
+// lowDiskBytes is free space below which an image can no longer be built.
+const lowDiskBytes = 4 << 30
+
+// Doctor looks at what banger needs and returns what it found, each with the command that repairs it. vmlinux is a
+// kernel for trial boots, or empty when none is there yet.
+func Doctor(ctx context.Context, c config.Config, tools Tools, vmlinux string) []api.Check {
+	install := installCommand()
+	return []api.Check{
+		checkKVM(),
+		checkQEMU(ctx, tools, vmlinux, install),
+		checkVMM(ctx, c, tools, vmlinux),
+		checkProgram("mmdebstrap", "builds images", install),
+		checkProgram("mkfs.ext4", "makes disks", install),
+		checkProgram("depmod", "indexes kernel modules", install),
+		checkProgram("nsenter", "starts VMs in the network's namespace", install),
+		checkPasta(install),
+		checkTun(),
+		checkUserNamespaces(install),
+		checkDisk(c.Home),
+		checkSocketPath(c.Home),
+	}
+}
+
+func checkKVM() api.Check {
+	check := api.Check{Name: "kvm", Status: api.CheckOK, Found: "/dev/kvm opens"}
+	file, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	switch {
+	case err == nil:
+		file.Close()
+	case errors.Is(err, os.ErrNotExist):
+		check.Status, check.Found = api.CheckWarning, "no /dev/kvm: VMs are emulated, which is slow"
+		check.Repair = "switch virtualization on in the firmware, or nested virtualization if this is a VM; then: sudo modprobe kvm_intel || sudo modprobe kvm_amd"
+	default:
+		check.Status, check.Found = api.CheckWarning, fmt.Sprintf("%v: VMs are emulated, which is slow", err)
+		check.Repair = "sudo usermod -aG kvm $USER   # then log in again"
+	}
+	return check
+}
+
+// accel is what `firecracker-qemu --probe-accel` prints.
+type accel struct {
+	Accel       string `json:"accel"` // kvm or tcg; empty when there was no kernel to try
+	Why         string `json:"why"`
+	QEMUVersion string `json:"qemu_version"`
+}
+
+func checkQEMU(ctx context.Context, tools Tools, vmlinux, install string) api.Check {
+	check := api.Check{Name: "qemu", Repair: install + " qemu-system-x86"}
+	if repair, ok := backports(); ok {
+		check.Repair = repair
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	command := exec.CommandContext(ctx, tools.QEMU, "--probe-accel", vmlinux)
+	command.WaitDelay = time.Second // a child of a program that was killed may hold its output open
+	out, err := command.Output()
+	var found accel
+	if err == nil {
+		err = json.Unmarshal(out, &found)
+	}
+	if err != nil {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok && len(exit.Stderr) > 0 {
+			err = errors.New(strings.TrimSpace(string(exit.Stderr)))
+		}
+		check.Status, check.Found = api.CheckFailed, err.Error()
+		return check
+	}
+	check.Status, check.Repair = api.CheckOK, ""
+	check.Found = fmt.Sprintf("version %s; KVM %s", found.QEMUVersion, found.Why)
+	if found.Accel != "" {
+		check.Found = fmt.Sprintf("version %s, runs VMs with %s: %s", found.QEMUVersion, found.Accel, found.Why)
+	}
+	return check
+}
+
+func checkVMM(ctx context.Context, c config.Config, tools Tools, vmlinux string) api.Check {
+	check := api.Check{Name: "vmm", Status: api.CheckOK}
+	if vmlinux == "" {
+		check.Found = "not tried yet: there is no kernel to boot"
+		check.Repair = "banger kernel pull"
+		return check
+	}
+	vmm, err := PickVMM(ctx, c, tools, vmlinux)
+	if err != nil {
+		check.Status, check.Found, check.Repair = api.CheckFailed, err.Error(), "banger config show   # and change the setting vmm"
+		return check
+	}
+	check.Found = vmm.Binary + ": " + vmm.Why
+	return check
+}
+
+func checkProgram(name, purpose, install string) api.Check {
+	packages := map[string]string{"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs", "depmod": "kmod", "nsenter": "util-linux"}
+	path, err := LookPath(name)
+	if err != nil {
+		return api.Check{Name: name, Status: api.CheckFailed, Found: "not found; it " + purpose, Repair: install + " " + packages[name]}
+	}
+	return api.Check{Name: name, Status: api.CheckOK, Found: path}
+}
+
+// checkPasta looks for the uplink of a network without root; root has another.
+func checkPasta(install string) api.Check {
+	check := api.Check{Name: "pasta", Status: api.CheckOK, Found: "not needed by root"}
+	if os.Geteuid() == 0 {
+		return check
+	}
+	path, err := LookPath("pasta")
+	if err != nil {
+		check.Status, check.Found, check.Repair = api.CheckFailed, "not found; it connects machines to the world", install+" passt"
+		return check
+	}
+	check.Found = path
+	return check
+}
+
+// checkTun looks at the device that taps are made of.
+func checkTun() api.Check {
+	check := api.Check{Name: "tun", Status: api.CheckOK, Found: "/dev/net/tun opens"}
+	file, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		check.Status, check.Found = api.CheckFailed, err.Error()
+		check.Repair = "sudo modprobe tun; sudo chmod 0666 /dev/net/tun   # or make machines without a network: --net none"
+		return check
+	}
+	file.Close()
+	return check
+}
+
+// checkUserNamespaces looks at what mmdebstrap needs to build an image without root: a range of subordinate ids, the
+// helpers that map them, and a kernel that lets users make namespaces.
+func checkUserNamespaces(install string) api.Check {
+	check := api.Check{Name: "user namespaces", Status: api.CheckOK, Found: "not needed by root"}
+	if os.Geteuid() == 0 {
+		return check
+	}
+	me, err := user.Current()
+	if err != nil {
+		check.Status, check.Found = api.CheckFailed, err.Error()
+		return check
+	}
+	if _, err := LookPath("newuidmap"); err != nil {
+		check.Status, check.Found, check.Repair = api.CheckFailed, "newuidmap not found; images are built with it", install+" uidmap"
+		return check
+	}
+	for _, file := range []string{"/etc/subuid", "/etc/subgid"} {
+		if !hasRange(file, me) {
+			check.Status, check.Found = api.CheckFailed, me.Username+" has no range in "+file
+			check.Repair = "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 " + me.Username
+			return check
+		}
+	}
+	for _, limit := range []struct{ file, bad, repair string }{
+		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
+		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "sudo sysctl -w kernel.unprivileged_userns_clone=1"},
+		{"/proc/sys/user/max_user_namespaces", "0", "sudo sysctl -w user.max_user_namespaces=10000"},
+	} {
+		value, err := os.ReadFile(limit.file)
+		if err == nil && strings.TrimSpace(string(value)) == limit.bad {
+			check.Status, check.Found, check.Repair = api.CheckFailed, limit.file+" is "+limit.bad, limit.repair
+			return check
+		}
+	}
+	check.Found = "allowed, with subordinate ids"
+	return check
+}
+
+// hasRange reports whether a user has a line in subuid(5) or subgid(5).
+func hasRange(file string, u *user.User) bool {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		if strings.HasPrefix(line, u.Username+":") || strings.HasPrefix(line, u.Uid+":") {
+			return true
+		}
+	}
+	return false
+}
+
+func checkDisk(home string) api.Check {
+	check := api.Check{Name: "disk space", Status: api.CheckOK}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(home, &fs); err != nil {
+		check.Status, check.Found = api.CheckFailed, fmt.Sprintf("look at %s: %v", home, err)
+		return check
+	}
+	free := int64(fs.Bavail) * fs.Bsize
+	check.Found = fmt.Sprintf("%.1f GiB free in %s", float64(free)/(1<<30), home)
+	if free < lowDiskBytes {
+		check.Status, check.Repair = api.CheckWarning, "free some space, or set BANGER_HOME to a folder on a larger disk"
+	}
+	return check
+}
+
+// checkSocketPath looks whether a VM's sockets fit into what the kernel allows for a path.
+func checkSocketPath(home string) api.Check {
+	path := filepath.Join(home, "vms", "0123456789ab", "vsock.sock")
+	check := api.Check{Name: "socket paths", Status: api.CheckOK, Found: fmt.Sprintf("%d of 107 bytes", len(path))}
+	if len(path) > 107 {
+		check.Status, check.Repair = api.CheckFailed, "set BANGER_HOME to a shorter path"
+	}
+	return check
+}
+
+// installCommand is how packages are installed on this distribution.
+func installCommand() string {
+	for _, manager := range []struct{ program, command string }{
+		{"apt-get", "sudo apt-get install"}, {"dnf", "sudo dnf install"}, {"pacman", "sudo pacman -S"}, {"apk", "sudo apk add"}, {"zypper", "sudo zypper install"},
+	} {
+		if _, err := LookPath(manager.program); err == nil {
+			return manager.command
+		}
+	}
+	return "install the package"
+}
+
+// backports returns the command that installs a QEMU that works on Debian 12, whose own is too old.
+func backports() (string, bool) {
+	release, err := os.ReadFile("/etc/os-release")
+	if err != nil || !strings.Contains(string(release), "VERSION_CODENAME=bookworm") {
+		return "", false
+	}
+	return "echo deb http://deb.debian.org/debian bookworm-backports main | sudo tee /etc/apt/sources.list.d/bookworm-backports.list && " +
+		"sudo apt-get update && sudo apt-get install -t bookworm-backports qemu-system-x86", true
+}

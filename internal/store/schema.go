@@ -1,0 +1,58 @@
+package store
+
+// migrations bring an empty database to the newest schema, one step each; PRAGMA user_version counts the steps done.
+// A step that has landed is never edited: a change of the schema is a new step.
+var migrations = []string{
+	`
+CREATE TABLE images (
+	id         TEXT PRIMARY KEY,
+	name       TEXT NOT NULL UNIQUE,
+	source     TEXT NOT NULL,
+	size_bytes INTEGER NOT NULL,
+	stamp      TEXT NOT NULL,
+	created_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE kernels (
+	id         TEXT PRIMARY KEY,
+	name       TEXT NOT NULL UNIQUE,
+	release    TEXT NOT NULL,
+	source     TEXT NOT NULL,
+	size_bytes INTEGER NOT NULL,
+	stamp      TEXT NOT NULL,
+	created_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE vms (
+	id              TEXT PRIMARY KEY,
+	name            TEXT NOT NULL UNIQUE,
+	image_id        TEXT NOT NULL REFERENCES images (id),
+	kernel_id       TEXT NOT NULL REFERENCES kernels (id),
+	cpus            INTEGER NOT NULL,
+	memory_mib      INTEGER NOT NULL,
+	disk_mib        INTEGER NOT NULL,
+	env             TEXT NOT NULL,
+	auto_remove     INTEGER NOT NULL,
+	leased          INTEGER NOT NULL DEFAULT 0,
+	state           TEXT NOT NULL,
+	reason          TEXT NOT NULL DEFAULT '',
+	vmm_binary      TEXT NOT NULL DEFAULT '',
+	vmm_pid         INTEGER NOT NULL DEFAULT 0,
+	vmm_start_ticks INTEGER NOT NULL DEFAULT 0,
+	created_at      INTEGER NOT NULL,
+	started_at      INTEGER NOT NULL DEFAULT 0,
+	stopped_at      INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE INDEX vms_image ON vms (image_id);
+CREATE INDEX vms_kernel ON vms (kernel_id);
+`,
+	// VMs of before there was a network have none.
+	`
+ALTER TABLE vms ADD COLUMN network TEXT NOT NULL DEFAULT 'none';
+ALTER TABLE vms ADD COLUMN address TEXT NOT NULL DEFAULT '';
+ALTER TABLE vms ADD COLUMN nat INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE vms ADD COLUMN isolated INTEGER NOT NULL DEFAULT 0;
+CREATE UNIQUE INDEX vms_address ON vms (address) WHERE address <> '';
+`,
+}

@@ -1,0 +1,208 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"banger/api"
+)
+
+// VM is the record of one VM: what was asked for and what was taken for it.
+type VM struct {
+	ID            string // 12 hex digits
+	Name          string
+	ImageID       string
+	KernelID      string
+	CPUs          int
+	MemoryMiB     int
+	DiskMiB       int
+	Env           []string
+	AutoRemove    bool
+	Leased        bool // removed with the client that holds its lease
+	Network       api.Network
+	Address       netip.Addr // leased for the VM's life; invalid without a network
+	NAT           bool       // reaches the world beyond the other VMs
+	Isolated      bool       // reaches no other VM
+	State         api.State
+	Reason        string
+	VMMBinary     string // what runs, or is about to run it; empty when stopped
+	VMMPID        int    // 0 until the process exists
+	VMMStartTicks uint64 // start time of that process in clock ticks since boot (proc(5), stat field 22)
+	CreatedAt     time.Time
+	StartedAt     time.Time
+	StoppedAt     time.Time
+}
+
+// ListedVM is a VM with the names of its image and kernel.
+type ListedVM struct {
+	VM
+	ImageName  string
+	KernelName string
+}
+
+const vmColumns = `
+SELECT id, name, image_id, kernel_id, cpus, memory_mib, disk_mib, env, auto_remove, leased, network, address, nat, isolated, state, reason,
+	vmm_binary, vmm_pid, vmm_start_ticks, created_at, started_at, stopped_at,
+	(SELECT name FROM images WHERE images.id = image_id), (SELECT name FROM kernels WHERE kernels.id = kernel_id)
+FROM vms`
+
+func scanVM(row interface{ Scan(...any) error }) (v ListedVM, err error) {
+	var created, started, stopped int64
+	var env, address string
+	err = row.Scan(&v.ID, &v.Name, &v.ImageID, &v.KernelID, &v.CPUs, &v.MemoryMiB, &v.DiskMiB, &env, &v.AutoRemove, &v.Leased,
+		&v.Network, &address, &v.NAT, &v.Isolated, &v.State, &v.Reason, &v.VMMBinary, &v.VMMPID, &v.VMMStartTicks, &created, &started, &stopped, &v.ImageName, &v.KernelName)
+	if err != nil {
+		return v, err
+	}
+	if err := json.Unmarshal([]byte(env), &v.Env); err != nil {
+		return v, fmt.Errorf("read env of VM %s: %w", v.Name, err)
+	}
+	if address != "" {
+		if v.Address, err = netip.ParseAddr(address); err != nil {
+			return v, fmt.Errorf("read address of VM %s: %w", v.Name, err)
+		}
+	}
+	v.CreatedAt, v.StartedAt, v.StoppedAt = fromMillis(created), fromMillis(started), fromMillis(stopped)
+	return v, nil
+}
+
+// InsertVM records a new VM. A name that is taken is a conflict. For a VM with a network, lease chooses its address from
+// those that no VM has: both happen in one transaction, so no address is ever given twice.
+func (s *Store) InsertVM(ctx context.Context, v *VM, lease func(taken map[netip.Addr]bool) (netip.Addr, error)) error {
+	err := s.transaction(ctx, func(tx *sql.Tx) (err error) {
+		if v.Network == api.NetworkUser {
+			if v.Address, err = leaseAddress(ctx, tx, lease); err != nil {
+				return err
+			}
+		}
+		return insertVM(ctx, tx, v)
+	})
+	switch {
+	case isConstraint(err, uniqueViolation):
+		return api.Errorf(api.CodeConflict, "a VM named %q exists already", v.Name).WithHint("choose another name, or remove it: banger rm %s", v.Name)
+	case isConstraint(err, foreignKeyViolation):
+		return api.Errorf(api.CodeConflict, "the image or kernel of VM %q was removed meanwhile", v.Name).WithHint("try again")
+	case err != nil:
+		return fmt.Errorf("record VM %s: %w", v.Name, err)
+	}
+	return nil
+}
+
+func insertVM(ctx context.Context, tx *sql.Tx, v *VM) error {
+	env, err := json.Marshal(v.Env)
+	if err != nil {
+		return err
+	}
+	address := ""
+	if v.Address.IsValid() {
+		address = v.Address.String()
+	}
+	_, err = tx.ExecContext(ctx, `
+INSERT INTO vms (id, name, image_id, kernel_id, cpus, memory_mib, disk_mib, env, auto_remove, leased, network, address, nat, isolated, state, created_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		v.ID, v.Name, v.ImageID, v.KernelID, v.CPUs, v.MemoryMiB, v.DiskMiB, string(env), v.AutoRemove, v.Leased,
+		v.Network, address, v.NAT, v.Isolated, v.State, toMillis(v.CreatedAt))
+	return err
+}
+
+func leaseAddress(ctx context.Context, tx *sql.Tx, lease func(map[netip.Addr]bool) (netip.Addr, error)) (netip.Addr, error) {
+	rows, err := tx.QueryContext(ctx, `SELECT address FROM vms WHERE address <> ''`)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	defer rows.Close()
+	taken := map[netip.Addr]bool{}
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return netip.Addr{}, err
+		}
+		address, err := netip.ParseAddr(text)
+		if err != nil {
+			return netip.Addr{}, err
+		}
+		taken[address] = true
+	}
+	if err := rows.Err(); err != nil {
+		return netip.Addr{}, err
+	}
+	return lease(taken)
+}
+
+// VM returns the VM of that name, or whose id has that prefix.
+func (s *Store) VM(ctx context.Context, ref string) (ListedVM, error) {
+	return resolve(ctx, s.db, vmColumns, "VM", ref, scanVM)
+}
+
+// VMs returns all VMs, the oldest first.
+func (s *Store) VMs(ctx context.Context) ([]ListedVM, error) {
+	return query(ctx, s.db, scanVM, vmColumns+` ORDER BY created_at, id`)
+}
+
+// CountVMs returns how many VMs there are, and how many of them are running.
+func (s *Store) CountVMs(ctx context.Context) (all, running int, err error) {
+	err = s.db.QueryRowContext(ctx, `SELECT COUNT(*), COUNT(*) FILTER (WHERE state = ?) FROM vms`, api.StateRunning).Scan(&all, &running)
+	if err != nil {
+		return 0, 0, fmt.Errorf("count VMs: %w", err)
+	}
+	return all, running, nil
+}
+
+// SetState records the VM's state and why it has it.
+func (s *Store) SetState(ctx context.Context, id string, state api.State, reason string) error {
+	return s.updateVM(ctx, id, `state = ?, reason = ?`, state, reason)
+}
+
+// SetStarting records that binary is about to be started for the VM: from here on a VMM may exist.
+func (s *Store) SetStarting(ctx context.Context, id, binary string) error {
+	return s.updateVM(ctx, id, `state = ?, reason = '', vmm_binary = ?, vmm_pid = 0, vmm_start_ticks = 0`, api.StateStarting, binary)
+}
+
+// SetVMM records the VMM's process.
+func (s *Store) SetVMM(ctx context.Context, id string, pid int, startTicks uint64) error {
+	return s.updateVM(ctx, id, `vmm_pid = ?, vmm_start_ticks = ?`, pid, startTicks)
+}
+
+// SetRunning records that the VM's agent answers.
+func (s *Store) SetRunning(ctx context.Context, id string, at time.Time) error {
+	return s.updateVM(ctx, id, `state = ?, reason = '', started_at = ?`, api.StateRunning, toMillis(at))
+}
+
+// SetStopped records that no VMM is left, and why.
+func (s *Store) SetStopped(ctx context.Context, id, reason string, at time.Time) error {
+	return s.updateVM(ctx, id, `state = ?, reason = ?, vmm_binary = '', vmm_pid = 0, vmm_start_ticks = 0, stopped_at = ?`,
+		api.StateStopped, reason, toMillis(at))
+}
+
+// SetNAT records whether the VM reaches the world beyond the other VMs.
+func (s *Store) SetNAT(ctx context.Context, id string, nat bool) error {
+	return s.updateVM(ctx, id, `nat = ?`, nat)
+}
+
+// SetLeased records whether a client holds the VM's lease.
+func (s *Store) SetLeased(ctx context.Context, id string, leased bool) error {
+	return s.updateVM(ctx, id, `leased = ?`, leased)
+}
+
+// DeleteVM deletes the record; there being none is no error.
+func (s *Store) DeleteVM(ctx context.Context, id string) error {
+	if _, err := s.exec(ctx, `DELETE FROM vms WHERE id = ?`, id); err != nil {
+		return fmt.Errorf("delete record of VM %s: %w", id, err)
+	}
+	return nil
+}
+
+func (s *Store) updateVM(ctx context.Context, id, set string, args ...any) error {
+	result, err := s.exec(ctx, `UPDATE vms SET `+set+` WHERE id = ?`, append(args, id)...)
+	if err != nil {
+		return fmt.Errorf("update record of VM %s: %w", id, err)
+	}
+	if n, err := result.RowsAffected(); err == nil && n == 0 {
+		return notFound("VM", id)
+	}
+	return nil
+}

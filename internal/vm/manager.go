@@ -1,0 +1,287 @@
+// Package vm is the life cycle of virtual machines: create, start, stop, remove, and finding them again after a crash
+// of the daemon.
+//
+// A VM is a record in the store, a folder (Dir) and, while it runs, a VMM process that holds the folder's lock. The
+// VMM outlives the daemon. A life-cycle change is a list of named steps with their undo (step.go), run as the VM's
+// only operation (operation.go); rollback, remove and the sweep at daemon start share one teardown (teardown.go).
+// Reading a VM and talking to its guest never wait for an operation, so a VM that hangs blocks nobody else.
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"banger/api"
+	"banger/internal/config"
+	"banger/internal/firecracker"
+	"banger/internal/guest"
+	"banger/internal/image"
+	"banger/internal/kernel"
+	"banger/internal/network"
+	"banger/internal/store"
+)
+
+const (
+	// undoTimeout bounds a rollback or teardown, which does not end with its caller.
+	undoTimeout = 30 * time.Second
+	// agentTimeout bounds one small request to an agent.
+	agentTimeout = 10 * time.Second
+	// killTimeout is how long a killed VMM may take to be gone; its memory is freed in that time.
+	killTimeout = 20 * time.Second
+	// lockInterval is how often a lock is tried that a dying VMM still holds.
+	lockInterval = 5 * time.Millisecond
+)
+
+// Options is what a Manager works with. All fields are needed.
+type Options struct {
+	Store   *store.Store
+	Images  *image.Catalog
+	Kernels *kernel.Catalog
+	Network *network.Client
+	Config  config.Config
+	// PickVMM returns the program that runs VMs with that kernel on this host.
+	PickVMM func(ctx context.Context, vmlinux string) (string, error)
+	// GuestBinary is the path of banger-guest, which becomes /init of every VM.
+	GuestBinary string
+	Log         *slog.Logger
+}
+
+// Manager owns the VMs of one home folder. It is safe for concurrent use.
+type Manager struct {
+	Options
+	vmsDir string
+	ctx    context.Context // ends with Close; operations and watchers end with it
+	cancel context.CancelCauseFunc
+
+	running sync.WaitGroup // operations and watchers
+
+	networkTurn sync.Mutex // one change of the network at a time: its end must not meet a VM that joins
+
+	mu         sync.Mutex // guards the fields below; never held over I/O
+	closing    bool
+	operations map[string]*operation // by VM id
+	guests     map[string]*live      // by VM id: VMs whose VMM is known to this daemon
+	changed    chan struct{}         // closed and replaced whenever a VM's state changes
+}
+
+// live is the VMM of one VM and the way to its guest.
+type live struct {
+	process *firecracker.Process
+	agent   *guest.Client
+}
+
+// New returns a Manager for the VMs under the home folder. Call Recover before anything else.
+func New(o Options) *Manager {
+	m := &Manager{
+		Options:    o,
+		vmsDir:     filepath.Join(o.Config.Home, "vms"),
+		operations: map[string]*operation{},
+		guests:     map[string]*live{},
+		changed:    make(chan struct{}),
+	}
+	m.ctx, m.cancel = context.WithCancelCause(context.Background())
+	return m
+}
+
+// Close cancels all operations, which undo themselves, waits for them and lets go of every guest. VMs that run go on
+// running.
+func (m *Manager) Close() error {
+	m.end()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var errs []error
+	for id, l := range m.guests {
+		errs = append(errs, l.agent.Close())
+		l.process.Release()
+		delete(m.guests, id)
+	}
+	return errors.Join(errs...)
+}
+
+// Retire hands the VMs over to another daemon: it refuses new operations, lets those under way end (or cancels them
+// when ctx ends) and then touches no record any more. Sessions that talk to a guest go on until Close.
+func (m *Manager) Retire(ctx context.Context) {
+	m.mu.Lock()
+	m.closing = true
+	var under []*operation
+	for _, op := range m.operations {
+		under = append(under, op)
+	}
+	m.mu.Unlock()
+	for _, op := range under {
+		select {
+		case <-op.done:
+		case <-ctx.Done():
+		}
+	}
+	m.end()
+}
+
+// end refuses new operations, cancels those under way and waits for them and for the watchers.
+func (m *Manager) end() {
+	m.mu.Lock()
+	m.closing = true
+	m.mu.Unlock()
+	m.cancel(errClosing())
+	m.running.Wait()
+}
+
+// retired reports whether the VMs are another daemon's by now.
+func (m *Manager) retired() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.closing
+}
+
+// VM returns one VM, by name or by a unique prefix of its id.
+func (m *Manager) VM(ctx context.Context, ref string) (api.VM, error) {
+	rec, err := m.Store.VM(ctx, ref)
+	if err != nil {
+		return api.VM{}, err
+	}
+	return m.describe(rec), nil
+}
+
+// VMs returns all VMs, the oldest first.
+func (m *Manager) VMs(ctx context.Context) ([]api.VM, error) {
+	recs, err := m.Store.VMs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	vms := make([]api.VM, 0, len(recs))
+	for _, rec := range recs {
+		vms = append(vms, m.describe(rec))
+	}
+	return vms, nil
+}
+
+// Agent returns the way to a running VM's guest, and the VM.
+func (m *Manager) Agent(ctx context.Context, ref string) (*guest.Client, api.VM, error) {
+	rec, err := m.Store.VM(ctx, ref)
+	if err != nil {
+		return nil, api.VM{}, err
+	}
+	m.mu.Lock()
+	l := m.guests[rec.ID]
+	m.mu.Unlock()
+	if rec.State != api.StateRunning || l == nil {
+		return nil, api.VM{}, notRunning(rec)
+	}
+	return l.agent, m.describe(rec), nil
+}
+
+// Dir returns the folder of a VM.
+func (m *Manager) Dir(id string) Dir { return Dir(filepath.Join(m.vmsDir, id)) }
+
+func notRunning(rec store.ListedVM) error {
+	why := ""
+	if rec.Reason != "" {
+		why = " (" + rec.Reason + ")"
+	}
+	return api.Errorf(api.CodeConflict, "VM %s is %s%s", rec.Name, rec.State, why).WithHint("start it: banger start %s", rec.Name)
+}
+
+// describe turns a record into what the API shows.
+func (m *Manager) describe(rec store.ListedVM) api.VM {
+	v := api.VM{
+		ID: rec.ID, Name: rec.Name, State: rec.State, Reason: rec.Reason,
+		Image: rec.ImageName, ImageID: rec.ImageID, Kernel: rec.KernelName, KernelID: rec.KernelID,
+		Network: rec.Network, NAT: rec.NAT, Isolated: rec.Isolated,
+		CPUs: rec.CPUs, MemoryMiB: rec.MemoryMiB, DiskMiB: rec.DiskMiB, Env: rec.Env, AutoRemove: rec.AutoRemove,
+		CreatedAt: rec.CreatedAt, StartedAt: orNil(rec.StartedAt), StoppedAt: orNil(rec.StoppedAt),
+		Dir: string(m.Dir(rec.ID)),
+	}
+	if rec.Address.IsValid() {
+		v.Address, v.MAC = rec.Address.String(), network.MAC(rec.Address)
+	}
+	if rec.VMMPID != 0 {
+		v.VMM = &api.VMM{Binary: rec.VMMBinary, PID: rec.VMMPID}
+	}
+	return v
+}
+
+func orNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// stateChanged wakes those who wait for a state.
+func (m *Manager) stateChanged() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+func (m *Manager) nextChange() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.changed
+}
+
+// liveOf returns the VMM that this daemon knows for a VM, or nil.
+func (m *Manager) liveOf(id string) *live {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.guests[id]
+}
+
+// Wait returns when the VM meets the condition, or ctx ends. A VM that is gone counts as stopped.
+func (m *Manager) Wait(ctx context.Context, ref string, condition api.WaitFor) (api.VM, error) {
+	rec, err := m.Store.VM(ctx, ref)
+	if err != nil {
+		return api.VM{}, err
+	}
+	want := api.StateRunning
+	switch condition {
+	case api.WaitStopped:
+		want = api.StateStopped
+	case api.WaitRunning, api.WaitBooted:
+	default:
+		return api.VM{}, api.Errorf(api.CodeInvalid, "cannot wait for %q", condition).
+			WithHint("one of %s, %s, %s", api.WaitRunning, api.WaitBooted, api.WaitStopped)
+	}
+	rec, err = m.waitState(ctx, rec, want)
+	if err != nil || condition != api.WaitBooted {
+		return m.describe(rec), err
+	}
+	agent, v, err := m.Agent(ctx, rec.ID)
+	if err != nil {
+		return v, err
+	}
+	if _, err := agent.WaitBooted(ctx); err != nil {
+		return v, fmt.Errorf("wait for the boot of %s: %w", rec.Name, err)
+	}
+	return v, nil
+}
+
+// waitState waits for a state. Waiting for a VM to run ends with an error when it is stopped and nothing starts it.
+func (m *Manager) waitState(ctx context.Context, rec store.ListedVM, want api.State) (store.ListedVM, error) {
+	for {
+		next := m.nextChange() // taken before the look, so that no change is missed
+		now, err := m.Store.VM(ctx, rec.ID)
+		switch {
+		case want == api.StateStopped && api.CodeOf(err) == api.CodeNotFound:
+			rec.State = api.StateStopped
+			return rec, nil
+		case err != nil:
+			return rec, err
+		case now.State == want:
+			return now, nil
+		case want == api.StateRunning && now.State != api.StateStarting && now.State != api.StateCreating:
+			return now, notRunning(now)
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return now, context.Cause(ctx)
+		}
+	}
+}

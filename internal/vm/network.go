@@ -1,0 +1,159 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"banger/api"
+	"banger/internal/network"
+	"banger/internal/store"
+)
+
+// joinNetwork makes the VM's tap and its rules, before there is a VMM to use them. The first VM starts the network.
+func (m *machine) joinNetwork(ctx context.Context) error {
+	if m.rec.Network == api.NetworkNone {
+		return nil
+	}
+	m.networkTurn.Lock()
+	defer m.networkTurn.Unlock()
+	if err := m.Network.Ensure(ctx); err != nil {
+		return err
+	}
+	tap, err := m.Network.Attach(ctx, port(m.rec.VM))
+	if err != nil {
+		return err
+	}
+	status, err := m.Network.Status(ctx)
+	m.tap, m.enter = tap, func(argv []string) []string { return m.Network.Enter(status.HolderPID, argv) }
+	return err
+}
+
+// leaveNetwork runs after the VMM's end, which used the tap. The last VM ends the network: nothing of it is left on the
+// host.
+func (m *machine) leaveNetwork(ctx context.Context) error {
+	if m.rec.Network == api.NetworkNone {
+		return nil
+	}
+	m.networkTurn.Lock()
+	defer m.networkTurn.Unlock()
+	if running, err := m.Network.Running(); err != nil || !running {
+		return err
+	}
+	if err := m.Network.Detach(ctx, m.rec.ID); err != nil && !errors.Is(err, network.ErrNotFound) {
+		return err
+	}
+	return m.stopIdleNetwork(ctx)
+}
+
+// stopIdleNetwork ends a network that has no VM. m.networkTurn must be held.
+func (m *Manager) stopIdleNetwork(ctx context.Context) error {
+	status, err := m.Network.Status(ctx)
+	if err != nil || len(status.Ports) > 0 {
+		return err
+	}
+	return m.Network.Stop(ctx)
+}
+
+func port(v store.VM) network.Port {
+	return network.Port{
+		ID: v.ID, Name: v.Name, MAC: network.MAC(v.Address), Address: v.Address, Policy: network.Policy{NAT: v.NAT, Isolated: v.Isolated},
+	}
+}
+
+// SetNAT opens or closes a VM's way to the world beyond the other VMs, at once when it runs.
+func (m *Manager) SetNAT(ctx context.Context, ref string, on bool) (api.VM, error) {
+	rec, err := m.Store.VM(ctx, ref)
+	if err != nil {
+		return api.VM{}, err
+	}
+	if rec.Network == api.NetworkNone {
+		return api.VM{}, api.Errorf(api.CodeConflict, "VM %s has no network", rec.Name)
+	}
+	err = m.operate(ctx, rec.ID, "nat", 0, func(ctx context.Context) error {
+		if err := m.Store.SetNAT(ctx, rec.ID, on); err != nil {
+			return err
+		}
+		if m.liveOf(rec.ID) == nil {
+			return nil // the next start tells the network
+		}
+		m.networkTurn.Lock()
+		defer m.networkTurn.Unlock()
+		if err := m.Network.Ensure(ctx); err != nil {
+			return err
+		}
+		rec.NAT = on
+		p := port(rec.VM)
+		err := m.Network.SetPolicy(ctx, p.ID, p.Policy)
+		if errors.Is(err, network.ErrNotFound) { // a network that began anew
+			_, err = m.Network.Attach(ctx, p)
+		}
+		return err
+	})
+	if err != nil {
+		return api.VM{}, err
+	}
+	return m.VM(ctx, rec.ID)
+}
+
+// networkInterval is how often the daemon looks whether the network still has a keeper.
+const networkInterval = 2 * time.Second
+
+// keepNetwork replaces a keeper that died. VMs do not lose their taps with it, only names and changes of policy.
+func (m *Manager) keepNetwork() {
+	tick := time.NewTicker(networkInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-m.ctx.Done():
+			return
+		}
+		if running, err := m.Network.Running(); err != nil || running || !m.Network.Exists() {
+			continue
+		}
+		recs, err := m.Store.VMs(m.ctx)
+		if err == nil {
+			err = m.recoverNetwork(m.ctx, recs)
+		}
+		if err != nil && m.ctx.Err() == nil {
+			m.Log.Error("replace the network's keeper", "error", err)
+		}
+	}
+}
+
+// recoverNetwork makes the network what the VMs that run want it to be: it may have died while no daemon was there, or may
+// hold ports of VMs that have ended.
+func (m *Manager) recoverNetwork(ctx context.Context, recs []store.ListedVM) error {
+	wanted := map[string]network.Port{}
+	for _, rec := range recs {
+		if rec.Network != api.NetworkNone && m.liveOf(rec.ID) != nil {
+			wanted[rec.ID] = port(rec.VM)
+		}
+	}
+	if !m.Network.Exists() && len(wanted) == 0 {
+		return nil
+	}
+	m.networkTurn.Lock()
+	defer m.networkTurn.Unlock()
+	if err := m.Network.Ensure(ctx); err != nil {
+		return err
+	}
+	status, err := m.Network.Status(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range status.Ports {
+		if _, ok := wanted[p.ID]; !ok {
+			errs = append(errs, m.Network.Detach(ctx, p.ID))
+		}
+	}
+	for id, p := range wanted {
+		if _, err := m.Network.Attach(ctx, p); err != nil {
+			errs = append(errs, fmt.Errorf("VM %s: %w", id, err))
+		}
+	}
+	return errors.Join(append(errs, m.stopIdleNetwork(ctx))...)
+}

@@ -1,0 +1,236 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"banger/api"
+)
+
+func bareManager() *Manager { return New(Options{Log: slog.New(slog.DiscardHandler)}) }
+
+// begin starts an operation that goes on until its context ends; the channel gives what it returned.
+func begin(ctx context.Context, m *Manager, name string, how mode) <-chan error {
+	ended := make(chan error, 1)
+	go func() {
+		ended <- m.operate(ctx, "vm", name, how, func(ctx context.Context) error {
+			<-ctx.Done()
+			return context.Cause(ctx)
+		})
+	}()
+	synctest.Wait()
+	return ended
+}
+
+func nothing(context.Context) error { return nil }
+
+func TestOperateWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := bareManager()
+		ctx, cancel := context.WithCancel(t.Context())
+		first := begin(ctx, m, "start", 0)
+		if err := m.operate(t.Context(), "other", "start", 0, nothing); err != nil {
+			t.Errorf("an operation on another VM = %v", err)
+		}
+		second := make(chan error, 1)
+		go func() { second <- m.operate(t.Context(), "vm", "remove", 0, nothing) }()
+		synctest.Wait()
+		select {
+		case err := <-second:
+			t.Fatalf("the second operation did not wait: %v", err)
+		default:
+		}
+		cancel()
+		if err := <-first; !errors.Is(err, context.Canceled) {
+			t.Errorf("first = %v", err)
+		}
+		if err := <-second; err != nil {
+			t.Errorf("second = %v", err)
+		}
+	})
+}
+
+func TestOperateWaiterGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := bareManager()
+		ctx, cancel := context.WithCancel(t.Context())
+		first := begin(ctx, m, "start", 0)
+		waiting, giveUp := context.WithTimeout(t.Context(), time.Second)
+		defer giveUp()
+		// Also a detached operation ends with its client as long as it has not begun.
+		if err := m.operate(waiting, "vm", "stop", detached, nothing); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the waiter = %v", err)
+		}
+		cancel()
+		<-first
+	})
+}
+
+func TestOperatePreempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := bareManager()
+		first := begin(t.Context(), m, "start", 0)
+		if err := m.operate(t.Context(), "vm", "stop", preempt, nothing); err != nil {
+			t.Errorf("the stronger one = %v", err)
+		}
+		if err := <-first; api.CodeOf(err) != api.CodeCanceled || err.Error() != "start was cancelled by stop" {
+			t.Errorf("the weaker one = %v", err)
+		}
+	})
+}
+
+func TestOperateDetached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := bareManager()
+		ctx, cancel := context.WithCancel(t.Context())
+		first := begin(ctx, m, "stop", detached)
+		cancel()
+		synctest.Wait()
+		select {
+		case err := <-first:
+			t.Fatalf("it ended with its client: %v", err)
+		default:
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-first; api.CodeOf(err) != api.CodeUnavailable {
+			t.Errorf("ended by Close = %v, want unavailable", err)
+		}
+	})
+}
+
+func TestOperateWhileClosing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := bareManager()
+		first := begin(t.Context(), m, "start", 0)
+		waiter := make(chan error, 1)
+		go func() { waiter <- m.operate(t.Context(), "vm", "stop", 0, nothing) }()
+		synctest.Wait()
+		if err := m.Close(); err != nil { // waits for the first
+			t.Error(err)
+		}
+		for name, ended := range map[string]<-chan error{"under way": first, "waiting": waiter} {
+			if err := <-ended; api.CodeOf(err) != api.CodeUnavailable {
+				t.Errorf("the operation %s = %v, want unavailable", name, err)
+			}
+		}
+		if err := m.operate(t.Context(), "vm", "start", 0, nothing); api.CodeOf(err) != api.CodeUnavailable {
+			t.Errorf("an operation after Close = %v", err)
+		}
+		if err := m.Close(); err != nil {
+			t.Errorf("Close twice = %v", err)
+		}
+	})
+}
+
+func TestRetire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := bareManager()
+		ctx, cancel := context.WithCancel(t.Context())
+		first := begin(ctx, m, "start", 0)
+		retired := make(chan struct{})
+		go func() { m.Retire(t.Context()); close(retired) }()
+		synctest.Wait()
+		if err := m.operate(t.Context(), "vm2", "start", 0, nothing); api.CodeOf(err) != api.CodeUnavailable {
+			t.Errorf("a new operation = %v, want unavailable", err)
+		}
+		select {
+		case <-retired:
+			t.Fatal("Retire did not let the operation end")
+		case <-first:
+			t.Fatal("Retire cancelled the operation")
+		default:
+		}
+		cancel()
+		<-retired
+		<-first
+
+		late := bareManager()
+		stuck := begin(t.Context(), late, "start", 0)
+		patience, end := context.WithTimeout(t.Context(), time.Minute)
+		defer end()
+		late.Retire(patience) // returns, for it cancels what is left
+		if err := <-stuck; api.CodeOf(err) != api.CodeUnavailable {
+			t.Errorf("the stuck operation = %v", err)
+		}
+	})
+}
+
+// trace is a step that notes what is done and fails when told to.
+func trace(log *[]string, name string, doErr, undoErr error) step {
+	note := func(what string, err error) func(*machine, context.Context) error {
+		return func(_ *machine, ctx context.Context) error {
+			if ctx.Err() != nil {
+				what += " (canceled)"
+			}
+			*log = append(*log, what+" "+name)
+			return err
+		}
+	}
+	return step{name, note("do", doErr), note("undo", undoErr)}
+}
+
+func TestPerform(t *testing.T) {
+	bad, worse := errors.New("bad"), errors.New("worse")
+	tests := []struct {
+		name     string
+		fail     int // index of the step that fails, -1 for none
+		undoErr  error
+		want     string
+		wantErrs string
+	}{
+		{"OK", -1, nil, "do a, do b, do c", ""},
+		{"FirstFails", 0, nil, "do a, undo a", "a: bad"},
+		{"LastFails", 2, nil, "do a, do b, do c, undo c, undo b, undo a", "c: bad"},
+		{"UndoFailsToo", 1, worse, "do a, do b, undo b, undo a", "b: bad\nundo b: worse\nundo a: worse"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var log []string
+			var steps []step
+			for i, name := range []string{"a", "b", "c"} {
+				var err error
+				if i == tt.fail {
+					err = bad
+				}
+				steps = append(steps, trace(&log, name, err, tt.undoErr))
+			}
+			_, err := perform(t.Context(), &machine{}, steps)
+			if diff := cmp.Diff(tt.want, strings.Join(log, ", ")); diff != "" {
+				t.Errorf("order (-want +got):\n%s", diff)
+			}
+			got := ""
+			if err != nil {
+				got = err.Error()
+			}
+			if diff := cmp.Diff(tt.wantErrs, got); diff != "" {
+				t.Errorf("error (-want +got):\n%s", diff)
+			}
+			if tt.wantErrs != "" && !errors.Is(err, bad) {
+				t.Error("the cause is lost")
+			}
+		})
+	}
+}
+
+// What a step took is given back although the caller has left.
+func TestUndoOutlivesCaller(t *testing.T) {
+	var log []string
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	steps := []step{trace(&log, "a", nil, nil), {"b", func(*machine, context.Context) error { return context.Canceled }, nil}}
+	if _, err := perform(ctx, &machine{}, steps); !errors.Is(err, context.Canceled) {
+		t.Errorf("perform = %v", err)
+	}
+	if got, want := strings.Join(log, ", "), "do (canceled) a, undo a"; got != want {
+		t.Errorf("order = %q, want %q", got, want)
+	}
+}

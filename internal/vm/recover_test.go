@@ -1,0 +1,305 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"banger/api"
+	"banger/internal/store"
+)
+
+// Without a VMM, each state that a daemon may have left leads to a VM that is stopped, or gone.
+func TestRecoverWithoutVMM(t *testing.T) {
+	tests := []struct {
+		name       string
+		state      api.State
+		autoRemove bool
+		leased     bool
+		folder     bool
+		want       string // state and reason, or "gone"
+	}{
+		{"Creating", api.StateCreating, false, false, true, "gone"},
+		{"CreatingBeforeFolder", api.StateCreating, false, false, false, "gone"},
+		{"Removing", api.StateRemoving, false, false, true, "gone"},
+		{"RemovingAfterFolder", api.StateRemoving, false, false, false, "gone"},
+		{"Stopped", api.StateStopped, false, false, true, "stopped: never started"},
+		{"StoppedLeased", api.StateStopped, true, true, true, "gone"},
+		{"Starting", api.StateStarting, false, false, true, "stopped: the daemon ended while it was starting"},
+		{"StartingAutoRemove", api.StateStarting, true, false, true, "gone"},
+		{"Running", api.StateRunning, false, false, true, "stopped: vmm died"},
+		{"RunningAutoRemove", api.StateRunning, true, false, true, "gone"},
+		{"Stopping", api.StateStopping, false, false, true, "stopped: stopped"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHome(t, fakeWell)
+			v := h.insert(store.VM{State: tt.state, AutoRemove: tt.autoRemove, Leased: tt.leased})
+			if tt.state == api.StateStopped {
+				if err := h.store.SetState(t.Context(), v.ID, tt.state, "never started"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			dir := Dir(filepath.Join(h.dir, "vms", v.ID))
+			if tt.folder {
+				h.write(dir.Disk(), "disk")
+				h.write(dir.APISocket(), "of a dead VMM")
+			}
+			m := h.manager()
+			if err := m.Recover(t.Context()); err != nil { // idempotent
+				t.Fatal(err)
+			}
+			got := "gone"
+			now, err := m.VM(t.Context(), v.ID)
+			switch {
+			case err == nil:
+				got = string(now.State) + ": " + now.Reason
+			case api.CodeOf(err) != api.CodeNotFound:
+				t.Fatal(err)
+			}
+			if got != tt.want {
+				t.Errorf("VM is %q, want %q", got, tt.want)
+			}
+			if _, err := os.Stat(dir.Disk()); (err == nil) != (tt.want != "gone") {
+				t.Errorf("the disk: %v", err)
+			}
+		})
+	}
+}
+
+func TestRecoverRemovesStrangers(t *testing.T) {
+	h := newHome(t, fakeWell)
+	stranger := filepath.Join(h.dir, "vms", "0123456789ab")
+	h.write(filepath.Join(stranger, "disk.ext4"), "x")
+	h.write(filepath.Join(h.dir, "vms", "file"), "not a VM; it must not keep the others away")
+	known := h.insert(store.VM{State: api.StateRunning})
+	h.manager()
+	if _, err := os.Stat(stranger); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the stranger's folder: %v", err)
+	}
+	if v, err := h.store.VM(t.Context(), known.ID); err != nil || v.State != api.StateStopped {
+		t.Errorf("the known VM = %s, %v", v.State, err)
+	}
+}
+
+// A VM outlives its daemon, by its record or, when the daemon died before it could record the VMM, by its socket.
+func TestAdopt(t *testing.T) {
+	tests := []struct {
+		name   string
+		before func(h *home, id string) error // what the daemon's death left
+	}{
+		{"ByRecord", func(*home, string) error { return nil }},
+		{"BySocket", func(h *home, id string) error { return h.store.SetVMM(h.t.Context(), id, 0, 0) }},
+		{"AnotherHasThePID", func(h *home, id string) error { return h.store.SetVMM(h.t.Context(), id, os.Getpid(), 1) }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHome(t, fakeWell)
+			old := h.manager()
+			v := h.start(old, h.create(old, api.CreateVM{}).ID)
+			pid := old.liveOf(v.ID).process.PID()
+			if err := errors.Join(old.Close(), tt.before(h, v.ID)); err != nil {
+				t.Fatal(err)
+			}
+			m := h.manager()
+			l := m.liveOf(v.ID)
+			if l == nil || l.process.PID() != pid {
+				t.Fatalf("adopted %+v, want process %d", l, pid)
+			}
+			if agent, _, err := m.Agent(t.Context(), v.ID); err != nil {
+				t.Error(err)
+			} else if _, err := agent.Health(t.Context()); err != nil {
+				t.Errorf("Health of the adopted guest: %v", err)
+			}
+			stopped, err := m.Stop(t.Context(), v.ID, 0)
+			if err != nil || stopped.Reason != "stopped" {
+				t.Errorf("Stop = %q, %v", stopped.Reason, err)
+			}
+		})
+	}
+}
+
+func TestAdoptedVMMDies(t *testing.T) {
+	h := newHome(t, fakeWell)
+	old := h.manager()
+	v := h.start(old, h.create(old, api.CreateVM{}).ID)
+	if err := old.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m := h.manager()
+	if err := m.liveOf(v.ID).process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if now := h.await(m, v.ID, api.WaitStopped); now.Reason != "vmm died" {
+		t.Errorf("Reason = %q", now.Reason)
+	}
+}
+
+// A daemon that died in the middle of a start or a stop left a VMM behind.
+func TestRecoverWithVMM(t *testing.T) {
+	tests := []struct {
+		state api.State
+		want  string
+	}{
+		{api.StateStarting, "the daemon ended while it was starting"},
+		{api.StateStopping, "stopped"},
+		{api.StateRemoving, ""},
+	}
+	for _, tt := range tests {
+		t.Run(string(tt.state), func(t *testing.T) {
+			h := newHome(t, fakeWell)
+			old := h.manager()
+			v := h.start(old, h.create(old, api.CreateVM{}).ID)
+			if err := errors.Join(old.Close(), h.store.SetState(t.Context(), v.ID, tt.state, "")); err != nil {
+				t.Fatal(err)
+			}
+			m := h.manager()
+			if tt.state == api.StateRemoving {
+				if _, err := m.VM(t.Context(), v.ID); api.CodeOf(err) != api.CodeNotFound {
+					t.Errorf("VM = %v, want not found", err)
+				}
+				return
+			}
+			now := h.await(m, v.ID, api.WaitStopped)
+			if now.Reason != tt.want || now.VMM != nil {
+				t.Errorf("VM = %+v, want reason %q", now, tt.want)
+			}
+			lock, err := tryLock(m.Dir(v.ID).Lock())
+			if lock == nil || err != nil {
+				t.Fatalf("the lock is held still (%v)", err)
+			}
+			lock.Close()
+		})
+	}
+}
+
+// A teardown may be cut anywhere and is run again: twice gives the same as once.
+func TestTearDownIsIdempotent(t *testing.T) {
+	h := newHome(t, fakeWell)
+	m := h.manager()
+	v := h.start(m, h.create(m, api.CreateVM{}).ID)
+	rec, err := h.store.VM(t.Context(), v.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As the VM's operation, as everywhere: the watcher of the VMM records its end too.
+	err = m.operate(t.Context(), v.ID, "test", 0, func(ctx context.Context) error {
+		for i := range 2 {
+			if err := m.tearDownRun(ctx, m.machine(rec), "x"); err != nil {
+				t.Errorf("run %d of tearDownRun: %v", i, err)
+			}
+		}
+		for i := range 2 {
+			if err := m.tearDown(ctx, m.machine(rec)); err != nil {
+				t.Errorf("run %d of tearDown: %v", i, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLease(t *testing.T) {
+	tests := []struct {
+		name string
+		end  func(m *Manager, id string) error // before the client leaves
+		want string                            // who removed the VM
+	}{
+		{"ClientLeaves", func(*Manager, string) error { return nil }, "lease"},
+		{"ClientRemovesItself", func(m *Manager, id string) error { return m.Remove(context.Background(), id, true) }, "client"},
+		{"AnotherDaemonHasIt", func(m *Manager, _ string) error { m.Retire(context.Background()); return nil }, "elsewhere"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHome(t, fakeWell)
+			m := h.manager()
+			v := h.create(m, api.CreateVM{Lease: true, AutoRemove: true})
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			held, ended, elsewhere := make(chan struct{}), make(chan error, 1), ""
+			go func() {
+				ended <- m.Lease(ctx, v.ID, func() { close(held) }, func(_ context.Context, id string) error {
+					elsewhere = id
+					return nil
+				})
+			}()
+			select {
+			case <-held:
+			case <-time.After(10 * time.Second):
+				t.Fatal("the lease is not held")
+			}
+			if err := m.Lease(t.Context(), v.ID, nil, nil); api.CodeOf(err) != api.CodeConflict {
+				t.Errorf("a second lease = %v, want conflict", err)
+			}
+			if err := tt.end(m, v.ID); err != nil {
+				t.Fatal(err)
+			}
+			leave()
+			if err := <-ended; err != nil {
+				t.Errorf("Lease = %v", err)
+			}
+			wantElsewhere := ""
+			if tt.want == "elsewhere" {
+				wantElsewhere = v.ID
+			}
+			if diff := cmp.Diff(wantElsewhere, elsewhere); diff != "" {
+				t.Errorf("removed elsewhere (-want +got):\n%s", diff)
+			}
+			_, err := h.store.VM(t.Context(), v.ID)
+			if gone := api.CodeOf(err) == api.CodeNotFound; gone != (tt.want != "elsewhere") {
+				t.Errorf("the record: %v", err)
+			}
+		})
+	}
+}
+
+// An older daemon that serves its last sessions holds the lease: the new one leaves the VM alone.
+func TestRecoverLeavesHeldLease(t *testing.T) {
+	h := newHome(t, fakeWell)
+	v := h.insert(store.VM{State: api.StateStopped, Leased: true})
+	dir := Dir(filepath.Join(h.dir, "vms", v.ID))
+	h.write(dir.Disk(), "disk")
+	lock, err := tryLock(dir.Lease())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	m := h.manager()
+	if _, err := m.VM(t.Context(), v.ID); err != nil {
+		t.Errorf("VM whose lease is held: %v", err)
+	}
+}
+
+func TestWait(t *testing.T) {
+	h := newHome(t, fakeWell)
+	m := h.manager()
+	v := h.create(m, api.CreateVM{Name: "web"})
+	if _, err := m.Wait(t.Context(), "web", "nonsense"); api.CodeOf(err) != api.CodeInvalid {
+		t.Errorf("Wait for nonsense = %v, want invalid", err)
+	}
+	if _, err := m.Wait(t.Context(), "web", api.WaitRunning); api.CodeOf(err) != api.CodeConflict {
+		t.Errorf("Wait until a stopped VM runs = %v, want conflict", err)
+	}
+	if now, err := m.Wait(t.Context(), "web", api.WaitStopped); err != nil || now.ID != v.ID {
+		t.Errorf("Wait until stopped = %+v, %v", now, err)
+	}
+	h.start(m, v.ID)
+	gone := make(chan error, 1)
+	go func() {
+		_, err := m.Wait(context.Background(), v.ID, api.WaitStopped)
+		gone <- err
+	}()
+	if err := m.Remove(t.Context(), v.ID, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-gone; err != nil && api.CodeOf(err) != api.CodeNotFound {
+		t.Errorf("Wait for a VM that was removed = %v", err)
+	}
+}

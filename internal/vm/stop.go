@@ -1,0 +1,148 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/api"
+	"banger/internal/progress"
+	"banger/internal/store"
+)
+
+// forceTimeout is how long a guest may take to reset once it was told to skip its own shutdown.
+const forceTimeout = 10 * time.Second
+
+// lastAnswerTimeout is how long a VM may take to end whose agent did not answer: it may have ended the agent first.
+const lastAnswerTimeout = 2 * time.Second
+
+// Stop shuts a VM down: the agent syncs and asks the init system to shut down; past the timeout (0 means the configured
+// one) the VM is killed. A VM that is starting is cancelled. Once begun a stop is finished, whatever becomes of ctx.
+func (m *Manager) Stop(ctx context.Context, ref string, timeout time.Duration) (api.VM, error) {
+	rec, err := m.Store.VM(ctx, ref)
+	if err != nil {
+		return api.VM{}, err
+	}
+	err = m.operate(ctx, rec.ID, "stop", preempt|detached, func(ctx context.Context) error {
+		if rec, err = m.Store.VM(ctx, rec.ID); err != nil || rec.State == api.StateStopped {
+			return err
+		}
+		return m.stop(ctx, m.machine(rec), orDefault(timeout, m.Config.StopTimeout))
+	})
+	if err != nil {
+		return api.VM{}, fmt.Errorf("stop VM %s: %w", rec.Name, err)
+	}
+	return m.lastSeen(ctx, rec)
+}
+
+// lastSeen returns a VM after it stopped; one that removes itself then is shown as it was.
+func (m *Manager) lastSeen(ctx context.Context, rec store.ListedVM) (api.VM, error) {
+	v, err := m.VM(ctx, rec.ID)
+	if api.CodeOf(err) == api.CodeNotFound && rec.AutoRemove {
+		rec.State, rec.VMMPID = api.StateStopped, 0
+		return m.describe(rec), nil
+	}
+	return v, err
+}
+
+// stop is the operation itself. It ends early when a kill takes its place.
+func (m *Manager) stop(ctx context.Context, machine *machine, timeout time.Duration) error {
+	if err := m.Store.SetState(ctx, machine.rec.ID, api.StateStopping, ""); err != nil {
+		return err
+	}
+	m.stateChanged()
+	reason := "stopped"
+	if l := m.liveOf(machine.rec.ID); l != nil && !shutDown(ctx, l, timeout) {
+		if ctx.Err() != nil {
+			return context.Cause(ctx) // another operation ends the VM its own way
+		}
+		reason = fmt.Sprintf("killed: the guest did not shut down within %s", timeout)
+	}
+	return m.tearDownRun(ctx, machine, reason)
+}
+
+// shutDown asks the guest to end, then tells it to, and reports whether its VMM ended.
+func shutDown(ctx context.Context, l *live, timeout time.Duration) bool {
+	return endGuest(ctx, l, "shut down guest", false, timeout) || endGuest(ctx, l, "reset guest", true, forceTimeout)
+}
+
+// endGuest has the agent end the VM, after a sync in any case, and reports whether the VMM ended within the time. An
+// agent may die before its answer is out, so an error alone proves nothing.
+func endGuest(ctx context.Context, l *live, stageName string, force bool, within time.Duration) bool {
+	stage := progress.Start(ctx, stageName)
+	asked, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	began := time.Now()
+	if err := l.agent.Shutdown(asked, force); err != nil {
+		within = min(within, lastAnswerTimeout)
+	} else {
+		within -= time.Since(began)
+	}
+	if ended(ctx, l, within) {
+		stage.End(nil)
+		return true
+	}
+	stage.End(errors.New("the guest did not end"))
+	return false
+}
+
+// ended reports whether the VMM ended within the time.
+func ended(ctx context.Context, l *live, within time.Duration) bool {
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-l.process.Done():
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// Restart is Stop, then Start.
+func (m *Manager) Restart(ctx context.Context, ref string, timeout time.Duration) (api.VM, error) {
+	v, err := m.Stop(ctx, ref, timeout)
+	if err != nil {
+		return v, err
+	}
+	if v.AutoRemove {
+		return v, api.Errorf(api.CodeConflict, "VM %s was removed when it stopped, as it was created to be", v.Name)
+	}
+	return m.Start(ctx, v.ID)
+}
+
+// Kill sends a signal to a VM's VMM. For a signal that ends the VMM it returns when the VM is stopped; whatever is
+// under way on the VM is cancelled.
+func (m *Manager) Kill(ctx context.Context, ref string, signal unix.Signal) (api.VM, error) {
+	rec, err := m.Store.VM(ctx, ref)
+	if err != nil {
+		return api.VM{}, err
+	}
+	if signal != unix.SIGKILL && signal != unix.SIGTERM {
+		l := m.liveOf(rec.ID)
+		if l == nil {
+			return api.VM{}, notRunning(rec)
+		}
+		return m.describe(rec), l.process.Signal(signal)
+	}
+	err = m.operate(ctx, rec.ID, "kill", preempt|detached, func(ctx context.Context) error {
+		before := rec.State
+		if rec, err = m.Store.VM(ctx, rec.ID); err != nil {
+			return err
+		}
+		switch {
+		case rec.State != api.StateStopped:
+			return m.tearDownRun(ctx, m.machine(rec), "killed")
+		case before == api.StateStopped:
+			return notRunning(rec)
+		}
+		return nil // what this kill cancelled has ended the VM
+	})
+	if err != nil {
+		return api.VM{}, fmt.Errorf("kill VM %s: %w", rec.Name, err)
+	}
+	return m.lastSeen(ctx, rec)
+}
