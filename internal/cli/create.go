@@ -1,0 +1,112 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"banger/api"
+	"banger/internal/config"
+)
+
+// vmFlags are the flags that describe a new machine.
+type vmFlags struct {
+	name, image, kernel, memory, disk string
+	cpus                              int
+	env                               []string
+	network                           string
+	isolated                          bool
+}
+
+func (f *vmFlags) register(a *app, cmd *cobra.Command) {
+	set := cmd.Flags()
+	set.StringVarP(&f.name, "name", "n", "", "name, a DNS label (default: made up)")
+	set.StringVarP(&f.image, "image", "i", "", "image (default from the settings)")
+	set.StringVar(&f.kernel, "kernel", "", "kernel bundle (default from the settings)")
+	set.IntVarP(&f.cpus, "cpus", "c", 0, "number of CPUs (default from the settings)")
+	set.StringVarP(&f.memory, "memory", "m", "", "memory, such as 512MiB or 2GiB (default from the settings)")
+	set.StringVar(&f.disk, "disk", "", "size of its disk, which only takes what is written (default from the settings)")
+	set.StringArrayVarP(&f.env, "env", "e", nil, "environment of its commands, NAME=VALUE, or NAME for the value here; many")
+	set.StringVar(&f.network, "net", "", "user (other machines, and the world through this host) or none (default from the settings)")
+	set.BoolVar(&f.isolated, "isolated", false, "reach no other machine, and be reached by none")
+	registerCompletion(cmd, "net", cobra.FixedCompletions([]string{string(api.NetworkUser), string(api.NetworkNone)}, cobra.ShellCompDirectiveNoFileComp))
+	registerCompletion(cmd, "image", a.completeImages)
+	registerCompletion(cmd, "kernel", a.completeKernels)
+}
+
+// request turns the flags into what the API takes.
+func (f *vmFlags) request(a *app, cmd *cobra.Command) (api.CreateVM, error) {
+	want := api.CreateVM{Name: f.name, Image: f.image, Kernel: f.kernel, CPUs: f.cpus, Env: a.expandEnv(f.env), Network: api.Network(f.network), Isolated: f.isolated}
+	for _, size := range []struct {
+		flag, text string
+		to         *int
+	}{{"memory", f.memory, &want.MemoryMiB}, {"disk", f.disk, &want.DiskMiB}} {
+		if size.text == "" {
+			continue
+		}
+		mib, err := config.ParseMiB(size.text)
+		if err != nil {
+			return want, badUsage(cmd, "--%s: %w", size.flag, err)
+		}
+		*size.to = mib
+	}
+	if flag := cmd.Flags().Lookup("cpus"); flag.Changed && f.cpus < 1 {
+		return want, badUsage(cmd, "--cpus: %d is not a number from 1 on", f.cpus)
+	}
+	return want, nil
+}
+
+// expandEnv gives a bare NAME the value that it has here, as docker does; one that is not set here is left out.
+func (a *app) expandEnv(env []string) []string {
+	var full []string
+	for _, e := range env {
+		if strings.Contains(e, "=") {
+			full = append(full, e)
+		} else if value := a.Getenv(e); value != "" {
+			full = append(full, e+"="+value)
+		}
+	}
+	return full
+}
+
+func (a *app) createCommand() *cobra.Command {
+	var flags vmFlags
+	cmd := &cobra.Command{
+		Use:     "create",
+		Short:   "Make a machine without starting it",
+		Example: "  banger create --name web --cpus 4 --memory 4GiB",
+		Args:    args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			want, err := flags.request(a, cmd)
+			if err != nil {
+				return err
+			}
+			client, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer client.CloseIdle()
+			display := a.newDisplay()
+			vm, err := client.CreateVM(cmd.Context(), want, display.show)
+			display.close()
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(vm)
+			}
+			_, err = fmt.Fprintln(a.Stdout, vm.Name)
+			return err
+		},
+	}
+	flags.register(a, cmd)
+	return cmd
+}
+
+// registerCompletion ties a completion to a flag that the same function has just defined.
+func registerCompletion(cmd *cobra.Command, flag string, complete cobra.CompletionFunc) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, complete); err != nil {
+		panic(err) // the flag does not exist: a mistake in this package
+	}
+}

@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"fmt"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger/api"
+	"banger/internal/daemon"
+	"banger/internal/host"
+)
+
+func (a *app) daemonCommand() *cobra.Command {
+	cmd := group("daemon", "The process behind the commands; it starts by itself", "  banger daemon status\n  banger daemon stop",
+		a.daemonRunCommand(), a.daemonStatusCommand(), a.daemonStopCommand())
+	cmd.Long = `The daemon starts by itself at the first command and is replaced when another build of banger is run.
+Machines outlive it: they go on when it ends, and the next one finds them.`
+	return cmd
+}
+
+func (a *app) daemonRunCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "run",
+		Short:   "Be the daemon, in the foreground",
+		Example: "  banger daemon run",
+		Args:    args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			tools, err := host.FindTools()
+			if err != nil {
+				return err
+			}
+			signal.Ignore(syscall.SIGHUP) // the terminal of the command that started it may go
+			return daemon.Run(cmd.Context(), a.config, tools, a.logger())
+		},
+	}
+}
+
+func (a *app) daemonStatusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "status",
+		Short:   "Say whether the daemon runs",
+		Example: "  banger daemon status --json",
+		Args:    args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client := api.NewClient(daemon.SocketPath(a.config.Home))
+			defer client.CloseIdle()
+			status, err := a.status(cmd.Context(), client)
+			if nobodyListens(err) {
+				return api.Errorf(api.CodeUnavailable, "no daemon runs for %s", a.config.Home).WithHint("any command starts it, such as: banger ls")
+			}
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(status)
+			}
+			return a.table([][]string{
+				{"pid", strconv.Itoa(status.PID)},
+				{"version", status.Version},
+				{"home", status.Home},
+				{"socket", status.Socket},
+				{"up", seconds(time.Duration(status.UptimeMS) * time.Millisecond)},
+				{"memory", size(status.RSSBytes)},
+				{"machines", fmt.Sprintf("%d, %d running", status.VMs, status.RunningVMs)},
+			})
+		},
+	}
+}
+
+func (a *app) daemonStopCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "stop",
+		Short:   "End the daemon; running machines go on",
+		Example: "  banger daemon stop",
+		Args:    args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client := api.NewClient(daemon.SocketPath(a.config.Home))
+			defer client.CloseIdle()
+			err := client.StopDaemon(cmd.Context(), api.StopDaemon{})
+			if nobodyListens(err) {
+				return nil
+			}
+			return err
+		},
+	}
+}

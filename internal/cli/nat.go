@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) natCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "nat NAME on|off",
+		Short: "Open or close a machine's way to the world, at once",
+		Long: `Open or close a machine's way to the world, at once. With off it still reaches other machines and their names,
+and nothing beyond.`,
+		Example: "  banger nat web off",
+		Args:    args(cobra.ExactArgs(2)),
+		ValidArgsFunction: func(cmd *cobra.Command, given []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+			if len(given) == 1 {
+				return []string{"on", "off"}, cobra.ShellCompDirectiveNoFileComp
+			}
+			return a.completeOneVM(cmd, given, toComplete)
+		},
+		RunE: func(cmd *cobra.Command, given []string) error {
+			if given[1] != "on" && given[1] != "off" {
+				return badUsage(cmd, "%q is neither on nor off", given[1])
+			}
+			client, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer client.CloseIdle()
+			vm, err := client.SetNAT(cmd.Context(), given[0], given[1] == "on")
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(vm)
+			}
+			_, err = fmt.Fprintln(a.Stdout, vm.Name)
+			return err
+		},
+	}
+}

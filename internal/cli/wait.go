@@ -1,0 +1,49 @@
+package cli
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger/api"
+)
+
+func (a *app) waitCommand() *cobra.Command {
+	var condition string
+	var timeout time.Duration
+	conditions := []string{string(api.WaitRunning), string(api.WaitBooted), string(api.WaitStopped)}
+	cmd := &cobra.Command{
+		Use:   "wait NAME",
+		Short: "Wait until a machine runs, has booted or has stopped",
+		Example: `  banger wait web --for booted
+  banger wait web --for stopped --timeout 10m`,
+		Args:              args(cobra.ExactArgs(1)),
+		ValidArgsFunction: a.completeOneVM,
+		RunE: func(cmd *cobra.Command, given []string) error {
+			ctx := cmd.Context()
+			if timeout > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeoutCause(ctx, timeout, api.Errorf(api.CodeTimeout, "%s was not %s within %s", given[0], condition, timeout))
+				defer cancel()
+			}
+			client, err := a.connect(ctx)
+			if err != nil {
+				return err
+			}
+			defer client.CloseIdle()
+			vm, err := client.WaitVM(ctx, given[0], api.WaitFor(condition))
+			if ctx.Err() != nil && cmd.Context().Err() == nil {
+				return context.Cause(ctx)
+			}
+			if err == nil && a.json {
+				return a.printJSON(vm)
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&condition, "for", string(api.WaitRunning), "running (the agent answers), booted (all services are up) or stopped")
+	cmd.Flags().DurationVar(&timeout, "timeout", 0, "give up after this time (default: never)")
+	registerCompletion(cmd, "for", cobra.FixedCompletions(conditions, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
