@@ -1,0 +1,199 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"banger/api"
+)
+
+// The world of these tests is a web server in a namespace of its own, on addresses kept for documentation (RFC 5737).
+const (
+	worldAddress = "198.51.100.2"
+	hostAddress  = "198.51.100.1" // the host's own, which guests must not reach
+)
+
+// newWorld makes the world and a service on the host, and returns the service's port. Both end with the test.
+func newWorld(t *testing.T) (hostPort string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root makes a world for the host to reach; CI runs this as root")
+	}
+	dir := t.TempDir()
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(filepath.Join(dir, "hello"), []byte("hello from the world\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	ip := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %v: %v\n%s", args, err, out)
+		}
+	}
+	const world, link = "banger-e2e", "be2e0"
+	for _, left := range [][]string{{"netns", "del", world}, {"link", "del", link}} { // by a run that was killed
+		_ = exec.Command("ip", left...).Run()
+	}
+	ip("netns", "add", world)
+	t.Cleanup(func() { ip("netns", "del", world) })
+	ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", world)
+	t.Cleanup(func() { ip("link", "del", link) })
+	ip("addr", "add", hostAddress+"/24", "dev", link)
+	ip("link", "set", link, "up")
+	ip("-n", world, "addr", "add", worldAddress+"/24", "dev", "eth0")
+	ip("-n", world, "link", "set", "eth0", "up")
+	ip("-n", world, "link", "set", "lo", "up")
+	serve := exec.Command("ip", "netns", "exec", world, "busybox", "httpd", "-f", "-p", worldAddress+":80", "-h", dir)
+	if err := serve.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = serve.Process.Kill(), serve.Wait() })
+	listener, err := net.Listen("tcp", net.JoinHostPort(hostAddress, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.NotFoundHandler()}
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { server.Close() })
+	_, hostPort, err = net.SplitHostPort(listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hostPort
+}
+
+// guest runs a shell command in a VM and returns what it says and whether it worked.
+func (h *home) guest(vm, command string) (string, bool) {
+	h.t.Helper()
+	r := h.try("exec", vm, "--", "sh", "-c", command)
+	return r.stdout, r.code == 0
+}
+
+const fetch = "curl -sS --max-time 20 http://"
+
+// reaches fails the test unless the command's success is as wanted.
+func (h *home) reaches(want bool, vm, command string) {
+	h.t.Helper()
+	if out, ok := h.guest(vm, command); ok != want {
+		h.t.Errorf("in %s: %s: worked %t, want %t\n%s", vm, command, ok, want, out)
+	}
+}
+
+// TestNetwork looks at the rules from inside real guests, once for each way in which a VM comes to run.
+func TestNetwork(t *testing.T) {
+	hostPort := newWorld(t)
+	h := newHome(t)
+	h.banger("run", "-d", "--name", "ant")
+	h.banger("run", "-d", "--name", "bee")
+	h.banger("run", "-d", "--name", "owl", "--isolated")
+	h.banger("run", "-d", "--name", "hermit", "--net", "none")
+	rules := func(t *testing.T) {
+		h := h.in(t)
+		h.reaches(true, "ant", fetch+worldAddress+"/hello")
+		h.reaches(false, "ant", "curl -s --max-time 3 http://"+net.JoinHostPort(hostAddress, hostPort))
+		h.reaches(false, "ant", "curl -s --max-time 3 http://169.254.169.254/")
+		h.reaches(true, "ant", "ping -c 1 -W 10 bee.vm")
+		h.reaches(false, "ant", "ping -c 1 -W 2 owl.vm")
+		h.reaches(false, "owl", "ping -c 1 -W 2 ant.vm")
+		h.reaches(true, "owl", fetch+worldAddress+"/hello")
+		// Somebody else's address, and somebody else's MAC.
+		h.reaches(false, "ant", "ip addr add 172.30.99.99/16 dev eth0; ping -c 1 -W 2 -I 172.30.99.99 bee.vm; r=$?; ip addr del 172.30.99.99/16 dev eth0; exit $r")
+		if out, _ := h.guest("ant", "hostname -f"); out != "ant.vm\n" {
+			t.Errorf("hostname -f says %q", out)
+		}
+		if out, _ := h.guest("ant", "getent hosts "+h.vm("bee").Address); !strings.Contains(out, "bee.vm") {
+			t.Errorf("the name of bee's address is %q", out)
+		}
+		h.reaches(false, "hermit", "test -e /sys/class/net/eth0")
+	}
+	t.Run("Run", rules)
+	t.Run("NAT", func(t *testing.T) {
+		h := h.in(t)
+		h.banger("nat", "ant", "off")
+		h.reaches(false, "ant", "curl -s --max-time 3 http://"+worldAddress+"/hello")
+		h.reaches(true, "ant", "ping -c 1 -W 10 bee.vm")
+		h.banger("restart", "ant")
+		h.reaches(false, "ant", "curl -s --max-time 3 http://"+worldAddress+"/hello")
+		h.banger("nat", "ant", "on")
+		h.reaches(true, "ant", fetch+worldAddress+"/hello")
+		h.fails(1, "has no network", "nat", "hermit", "off")
+	})
+	t.Run("Restarted", func(t *testing.T) {
+		before := h.in(t).vm("bee").Address
+		h.in(t).banger("restart", "bee")
+		if after := h.in(t).vm("bee").Address; after != before || before == "" {
+			t.Errorf("bee has the address %s, had %s", after, before)
+		}
+		rules(t)
+	})
+	t.Run("Adopted", func(t *testing.T) {
+		h := h.in(t)
+		if err := syscall.Kill(h.daemon().PID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		h.banger("ls")
+		rules(t)
+	})
+	t.Run("KeeperKilled", func(t *testing.T) {
+		h := h.in(t)
+		keeper := h.process("netns keep")
+		if err := syscall.Kill(keeper, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		h.reaches(true, "ant", "ping -c 1 -W 10 "+h.vm("bee").Address) // the bridge needs nobody
+		eventually(t, "another keeper", func() bool { pid := h.process("netns keep"); return pid != 0 && pid != keeper })
+		eventually(t, "names again", func() bool { _, ok := h.guest("ant", "getent hosts bee.vm"); return ok })
+		rules(t)
+	})
+}
+
+// process returns the pid of this home's process that has those words in its command line, or 0.
+func (h *home) process(words string) int {
+	for _, p := range h.processList() {
+		if strings.Contains(p.args, words) {
+			return p.pid
+		}
+	}
+	return 0
+}
+
+// TestManyAddresses makes many VMs at once: each has an address of its own.
+func TestManyAddresses(t *testing.T) {
+	h := newHome(t)
+	h.banger("ls") // starts the daemon
+	client := api.NewClient(filepath.Join(h.dir, "daemon.sock"))
+	defer client.CloseIdle()
+	const many = 40
+	made := make(chan error, many)
+	ctx, cancel := context.WithTimeout(t.Context(), commandTimeout)
+	defer cancel()
+	for range many {
+		go func() {
+			_, err := client.CreateVM(ctx, api.CreateVM{DiskMiB: 64}, nil)
+			made <- err
+		}()
+	}
+	for range many {
+		if err := <-made; err != nil {
+			t.Error(err)
+		}
+	}
+	vms, err := client.VMs(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, v := range vms {
+		seen[v.Address] = true
+	}
+	if len(vms) != many || len(seen) != many || seen[""] {
+		t.Errorf("%d VMs have %d addresses, want %d of both", len(vms), len(seen), many)
+	}
+}

@@ -1,0 +1,226 @@
+// Package house holds no code: its tests check the rules that the whole repository keeps, such as which package may
+// import which. DESIGN and AGENTS tell the rules; here they are enforced.
+package house
+
+import (
+	"bytes"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "banger"
+
+// source is one Go file of ours.
+type source struct {
+	path      string // in the repository
+	lines     int
+	generated bool
+	file      *ast.File
+}
+
+func (s source) folder() string { return path.Dir(s.path) }
+func (s source) isTest() bool   { return strings.HasSuffix(s.path, "_test.go") }
+
+// sources parses every Go file of the repository.
+func sources(t *testing.T) []source {
+	t.Helper()
+	root := filepath.Join("..", "..")
+	var all []source
+	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && name != root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "bin") {
+			return filepath.SkipDir
+		}
+		if d.IsDir() || filepath.Ext(name) != ".go" {
+			return nil
+		}
+		code, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, code, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(root, name)
+		all = append(all, source{filepath.ToSlash(relative), bytes.Count(code, []byte("\n")), ast.IsGenerated(file), file})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) < 50 {
+		t.Fatalf("only %d files were found", len(all))
+	}
+	return all
+}
+
+// imports returns the paths that a file imports.
+func imports(t *testing.T, s source) []string {
+	t.Helper()
+	var paths []string
+	for _, spec := range s.file.Imports {
+		p, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, p)
+	}
+	return paths
+}
+
+// within reports whether a package lies in a folder of this module, or below it.
+func within(pkg, folder string) bool {
+	pkg = strings.TrimPrefix(pkg, module+"/")
+	return pkg == folder || strings.HasPrefix(pkg, folder+"/")
+}
+
+// layers are the packages that may know each other only downwards: a package imports none of its own layer's
+// neighbours above it. What stands in no layer is checked by forbidden alone.
+var layers = [][]string{
+	{"cmd"},
+	{"internal/cli"},
+	{"internal/daemon"},
+	{"internal/vm", "internal/host"},
+	{"internal/image", "internal/kernel", "internal/network"},
+	{"internal/firecracker", "internal/guest", "internal/store", "internal/debian", "internal/config"},
+	{"internal/disk"},
+	{"internal/progress", "internal/build"},
+	{"api"},
+}
+
+func TestImportsPointDown(t *testing.T) {
+	layerOf := func(pkg string) int {
+		for i, layer := range layers {
+			if slices.ContainsFunc(layer, func(folder string) bool { return within(pkg, folder) }) {
+				return i
+			}
+		}
+		return -1
+	}
+	for _, s := range sources(t) {
+		from := layerOf(s.folder())
+		if s.isTest() || from < 0 {
+			continue
+		}
+		for _, imported := range imports(t, s) {
+			if to := layerOf(imported); to >= 0 && to < from {
+				t.Errorf("%s imports %s, which stands above it", s.path, imported)
+			}
+		}
+	}
+}
+
+// forbidden imports: a package below the folder on the left must not import one on the right.
+var forbidden = []struct {
+	folder string
+	not    []string
+	why    string
+}{
+	{"internal/cli", []string{"internal/vm", "internal/store", "internal/image", "internal/kernel", "internal/firecracker", "internal/qemu", "internal/fcqemu"}, "the CLI uses the daemon's API and nothing else"},
+	{"internal/daemon", []string{"internal/cli", "internal/qemu", "internal/fcqemu", "internal/guestd"}, "the daemon knows no QEMU and no guest's inside"},
+	{"internal/vm", []string{"internal/daemon", "internal/host", "internal/qemu", "internal/fcqemu", "internal/guestd", "net/http"}, "a VM is a VMM behind Firecracker's API"},
+	{"internal/host", []string{"internal/qemu", "internal/fcqemu"}, "only firecracker-qemu knows QEMU"},
+	{"internal/firecracker", []string{"internal/vm", "internal/guest", "internal/store", "internal/fcqemu", "internal/qemu"}, "it knows the contract only"},
+	{"internal/guest", []string{"internal/guestd", "internal/vm", "internal/store", "internal/firecracker"}, "it does not know how a VM runs"},
+	{"internal/guestd", []string{"api", "internal/vm", "internal/store", "internal/daemon", "internal/firecracker", "internal/kernel", "internal/image", "github.com/spf13/cobra", "modernc.org/sqlite"}, "it is carried into every guest and must stay small"},
+	{"internal/fcqemu", []string{"internal/vm", "internal/store", "internal/daemon", "internal/guest", "internal/cli", "internal/firecracker"}, "firecracker-qemu is a product of its own"},
+	{"internal/qemu", []string{"internal/vm", "internal/store", "internal/daemon", "internal/fcqemu", "internal/cli"}, "it is the lower half of firecracker-qemu"},
+	{"internal/store", []string{"internal/disk", "internal/vm", "internal/image", "internal/kernel"}, "it keeps records, nothing else"},
+	{"internal/disk", []string{"internal/store", "internal/vm", "internal/image", "internal/kernel"}, "it works on files"},
+}
+
+func TestForbiddenImports(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.isTest() {
+			continue
+		}
+		for _, rule := range forbidden {
+			if !within(s.folder(), rule.folder) {
+				continue
+			}
+			for _, imported := range imports(t, s) {
+				if slices.ContainsFunc(rule.not, func(folder string) bool { return within(imported, folder) }) {
+					t.Errorf("%s imports %s: %s", s.path, imported, rule.why)
+				}
+			}
+		}
+	}
+}
+
+// A program of somebody else's takes package api without taking banger.
+func TestAPIUsesStandardLibraryOnly(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.folder() != "api" || s.isTest() {
+			continue
+		}
+		for _, imported := range imports(t, s) {
+			if first, _, _ := strings.Cut(imported, "/"); strings.Contains(first, ".") || first == module {
+				t.Errorf("%s imports %s", s.path, imported)
+			}
+		}
+	}
+}
+
+func TestNoCatchAllPackages(t *testing.T) {
+	for _, s := range sources(t) {
+		for part := range strings.SplitSeq(s.folder(), "/") {
+			if slices.Contains([]string{"util", "utils", "common", "pkg", "helpers", "misc"}, part) {
+				t.Errorf("%s: a package is named by its domain", s.path)
+			}
+		}
+	}
+}
+
+// A package's doc stands in exactly one file that is not a test, unless the package is made of tests.
+func TestPackageDocInOneFile(t *testing.T) {
+	documented := map[string][]string{}
+	for _, s := range sources(t) {
+		key := s.folder()
+		if strings.HasSuffix(s.file.Name.Name, "_test") || s.generated {
+			continue
+		}
+		if s.file.Doc == nil {
+			documented[key] = append(documented[key], "")
+			continue
+		}
+		documented[key] = append(documented[key], s.path)
+		text := s.file.Doc.Text()
+		if want := "Package " + s.file.Name.Name + " "; s.file.Name.Name != "main" && !strings.HasPrefix(text, want) {
+			t.Errorf("the doc in %s does not begin with %q", s.path, want)
+		}
+		if want := "Command " + path.Base(key) + " "; s.file.Name.Name == "main" && within(key, "cmd") && !strings.HasPrefix(text, want) {
+			t.Errorf("the doc in %s does not begin with %q", s.path, want)
+		}
+	}
+	for folder, files := range documented {
+		files = slices.DeleteFunc(files, func(name string) bool { return name == "" })
+		if len(files) != 1 {
+			t.Errorf("package %s has its doc in %d files %v, want 1", folder, len(files), files)
+		}
+	}
+}
+
+func TestLengthOfFiles(t *testing.T) {
+	const maxFile, maxMain = 500, 40
+	for _, s := range sources(t) {
+		switch {
+		case s.generated:
+		case path.Base(s.path) == "main.go" && within(s.folder(), "cmd") && s.lines >= maxMain:
+			t.Errorf("%s has %d lines; a main has fewer than %d", s.path, s.lines, maxMain)
+		case s.lines > maxFile:
+			t.Errorf("%s has %d lines; rethink it at %d", s.path, s.lines, maxFile)
+		}
+	}
+}
