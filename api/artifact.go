@@ -4,20 +4,56 @@ import "time"
 
 // Image is a read-only root filesystem that VMs share.
 type Image struct {
-	ID        string    `json:"id"`   // sha256 of its filesystem, hex
-	Name      string    `json:"name"` // such as debian:trixie
-	Source    string    `json:"source"`
-	SizeBytes int64     `json:"size_bytes"`
-	CreatedAt time.Time `json:"created_at"`
-	Dir       string    `json:"dir"`
-	UsedBy    []string  `json:"used_by,omitempty"` // names of the VMs that use it
+	ID           string         `json:"id"`              // sha256 of its filesystem, hex
+	Name         string         `json:"name"`            // the first of Names, or the id when it has none
+	Names        []string       `json:"names,omitempty"` // all, the oldest first, such as debian:trixie
+	Source       string         `json:"source"`
+	Architecture string         `json:"architecture,omitempty"` // as Debian names it
+	Preset       string         `json:"preset,omitempty"`       // that it was built with
+	PresetSHA256 string         `json:"preset_sha256,omitempty"`
+	Packages     []string       `json:"packages,omitempty"` // "name version", by name
+	Services     []ImageService `json:"services,omitempty"`
+	Defaults     ImageDefaults  `json:"defaults,omitzero"`
+	KernelID     string         `json:"kernel_id,omitempty"` // the kernel that it names; its VMs boot it unless they name another
+	SizeBytes    int64          `json:"size_bytes"`          // length of its filesystem, which may be sparse
+	// OwnBytes and SharedBytes are what its filesystem takes on the host. Shared is what does not come back when the
+	// image is removed, as far as the host's filesystem tells: all of a file with more than one hard link, and the
+	// extents that a reflink shares.
+	OwnBytes    int64     `json:"own_bytes"`
+	SharedBytes int64     `json:"shared_bytes"`
+	CreatedAt   time.Time `json:"created_at"`
+	Dir         string    `json:"dir"`
+	UsedBy      []string  `json:"used_by,omitempty"` // names of the VMs that use it
+	Trouble     string    `json:"trouble,omitempty"` // why some of this is missing
+}
+
+// ImageService is something that an image's VMs offer on a TCP port of theirs.
+type ImageService struct {
+	Name string `json:"name"`
+	Port int    `json:"port"`
+	Path string `json:"path,omitempty"` // of its URL, when it speaks HTTP
+}
+
+// ImageDefaults are what an image says of the commands run in its VMs; empty fields say nothing.
+type ImageDefaults struct {
+	Env        []string `json:"env,omitempty"` // K=V
+	WorkDir    string   `json:"workdir,omitempty"`
+	User       string   `json:"user,omitempty"`       // name or id, and :group if it is given
+	Entrypoint []string `json:"entrypoint,omitempty"` // stands before the command
+	Cmd        []string `json:"cmd,omitempty"`        // the command when none is given
+}
+
+// TagImage gives an image one more name.
+type TagImage struct {
+	Name string `json:"name"`
 }
 
 // Kernel is a kernel bundle: vmlinux, what the initrd needs, and modules.
 type Kernel struct {
-	ID        string    `json:"id"` // sha256 of its manifest, hex
-	Name      string    `json:"name"`
-	Release   string    `json:"release"` // as `uname -r` prints it
+	ID        string    `json:"id"`              // sha256 of its manifest, hex
+	Name      string    `json:"name"`            // the first of Names, or the id when it has none
+	Names     []string  `json:"names,omitempty"` // all, the oldest first
+	Release   string    `json:"release"`         // as `uname -r` prints it
 	Source    string    `json:"source"`
 	SizeBytes int64     `json:"size_bytes"`
 	CreatedAt time.Time `json:"created_at"`

@@ -103,5 +103,5 @@ func (b *bench) addLargeImage(ctx context.Context, small api.Image) (err error) 
 		return err
 	}
 	defer records.Close()
-	return records.PutImage(ctx, store.Image{ID: id, Name: largeImage, Source: "bench", SizeBytes: largeBytes, Stamp: stamp, CreatedAt: now})
+	return records.PutArtifact(ctx, store.KindImage, store.Artifact{ID: id, Name: largeImage, Source: "bench", SizeBytes: largeBytes, Stamp: stamp, CreatedAt: now})
 }

@@ -72,8 +72,8 @@ func insertVMs(ctx context.Context, path string, vms int) error {
 	defer records.Close()
 	now := time.Now()
 	err = errors.Join(
-		records.PutImage(ctx, store.Image{ID: "image", Name: "debian:trixie", Source: "bench", CreatedAt: now}),
-		records.PutKernel(ctx, store.Kernel{ID: "kernel", Name: "debian:trixie", Source: "bench", CreatedAt: now}),
+		records.PutArtifact(ctx, store.KindImage, store.Artifact{ID: "image", Name: "debian:trixie", Source: "bench", CreatedAt: now}),
+		records.PutArtifact(ctx, store.KindKernel, store.Artifact{ID: "kernel", Name: "debian:trixie", Source: "bench", CreatedAt: now}),
 	)
 	if err != nil {
 		return err

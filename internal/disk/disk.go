@@ -20,15 +20,27 @@ import (
 type Usage struct {
 	ApparentBytes  int64 // its length
 	AllocatedBytes int64 // what its blocks take on the host; less when it is sparse
+	// OwnBytes is what removing the file gives back, as far as the filesystem tells: nothing of a file with more than one
+	// hard link, and not the extents that a reflink shares.
+	OwnBytes int64
 }
 
 // UsageOf returns the usage of the file at path.
 func UsageOf(path string) (Usage, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return Usage{}, err
+	}
+	defer file.Close()
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
 		return Usage{}, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
-	return Usage{ApparentBytes: st.Size, AllocatedBytes: st.Blocks * 512}, nil // st_blocks counts 512 bytes, whatever the filesystem
+	u := Usage{ApparentBytes: st.Size, AllocatedBytes: st.Blocks * 512} // st_blocks counts 512 bytes, whatever the filesystem
+	if st.Nlink <= 1 {
+		u.OwnBytes = u.AllocatedBytes - min(u.AllocatedBytes, reflinkedBytes(file))
+	}
+	return u, nil
 }
 
 // FreeBytes returns how much this user can still write to the filesystem that holds dir.

@@ -37,15 +37,18 @@ func NewFolder(dir string) (string, error) {
 }
 
 // Publish moves a filled folder to its final path, all or nothing, also across a crash. When something stands there
-// already it is replaced: the caller has found it damaged or holds the lock of its name.
+// already the two change places in one step and the old one is removed: whoever has a file of it open keeps that.
 func Publish(folder, final string) error {
 	if err := syncDir(folder); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(final); err != nil {
-		return fmt.Errorf("remove old folder: %w", err)
+	err := os.Rename(folder, final)
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
+		if err = unix.Renameat2(unix.AT_FDCWD, folder, unix.AT_FDCWD, final, unix.RENAME_EXCHANGE); err == nil {
+			err = os.RemoveAll(folder)
+		}
 	}
-	if err := os.Rename(folder, final); err != nil {
+	if err != nil {
 		return fmt.Errorf("move folder into place: %w", err)
 	}
 	return syncDir(filepath.Dir(final))

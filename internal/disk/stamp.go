@@ -63,14 +63,19 @@ func Stamp(dir string, names ...string) (string, error) {
 	return strings.Join(parts, " "), nil
 }
 
-// Verify checks the files of a manifest in dir. When their stamp still is trusted, they are not read; otherwise they
-// are hashed. It returns the stamp to trust from now on, or an error that wraps ErrDamaged.
-func Verify(ctx context.Context, dir string, files []File, trusted string) (string, error) {
+// StampOf returns the stamp of a manifest's files in dir.
+func StampOf(dir string, files []File) (string, error) {
 	names := make([]string, len(files))
 	for i, f := range files {
 		names[i] = f.Name
 	}
-	stamp, err := Stamp(dir, names...) // before reading: a write while hashing then changes the stamp
+	return Stamp(dir, names...)
+}
+
+// Verify checks the files of a manifest in dir. When their stamp still is trusted, they are not read; otherwise they
+// are hashed. It returns the stamp to trust from now on, or an error that wraps ErrDamaged.
+func Verify(ctx context.Context, dir string, files []File, trusted string) (string, error) {
+	stamp, err := StampOf(dir, files) // before reading: a write while hashing then changes the stamp
 	if errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("%w: %w", ErrDamaged, err)
 	}

@@ -83,7 +83,7 @@ func (h *home) addImage(name string, root io.Reader) {
 		h.t.Fatal(err)
 	}
 	defer s.Close()
-	if err := s.PutImage(h.t.Context(), store.Image{ID: sum, Name: name, Source: "test", SizeBytes: size, CreatedAt: time.Now()}); err != nil {
+	if err := s.PutArtifact(h.t.Context(), store.KindImage, store.Artifact{ID: sum, Name: name, Source: "test", SizeBytes: size, CreatedAt: time.Now()}); err != nil {
 		h.t.Fatal(err)
 	}
 }

@@ -94,6 +94,7 @@ var layers = [][]string{
 	{"internal/daemon"},
 	{"internal/vm", "internal/host"},
 	{"internal/image", "internal/kernel", "internal/network"},
+	{"internal/artifact"},
 	{"internal/firecracker", "internal/guest", "internal/store", "internal/debian", "internal/config"},
 	{"internal/disk"},
 	{"internal/progress", "internal/build"},

@@ -50,7 +50,9 @@ func Build(ctx context.Context, source, mirror, work, dir string) (Manifest, err
 	if err := stream(ctx, p, work, filepath.Join(dir, rootfsName)); err != nil {
 		return Manifest{}, fmt.Errorf("build image %s: %w", source, err)
 	}
-	return seal(ctx, dir, p, Manifest{Name: source, Source: "mmdebstrap from " + p.mirror})
+	m := Manifest{Source: "mmdebstrap from " + p.mirror}
+	m.Packages, m.Architecture, err = installed(ctx, p.statusFile)
+	return m, err
 }
 
 // stream runs mmdebstrap and turns what it writes into the root filesystem at path.
@@ -71,22 +73,6 @@ func stream(ctx context.Context, p plan, work, path string) (err error) {
 		return err
 	}
 	return converted
-}
-
-// seal hashes the root filesystem, reads what is in it and writes the manifest.
-func seal(ctx context.Context, dir string, p plan, m Manifest) (_ Manifest, err error) {
-	stage := progress.Start(ctx, "hash image")
-	defer func() { stage.End(err) }()
-	file, err := disk.Describe(ctx, dir, rootfsName)
-	if err != nil {
-		return Manifest{}, err
-	}
-	m.Version, m.ID, m.SizeBytes = manifestVersion, file.SHA256, file.SizeBytes
-	m.CreatedAt = time.Now().UTC().Truncate(time.Second)
-	if m.Packages, m.Architecture, err = installed(ctx, p.statusFile); err != nil {
-		return Manifest{}, err
-	}
-	return m, disk.WriteManifest(filepath.Join(dir, manifestName), m)
 }
 
 // installed reads dpkg's status file: the packages, and the architecture of the machine.

@@ -10,10 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"banger/api"
+	"banger/internal/artifact"
 	"banger/internal/debian"
 	"banger/internal/disk"
+	"banger/internal/progress"
 	"banger/internal/store"
 )
 
@@ -25,128 +28,132 @@ type Catalog struct {
 	Mirror string // Debian archive to build from; empty is Debian's own
 }
 
+func (c *Catalog) shelf() artifact.Shelf {
+	return artifact.Shelf{
+		Kind: store.KindImage, Root: c.Root, Store: c.Store,
+		Contents: func(dir string) (string, []disk.File, error) {
+			m, err := load(dir)
+			return m.ID, m.files(), err
+		},
+		Repair: func(name string) string {
+			return "remove it with its VMs (banger inspect shows which) and make it again: banger image rm " + name
+		},
+	}
+}
+
 // Dir returns the folder of the image with that id.
-func (c *Catalog) Dir(id string) string { return filepath.Join(c.Root, id) }
+func (c *Catalog) Dir(id string) string { return c.shelf().Dir(id) }
 
 // Rootfs returns the path of the root filesystem of the image with that id.
 func (c *Catalog) Rootfs(id string) string { return filepath.Join(c.Dir(id), rootfsName) }
 
 // Ensure returns the image of that name or id, verified, and builds it when ref is a source without an image.
 func (c *Catalog) Ensure(ctx context.Context, ref string) (store.Image, error) {
-	record, err := c.open(ctx, ref)
-	if api.CodeOf(err) != api.CodeNotFound {
+	record, err := c.shelf().Open(ctx, ref)
+	if api.CodeOf(err) != api.CodeNotFound || !strings.Contains(ref, ":") {
 		return record, err
-	}
-	if !strings.Contains(ref, ":") {
-		return store.Image{}, err
 	}
 	if _, err := suiteOf(ref); err != nil {
 		return store.Image{}, err
 	}
-	unlock, err := disk.Lock(ctx, c.Root, ref)
-	if err != nil {
-		return store.Image{}, err
-	}
-	defer unlock()
-	if record, err := c.open(ctx, ref); api.CodeOf(err) != api.CodeNotFound {
-		return record, err // somebody else built it while this one waited
-	}
-	return c.build(ctx, ref)
+	return c.shelf().Ensure(ctx, ref, sealed(ref, func(ctx context.Context, dir string) (Manifest, error) { return c.bootstrap(ctx, ref, dir) }))
 }
 
 // Verify checks the image of that id: its file is hashed, unless its stamp is still the trusted one.
 func (c *Catalog) Verify(ctx context.Context, id string) error {
-	_, err := c.open(ctx, id)
+	_, err := c.shelf().Open(ctx, id)
 	return err
 }
 
-// open returns the record of that name or id when its file is right.
-func (c *Catalog) open(ctx context.Context, ref string) (store.Image, error) {
-	record, err := c.Store.Image(ctx, ref)
-	if err != nil {
-		return store.Image{}, err
-	}
-	stamp, err := c.check(ctx, record)
-	if errors.Is(err, disk.ErrDamaged) {
-		return store.Image{}, api.Errorf(api.CodeUnavailable, "image %s: %w", record.Name, err).
-			WithHint("remove it with its VMs (banger inspect shows which), it is built again when needed: banger image rm %s", record.Name)
-	}
-	if err != nil || stamp == record.Stamp {
-		return record, err
-	}
-	record.Stamp = stamp
-	return record, c.Store.PutImage(ctx, record)
+// Make makes an image, publishes and records it, and gives it the name. make writes rootfs.ext4 (label banger-image,
+// see RootfsPath) into dir, an empty folder that nobody sees yet, and returns what it knows of the image; Version, ID,
+// Name, SizeBytes and CreatedAt are filled in here. Two makers of one name take turns. The name moves from an older
+// image, which keeps its id and its other names; left without any and without VMs, it goes with the next prune. On an
+// error, or when ctx ends, nothing of the image is left; after a crash the next Sweep sees to that.
+func (c *Catalog) Make(ctx context.Context, name string, make func(ctx context.Context, dir string) (Manifest, error)) (store.Image, error) {
+	return c.shelf().Make(ctx, name, sealed(name, make))
 }
 
-func (c *Catalog) check(ctx context.Context, record store.Image) (stamp string, err error) {
-	m, err := load(c.Dir(record.ID))
-	if err != nil {
-		return "", err
-	}
-	if m.ID != record.ID {
-		return "", fmt.Errorf("%w: manifest in %s is of another image", disk.ErrDamaged, c.Dir(record.ID))
-	}
-	return disk.Verify(ctx, c.Dir(record.ID), []disk.File{m.file()}, record.Stamp)
-}
+// RootfsPath returns where the root filesystem of an image lies in its folder.
+func RootfsPath(dir string) string { return filepath.Join(dir, rootfsName) }
 
-// List returns all images by name.
-func (c *Catalog) List(ctx context.Context) ([]api.Image, error) {
-	records, err := c.Store.Images(ctx)
-	if err != nil {
-		return nil, err
-	}
-	list := make([]api.Image, len(records))
-	for i, r := range records {
-		if list[i], err = c.describe(ctx, r); err != nil {
-			return nil, err
+// sealed is make followed by what all images have in common: the root filesystem is hashed and the manifest written.
+func sealed(name string, make func(ctx context.Context, dir string) (Manifest, error)) artifact.Fill {
+	return func(ctx context.Context, dir string) (store.Artifact, error) {
+		m, err := make(ctx, dir)
+		if err != nil {
+			return store.Artifact{}, err
 		}
+		stage := progress.Start(ctx, "hash image")
+		file, err := disk.Describe(ctx, dir, rootfsName)
+		stage.End(err)
+		if err != nil {
+			return store.Artifact{}, err
+		}
+		m.Version, m.Name, m.ID, m.SizeBytes = manifestVersion, name, file.SHA256, file.SizeBytes
+		m.CreatedAt = time.Now().UTC().Truncate(time.Second)
+		return m.record(), disk.WriteManifest(filepath.Join(dir, manifestName), m)
 	}
-	return list, nil
 }
 
-// Inspect returns the record of the image of that name or id.
+// record is what the store keeps of the manifest.
+func (m Manifest) record() store.Artifact {
+	return store.Artifact{ID: m.ID, Source: m.Source, SizeBytes: m.SizeBytes, CreatedAt: m.CreatedAt, KernelID: m.Kernel}
+}
+
+// List returns all images by name, those without one last.
+func (c *Catalog) List(ctx context.Context) ([]api.Image, error) {
+	return artifact.Described(ctx, c.shelf(), c.describe)
+}
+
+// Inspect returns the image of that name or id.
 func (c *Catalog) Inspect(ctx context.Context, ref string) (api.Image, error) {
-	record, err := c.Store.Image(ctx, ref)
+	record, err := c.Store.Artifact(ctx, store.KindImage, ref)
 	if err != nil {
 		return api.Image{}, err
 	}
-	return c.describe(ctx, record)
+	users, err := c.Store.ArtifactUsers(ctx, store.KindImage, record.ID)
+	return c.describe(record, users), err
 }
 
-func (c *Catalog) describe(ctx context.Context, r store.Image) (api.Image, error) {
-	users, err := c.Store.ImageUsers(ctx, r.ID)
-	return api.Image{
-		ID: r.ID, Name: r.Name, Source: r.Source, SizeBytes: r.SizeBytes, CreatedAt: r.CreatedAt, Dir: c.Dir(r.ID), UsedBy: users,
-	}, err
-}
-
-// Remove deletes the image of that name or id; one that VMs use is a conflict.
-func (c *Catalog) Remove(ctx context.Context, ref string) error {
-	record, err := c.Store.Image(ctx, ref)
+// describe shows an image; what a damaged manifest does not tell is left out, with the reason in Trouble.
+func (c *Catalog) describe(r store.Artifact, users []string) api.Image {
+	image := api.Image{
+		ID: r.ID, Name: r.Name, Names: r.Names, Source: r.Source, SizeBytes: r.SizeBytes, CreatedAt: r.CreatedAt, Dir: c.Dir(r.ID),
+		UsedBy: users, KernelID: r.KernelID,
+	}
+	m, err := load(c.Dir(r.ID))
 	if err != nil {
-		return err
+		image.Trouble = err.Error()
+		return image
 	}
-	if err := c.Store.DeleteImage(ctx, record.ID); err != nil { // first: a folder without a record is swept, the reverse is damage
-		return err
+	image.Architecture, image.Packages, image.Preset, image.PresetSHA256 = m.Architecture, m.Packages, m.Preset, m.PresetSHA256
+	image.Services, image.Defaults = m.Services, m.Defaults
+	usage, err := disk.UsageOf(c.Rootfs(r.ID))
+	if err != nil {
+		image.Trouble = err.Error()
+		return image
 	}
-	if err := os.RemoveAll(c.Dir(record.ID)); err != nil {
-		return fmt.Errorf("remove image %s: %w", record.Name, err)
-	}
-	return nil
+	image.OwnBytes, image.SharedBytes = usage.OwnBytes, usage.AllocatedBytes-usage.OwnBytes
+	return image
 }
+
+// Tag gives the image of that name or id one more name.
+func (c *Catalog) Tag(ctx context.Context, ref, name string) (api.Image, error) {
+	record, err := c.shelf().Tag(ctx, ref, name)
+	if err != nil {
+		return api.Image{}, err
+	}
+	return c.Inspect(ctx, record.ID)
+}
+
+// Remove takes the name away, and with the last one the image; an id means all of it. One that VMs use is a conflict.
+func (c *Catalog) Remove(ctx context.Context, ref string) error { return c.shelf().Remove(ctx, ref) }
 
 // Sweep removes what a crash left: half-made folders, folders without a record, work folders. Call it at the daemon's
 // start, before anything is built.
 func (c *Catalog) Sweep(ctx context.Context) error {
-	records, err := c.Store.Images(ctx)
-	if err != nil {
-		return err
-	}
-	known := map[string]bool{}
-	for _, r := range records {
-		known[r.ID] = true
-	}
-	errs := []error{disk.SweepFolders(c.Root, known)}
+	errs := []error{c.shelf().Sweep(ctx)}
 	left, err := filepath.Glob(filepath.Join(workRoot, c.workPrefix()+"*"))
 	errs = append(errs, err)
 	for _, work := range left {
@@ -161,33 +168,15 @@ func (c *Catalog) workPrefix() string {
 	return "banger-image-" + hex.EncodeToString(sum[:6]) + "-"
 }
 
-// build makes the image, publishes its folder and records it. The lock of the name must be held.
-func (c *Catalog) build(ctx context.Context, source string) (_ store.Image, err error) {
-	folder, err := disk.NewFolder(c.Root)
-	if err != nil {
-		return store.Image{}, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }() // gone already when it was published
+// bootstrap makes the image of a source in dir, in a work folder of its own.
+func (c *Catalog) bootstrap(ctx context.Context, source, dir string) (_ Manifest, err error) {
 	work, err := os.MkdirTemp(workRoot, c.workPrefix())
 	if err != nil {
-		return store.Image{}, fmt.Errorf("make build folder: %w", err)
+		return Manifest{}, fmt.Errorf("make build folder: %w", err)
 	}
 	defer func() { err = errors.Join(err, removeWork(ctx, work)) }()
 	if err := os.Chmod(work, 0o755); err != nil { // the build's ids are not the user's
-		return store.Image{}, err
+		return Manifest{}, err
 	}
-	m, err := Build(ctx, source, cmp.Or(c.Mirror, debian.DefaultMirror), work, folder)
-	if err != nil {
-		return store.Image{}, err
-	}
-	dir := c.Dir(m.ID)
-	if err := disk.Publish(folder, dir); err != nil {
-		return store.Image{}, fmt.Errorf("publish image %s: %w", source, err)
-	}
-	stamp, err := disk.Stamp(dir, rootfsName)
-	if err != nil {
-		return store.Image{}, err
-	}
-	record := store.Image{ID: m.ID, Name: source, Source: m.Source, SizeBytes: m.SizeBytes, Stamp: stamp, CreatedAt: m.CreatedAt}
-	return record, c.Store.PutImage(ctx, record)
+	return Build(ctx, source, cmp.Or(c.Mirror, debian.DefaultMirror), work, dir)
 }

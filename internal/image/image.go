@@ -25,7 +25,8 @@ const (
 	manifestName = "manifest.json"
 )
 
-const manifestVersion = 1
+// manifestVersion is the newest; version 1 lacks what version 2 added.
+const manifestVersion = 2
 
 // Manifest describes an image.
 type Manifest struct {
@@ -37,19 +38,27 @@ type Manifest struct {
 	Packages     []string  `json:"packages"`     // "name version", by name
 	SizeBytes    int64     `json:"size_bytes"`   // of the root filesystem
 	CreatedAt    time.Time `json:"created_at"`
+
+	// Since version 2.
+	Preset       string             `json:"preset,omitempty"`        // of `image build`
+	PresetSHA256 string             `json:"preset_sha256,omitempty"` // of its list at that time, hex
+	Services     []api.ImageService `json:"services,omitempty"`      // that its VMs offer
+	Kernel       string             `json:"kernel,omitempty"`        // id of the kernel bundle that it names
+	Defaults     api.ImageDefaults  `json:"defaults,omitzero"`       // for commands in its VMs
 }
 
-// file returns the hashed file of the image.
-func (m Manifest) file() disk.File {
-	return disk.File{Name: rootfsName, SizeBytes: m.SizeBytes, SHA256: m.ID}
+// files returns the hashed files of the image.
+func (m Manifest) files() []disk.File {
+	return []disk.File{{Name: rootfsName, SizeBytes: m.SizeBytes, SHA256: m.ID}}
 }
 
+// load reads the manifest in an image's folder.
 func load(dir string) (Manifest, error) {
 	var m Manifest
 	if err := disk.ReadManifest(filepath.Join(dir, manifestName), &m); err != nil {
 		return Manifest{}, err
 	}
-	if m.Version != manifestVersion {
+	if m.Version < 1 || m.Version > manifestVersion {
 		return Manifest{}, fmt.Errorf("read manifest of image: %w: version %d", disk.ErrDamaged, m.Version)
 	}
 	return m, nil

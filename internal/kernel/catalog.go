@@ -2,13 +2,11 @@ package kernel
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"banger/api"
+	"banger/internal/artifact"
 	"banger/internal/debian"
 	"banger/internal/disk"
 	"banger/internal/store"
@@ -26,8 +24,19 @@ type Catalog struct {
 	Package string         // that depends on the kernel to take; empty is DefaultPackage
 }
 
+func (c *Catalog) shelf() artifact.Shelf {
+	return artifact.Shelf{
+		Kind: store.KindKernel, Root: c.Root, Store: c.Store,
+		Contents: func(dir string) (string, []disk.File, error) {
+			b, err := Load(dir)
+			return b.ID(), b.Files, err
+		},
+		Repair: func(name string) string { return "fetch or import it again: banger kernel pull " + name },
+	}
+}
+
 // Dir returns the folder of the bundle with that id.
-func (c *Catalog) Dir(id string) string { return filepath.Join(c.Root, id) }
+func (c *Catalog) Dir(id string) string { return c.shelf().Dir(id) }
 
 // Vmlinux returns the path of the bundle's kernel, an ELF file.
 func (c *Catalog) Vmlinux(id string) string { return filepath.Join(c.Dir(id), vmlinuxName) }
@@ -37,19 +46,12 @@ func (c *Catalog) Modules(id string) string { return filepath.Join(c.Dir(id), mo
 
 // Ensure returns the bundle of that name or id, verified, and pulls it when ref is a source without a bundle.
 func (c *Catalog) Ensure(ctx context.Context, ref string) (store.Kernel, error) {
-	record, err := c.open(ctx, ref)
-	if api.CodeOf(err) != api.CodeNotFound {
-		return record, err
-	}
 	if !strings.HasPrefix(ref, sourcePrefix) {
-		return store.Kernel{}, err
+		return c.shelf().Open(ctx, ref)
 	}
-	return c.locked(ctx, ref, func() (store.Kernel, error) {
-		if record, err := c.open(ctx, ref); api.CodeOf(err) != api.CodeNotFound {
-			return record, err // somebody else pulled it while this one waited
-		}
-		return c.pull(ctx, ref)
-	})
+	return c.shelf().Ensure(ctx, ref, c.filled(func(ctx context.Context, dir string) (Bundle, error) {
+		return Pull(ctx, c.Archive, c.Package, ref, dir)
+	}))
 }
 
 // Pull fetches the source's newest kernel, also when there is one of that name. The same content keeps its bundle
@@ -58,12 +60,22 @@ func (c *Catalog) Pull(ctx context.Context, source string) (store.Kernel, error)
 	if _, err := suiteOf(source); err != nil {
 		return store.Kernel{}, err
 	}
-	return c.locked(ctx, source, func() (store.Kernel, error) { return c.pull(ctx, source) })
+	return c.shelf().Make(ctx, source, c.filled(func(ctx context.Context, dir string) (Bundle, error) {
+		return Pull(ctx, c.Archive, c.Package, source, dir)
+	}))
+}
+
+// filled is make with the bundle's record.
+func (c *Catalog) filled(make func(ctx context.Context, dir string) (Bundle, error)) artifact.Fill {
+	return func(ctx context.Context, dir string) (store.Artifact, error) {
+		b, err := make(ctx, dir)
+		return store.Artifact{ID: b.ID(), Release: b.Release, Source: b.Source, SizeBytes: b.SizeBytes(), CreatedAt: b.CreatedAt}, err
+	}
 }
 
 // Verify checks the bundle of that id: its files are hashed, unless their stamp is still the trusted one.
 func (c *Catalog) Verify(ctx context.Context, id string) error {
-	_, err := c.open(ctx, id)
+	_, err := c.shelf().Open(ctx, id)
 	return err
 }
 
@@ -77,125 +89,32 @@ func (c *Catalog) Initrd(ctx context.Context, id, guestBinary string) (string, e
 	return b.Initrd(ctx, guestBinary, filepath.Join(c.Root, initrdFolder))
 }
 
-// open returns the record of that name or id when its files are right.
-func (c *Catalog) open(ctx context.Context, ref string) (store.Kernel, error) {
-	record, err := c.Store.Kernel(ctx, ref)
-	if err != nil {
-		return store.Kernel{}, err
-	}
-	stamp, err := c.check(ctx, record)
-	if errors.Is(err, disk.ErrDamaged) {
-		return store.Kernel{}, api.Errorf(api.CodeUnavailable, "kernel %s: %w", record.Name, err).WithHint("fetch it again: banger kernel pull %s", record.Name)
-	}
-	if err != nil || stamp == record.Stamp {
-		return record, err
-	}
-	record.Stamp = stamp
-	return record, c.Store.PutKernel(ctx, record)
-}
-
-func (c *Catalog) check(ctx context.Context, record store.Kernel) (stamp string, err error) {
-	b, err := Load(c.Dir(record.ID))
-	if err != nil {
-		return "", err
-	}
-	if b.ID() != record.ID {
-		return "", fmt.Errorf("%w: manifest in %s is of another bundle", disk.ErrDamaged, b.Dir)
-	}
-	return disk.Verify(ctx, b.Dir, b.Files, record.Stamp)
-}
-
-// List returns all bundles by name.
+// List returns all bundles by name, those without one last.
 func (c *Catalog) List(ctx context.Context) ([]api.Kernel, error) {
-	records, err := c.Store.Kernels(ctx)
-	if err != nil {
-		return nil, err
-	}
-	list := make([]api.Kernel, len(records))
-	for i, r := range records {
-		if list[i], err = c.describe(ctx, r); err != nil {
-			return nil, err
-		}
-	}
-	return list, nil
+	return artifact.Described(ctx, c.shelf(), c.describe)
 }
 
-// Inspect returns the record of the bundle of that name or id.
+// Inspect returns the bundle of that name or id.
 func (c *Catalog) Inspect(ctx context.Context, ref string) (api.Kernel, error) {
-	record, err := c.Store.Kernel(ctx, ref)
+	record, err := c.Store.Artifact(ctx, store.KindKernel, ref)
 	if err != nil {
 		return api.Kernel{}, err
 	}
-	return c.describe(ctx, record)
+	users, err := c.Store.ArtifactUsers(ctx, store.KindKernel, record.ID)
+	return c.describe(record, users), err
 }
 
-func (c *Catalog) describe(ctx context.Context, r store.Kernel) (api.Kernel, error) {
-	users, err := c.Store.KernelUsers(ctx, r.ID)
+func (c *Catalog) describe(r store.Artifact, users []string) api.Kernel {
 	return api.Kernel{
-		ID: r.ID, Name: r.Name, Release: r.Release, Source: r.Source, SizeBytes: r.SizeBytes, CreatedAt: r.CreatedAt,
+		ID: r.ID, Name: r.Name, Names: r.Names, Release: r.Release, Source: r.Source, SizeBytes: r.SizeBytes, CreatedAt: r.CreatedAt,
 		Dir: c.Dir(r.ID), UsedBy: users,
-	}, err
+	}
 }
 
-// Remove deletes the bundle of that name or id; one that VMs use is a conflict.
-func (c *Catalog) Remove(ctx context.Context, ref string) error {
-	record, err := c.Store.Kernel(ctx, ref)
-	if err != nil {
-		return err
-	}
-	if err := c.Store.DeleteKernel(ctx, record.ID); err != nil { // first: a folder without a record is swept, the reverse is damage
-		return err
-	}
-	if err := os.RemoveAll(c.Dir(record.ID)); err != nil {
-		return fmt.Errorf("remove kernel %s: %w", record.Name, err)
-	}
-	return nil
-}
+// Remove takes the name away, and with the last one the bundle; an id means all of it. One that VMs or images use is a
+// conflict.
+func (c *Catalog) Remove(ctx context.Context, ref string) error { return c.shelf().Remove(ctx, ref) }
 
-// Sweep removes what a crash left in Dir: half-made folders and folders without a record. Call it at the daemon's
+// Sweep removes what a crash left in Root: half-made folders and folders without a record. Call it at the daemon's
 // start, before anything is pulled. Initrds go too, they are made again in no time.
-func (c *Catalog) Sweep(ctx context.Context) error {
-	records, err := c.Store.Kernels(ctx)
-	if err != nil {
-		return err
-	}
-	known := map[string]bool{}
-	for _, r := range records {
-		known[r.ID] = true
-	}
-	return disk.SweepFolders(c.Root, known)
-}
-
-func (c *Catalog) locked(ctx context.Context, name string, do func() (store.Kernel, error)) (store.Kernel, error) {
-	unlock, err := disk.Lock(ctx, c.Root, name)
-	if err != nil {
-		return store.Kernel{}, err
-	}
-	defer unlock()
-	return do()
-}
-
-// pull makes the bundle, publishes its folder and records it. The lock of the name must be held.
-func (c *Catalog) pull(ctx context.Context, source string) (_ store.Kernel, err error) {
-	folder, err := disk.NewFolder(c.Root)
-	if err != nil {
-		return store.Kernel{}, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }() // gone already when it was published
-	b, err := Pull(ctx, c.Archive, c.Package, source, folder)
-	if err != nil {
-		return store.Kernel{}, err
-	}
-	dir := c.Dir(b.ID())
-	if err := disk.Publish(folder, dir); err != nil {
-		return store.Kernel{}, fmt.Errorf("publish kernel %s: %w", source, err)
-	}
-	stamp, err := disk.Stamp(dir, bundleFiles...)
-	if err != nil {
-		return store.Kernel{}, err
-	}
-	record := store.Kernel{
-		ID: b.ID(), Name: source, Release: b.Release, Source: b.Source, SizeBytes: b.SizeBytes(), Stamp: stamp, CreatedAt: b.CreatedAt,
-	}
-	return record, c.Store.PutKernel(ctx, record)
-}
+func (c *Catalog) Sweep(ctx context.Context) error { return c.shelf().Sweep(ctx) }

@@ -151,7 +151,7 @@ func TestEnsure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := api.Kernel{ID: ids[0], Name: "debian:trixie", Release: testRelease, Source: "linux-image-x 1 of debian:trixie", Dir: dir}
+	want := api.Kernel{ID: ids[0], Name: "debian:trixie", Names: []string{"debian:trixie"}, Release: testRelease, Source: "linux-image-x 1 of debian:trixie", Dir: dir}
 	info.SizeBytes, info.CreatedAt = 0, time.Time{}
 	if diff := cmp.Diff(want, info); diff != "" {
 		t.Error(diff)

@@ -3,129 +3,194 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"banger/api"
 )
 
-// Image is the record of an image whose folder is in place.
-type Image struct {
-	ID        string // sha256 of the root filesystem, hex
-	Name      string // unique, such as debian:trixie
-	Source    string
-	SizeBytes int64
-	Stamp     string // of the file when its hash was last found right, as package disk writes it
-	CreatedAt time.Time
-}
+// Kind is what an artifact is.
+type Kind string
 
-// Kernel is the record of a kernel bundle whose folder is in place.
-type Kernel struct {
-	ID        string // sha256 of the manifest's file hashes, hex
-	Name      string // unique, such as debian:trixie
-	Release   string // as uname -r prints it
-	Source    string
-	SizeBytes int64
-	Stamp     string
-	CreatedAt time.Time
-}
-
-// PutImage records an image. Recording an id again updates the record; a name that belonged to another image moves
-// to this one, and the other keeps its id as its name (VMs may still use it).
-func (s *Store) PutImage(ctx context.Context, i Image) error {
-	err := s.transaction(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `UPDATE images SET name = id WHERE name = ? AND id <> ?`, i.Name, i.ID); err != nil {
-			return err
-		}
-		_, err := tx.ExecContext(ctx, `
-INSERT INTO images (id, name, source, size_bytes, stamp, created_at) VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET name = excluded.name, source = excluded.source, stamp = excluded.stamp`,
-			i.ID, i.Name, i.Source, i.SizeBytes, i.Stamp, toMillis(i.CreatedAt))
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("record image %s: %w", i.Name, err)
-	}
-	return nil
-}
-
-// PutKernel records a kernel bundle, with PutImage's rules.
-func (s *Store) PutKernel(ctx context.Context, k Kernel) error {
-	err := s.transaction(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `UPDATE kernels SET name = id WHERE name = ? AND id <> ?`, k.Name, k.ID); err != nil {
-			return err
-		}
-		_, err := tx.ExecContext(ctx, `
-INSERT INTO kernels (id, name, release, source, size_bytes, stamp, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET name = excluded.name, source = excluded.source, stamp = excluded.stamp`,
-			k.ID, k.Name, k.Release, k.Source, k.SizeBytes, k.Stamp, toMillis(k.CreatedAt))
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("record kernel %s: %w", k.Name, err)
-	}
-	return nil
-}
-
+// Both kinds. Their tables have the same columns but for one, see ownColumn.
 const (
-	imageColumns  = `SELECT id, name, source, size_bytes, stamp, created_at FROM images`
-	kernelColumns = `SELECT id, name, release, source, size_bytes, stamp, created_at FROM kernels`
+	KindImage  Kind = "image"
+	KindKernel Kind = "kernel"
 )
 
-func scanImage(row interface{ Scan(...any) error }) (i Image, err error) {
+// ownColumn is the column that only this kind has.
+func (k Kind) ownColumn() string {
+	if k == KindImage {
+		return "kernel_id"
+	}
+	return "release"
+}
+
+// sql puts the kind into a statement: $kind is its name, $own its own column.
+func (k Kind) sql(statement string) string {
+	return strings.NewReplacer("$kind", string(k), "$own", k.ownColumn()).Replace(statement)
+}
+
+// Artifact is the record of an image or of a kernel bundle whose folder is in place.
+type Artifact struct {
+	ID string // 64 hex digits that tell its content
+	// Name is one name, such as debian:trixie. Written, it is given to the artifact (empty gives none); read, it is
+	// the first of Names, or the id when there is none.
+	Name      string
+	Names     []string // all, the oldest first; only read
+	Source    string
+	SizeBytes int64
+	Stamp     string // of the files when their hashes were last found right, as package disk writes it
+	CreatedAt time.Time
+	KernelID  string // of an image: the kernel bundle that it names; empty is none
+	Release   string // of a kernel: as uname -r prints it
+}
+
+// Image and Kernel are the two kinds of artifacts.
+type (
+	Image  = Artifact
+	Kernel = Artifact
+)
+
+// PutArtifact records an artifact, and gives it a name when a.Name is not empty. Recording an id again updates the
+// record and keeps its other names; a name that belonged to another artifact of the kind moves to this one, and the
+// other may end without any (VMs may still use it).
+func (s *Store) PutArtifact(ctx context.Context, k Kind, a Artifact) error {
+	own := a.KernelID
+	if k == KindKernel {
+		own = a.Release
+	}
+	err := s.transaction(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, k.sql(`
+INSERT INTO $kinds (id, source, size_bytes, stamp, created_at, $own) VALUES (?, ?, ?, ?, ?, NULLIF(?, ''))
+ON CONFLICT (id) DO UPDATE SET source = excluded.source, stamp = excluded.stamp, $own = excluded.$own`),
+			a.ID, a.Source, a.SizeBytes, a.Stamp, toMillis(a.CreatedAt), own)
+		if err != nil || a.Name == "" || a.Name == a.ID {
+			return err
+		}
+		return k.tag(ctx, tx, a.ID, a.Name)
+	})
+	if isConstraint(err, foreignKeyViolation) {
+		return api.Errorf(api.CodeConflict, "the kernel of image %s was removed meanwhile", a.Name).WithHint("try again")
+	}
+	if err != nil {
+		return fmt.Errorf("record %s %s: %w", k, a.Name, err)
+	}
+	return nil
+}
+
+func (k Kind) tag(ctx context.Context, tx *sql.Tx, id, name string) error {
+	_, err := tx.ExecContext(ctx, k.sql(`
+INSERT INTO $kind_names (name, $kind_id) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET $kind_id = excluded.$kind_id`), name, id)
+	return err
+}
+
+// SetStamp records the stamp to trust from now on.
+func (s *Store) SetStamp(ctx context.Context, k Kind, id, stamp string) error {
+	if _, err := s.exec(ctx, k.sql(`UPDATE $kinds SET stamp = ? WHERE id = ?`), stamp, id); err != nil {
+		return fmt.Errorf("record stamp of %s %s: %w", k, id, err)
+	}
+	return nil
+}
+
+// Tag gives an artifact one more name; a name that another one has moves.
+func (s *Store) Tag(ctx context.Context, k Kind, id, name string) error {
+	err := s.transaction(ctx, func(tx *sql.Tx) error { return k.tag(ctx, tx, id, name) })
+	if isConstraint(err, foreignKeyViolation) {
+		return notFound(string(k), id)
+	}
+	if err != nil {
+		return fmt.Errorf("name %s %s: %w", k, name, err)
+	}
+	return nil
+}
+
+// Untag takes a name away; there being none is no error.
+func (s *Store) Untag(ctx context.Context, k Kind, name string) error {
+	if _, err := s.exec(ctx, k.sql(`DELETE FROM $kind_names WHERE name = ?`), name); err != nil {
+		return fmt.Errorf("take name %s from %s: %w", name, k, err)
+	}
+	return nil
+}
+
+// artifactColumns ends before the WHERE; its $own column comes last.
+const artifactColumns = `
+SELECT id, source, size_bytes, stamp, created_at,
+	(SELECT json_group_array(name) FROM (SELECT name FROM $kind_names WHERE $kind_id = $kinds.id ORDER BY rowid)), COALESCE($own, '')
+FROM $kinds`
+
+func (k Kind) scan(row interface{ Scan(...any) error }) (a Artifact, err error) {
 	var created int64
-	err = row.Scan(&i.ID, &i.Name, &i.Source, &i.SizeBytes, &i.Stamp, &created)
-	i.CreatedAt = fromMillis(created)
-	return i, err
+	var names string
+	own := &a.KernelID
+	if k == KindKernel {
+		own = &a.Release
+	}
+	if err := row.Scan(&a.ID, &a.Source, &a.SizeBytes, &a.Stamp, &created, &names, own); err != nil {
+		return a, err
+	}
+	a.CreatedAt = fromMillis(created)
+	if err := json.Unmarshal([]byte(names), &a.Names); err != nil {
+		return a, fmt.Errorf("read names of %s %s: %w", k, a.ID, err)
+	}
+	a.Name = a.ID
+	if len(a.Names) > 0 {
+		a.Name = a.Names[0]
+	}
+	return a, nil
 }
 
-func scanKernel(row interface{ Scan(...any) error }) (k Kernel, err error) {
-	var created int64
-	err = row.Scan(&k.ID, &k.Name, &k.Release, &k.Source, &k.SizeBytes, &k.Stamp, &created)
-	k.CreatedAt = fromMillis(created)
-	return k, err
+// Artifact returns the artifact of that name, or whose id has that prefix.
+func (s *Store) Artifact(ctx context.Context, k Kind, ref string) (Artifact, error) {
+	return resolve(ctx, s.db, k.sql(artifactColumns), k.sql(`id = (SELECT $kind_id FROM $kind_names WHERE name = ?1)`), string(k), ref, k.scan)
 }
 
-// Image returns the image of that name, or whose id has that prefix.
-func (s *Store) Image(ctx context.Context, ref string) (Image, error) {
-	return resolve(ctx, s.db, imageColumns, "image", ref, scanImage)
+// Artifacts returns all of a kind, by name, those without one last.
+func (s *Store) Artifacts(ctx context.Context, k Kind) ([]Artifact, error) {
+	all, err := query(ctx, s.db, k.scan, k.sql(artifactColumns)+` ORDER BY created_at, id`)
+	slices.SortStableFunc(all, func(a, b Artifact) int {
+		if named := len(b.Names) > 0; named != (len(a.Names) > 0) {
+			return map[bool]int{true: 1, false: -1}[named]
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	return all, err
 }
 
-// Kernel returns the kernel of that name, or whose id has that prefix.
-func (s *Store) Kernel(ctx context.Context, ref string) (Kernel, error) {
-	return resolve(ctx, s.db, kernelColumns, "kernel", ref, scanKernel)
+// DeleteArtifact deletes the record and its names; one that VMs (or, for a kernel, images) use is a conflict that
+// names them.
+func (s *Store) DeleteArtifact(ctx context.Context, k Kind, id string) error {
+	result, err := s.exec(ctx, k.sql(`DELETE FROM $kinds WHERE id = ?`), id)
+	if isConstraint(err, foreignKeyViolation) {
+		names, err := s.ArtifactUsers(ctx, k, id)
+		if err != nil {
+			return err
+		}
+		return api.Errorf(api.CodeConflict, "%s is in use by %s", k, listed(names)).WithHint("remove those first: banger rm NAME")
+	}
+	if err != nil {
+		return fmt.Errorf("delete record of %s %s: %w", k, id, err)
+	}
+	if n, err := result.RowsAffected(); err == nil && n == 0 {
+		return api.Errorf(api.CodeNotFound, "no %s with id %s", k, id)
+	}
+	return nil
 }
 
-// Images returns all images by name.
-func (s *Store) Images(ctx context.Context) ([]Image, error) {
-	return query(ctx, s.db, scanImage, imageColumns+` ORDER BY name`)
-}
-
-// Kernels returns all kernels by name.
-func (s *Store) Kernels(ctx context.Context) ([]Kernel, error) {
-	return query(ctx, s.db, scanKernel, kernelColumns+` ORDER BY name`)
-}
-
-// DeleteImage deletes the record; an image that VMs use is a conflict that names them.
-func (s *Store) DeleteImage(ctx context.Context, id string) error {
-	return s.deleteUnused(ctx, "image", `DELETE FROM images WHERE id = ?`, `SELECT name FROM vms WHERE image_id = ? ORDER BY name`, id)
-}
-
-// DeleteKernel deletes the record; a kernel that VMs use is a conflict that names them.
-func (s *Store) DeleteKernel(ctx context.Context, id string) error {
-	return s.deleteUnused(ctx, "kernel", `DELETE FROM kernels WHERE id = ?`, `SELECT name FROM vms WHERE kernel_id = ? ORDER BY name`, id)
-}
-
-// ImageUsers returns the names of the VMs that use the image.
-func (s *Store) ImageUsers(ctx context.Context, id string) ([]string, error) {
-	return query(ctx, s.db, scanString, `SELECT name FROM vms WHERE image_id = ? ORDER BY name`, id)
-}
-
-// KernelUsers returns the names of the VMs that use the kernel.
-func (s *Store) KernelUsers(ctx context.Context, id string) ([]string, error) {
-	return query(ctx, s.db, scanString, `SELECT name FROM vms WHERE kernel_id = ? ORDER BY name`, id)
+// ArtifactUsers returns the names of the VMs that use the artifact; those of images that name a kernel follow as "image
+// NAME".
+func (s *Store) ArtifactUsers(ctx context.Context, k Kind, id string) ([]string, error) {
+	users, err := query(ctx, s.db, scanString, k.sql(`SELECT name FROM vms WHERE $kind_id = ? ORDER BY name`), id)
+	if err != nil || k != KindKernel {
+		return users, err
+	}
+	images, err := query(ctx, s.db, scanString, `
+SELECT 'image ' || COALESCE((SELECT name FROM image_names WHERE image_id = images.id ORDER BY rowid LIMIT 1), id) FROM images WHERE kernel_id = ? ORDER BY 1`, id)
+	return append(users, images...), err
 }
 
 func scanString(row interface{ Scan(...any) error }) (v string, err error) {
@@ -133,29 +198,12 @@ func scanString(row interface{ Scan(...any) error }) (v string, err error) {
 	return v, err
 }
 
-func (s *Store) deleteUnused(ctx context.Context, kind, remove, users, id string) error {
-	result, err := s.exec(ctx, remove, id)
-	if isConstraint(err, foreignKeyViolation) {
-		names, err := query(ctx, s.db, scanString, users, id)
-		if err != nil {
-			return err
-		}
-		return api.Errorf(api.CodeConflict, "%s is in use by %s", kind, listed(names)).WithHint("remove those VMs first: banger rm NAME")
-	}
-	if err != nil {
-		return fmt.Errorf("delete record of %s %s: %w", kind, id, err)
-	}
-	if n, err := result.RowsAffected(); err == nil && n == 0 {
-		return api.Errorf(api.CodeNotFound, "no %s with id %s", kind, id)
-	}
-	return nil
-}
-
-// resolve finds the one row whose id is ref, or that is named ref, or whose id starts with ref (four digits at least). A
-// whole id comes first: callers come back with the id they got, and a name may look like one.
-func resolve[T any](ctx context.Context, db *sql.DB, columns, kind, ref string, scan func(interface{ Scan(...any) error }) (T, error)) (T, error) {
+// resolve finds the one row whose id is ref, or that is named ref (named is the condition, on ?1), or whose id starts with
+// ref (four digits at least). A whole id comes first: callers come back with the id they got, and a name may look like
+// one.
+func resolve[T any](ctx context.Context, db *sql.DB, columns, named, kind, ref string, scan func(interface{ Scan(...any) error }) (T, error)) (T, error) {
 	var none T
-	found, err := scan(db.QueryRowContext(ctx, columns+` WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC LIMIT 1`, ref))
+	found, err := scan(db.QueryRowContext(ctx, columns+` WHERE id = ?1 OR `+named+` ORDER BY id = ?1 DESC LIMIT 1`, ref))
 	if err == nil {
 		return found, nil
 	}

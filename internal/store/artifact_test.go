@@ -14,28 +14,88 @@ import (
 
 func TestArtifactEveryFieldSurvives(t *testing.T) {
 	s := open(t)
-	image := Image{ID: id("1", 64), Name: "debian:trixie", Source: "mmdebstrap", SizeBytes: 1 << 33, Stamp: "a:1:2", CreatedAt: someTime}
-	kernel := Kernel{ID: id("2", 64), Name: "debian:trixie", Release: "6.12", Source: "deb", SizeBytes: 1 << 30, Stamp: "b", CreatedAt: someTime}
-	for _, record := range []any{image, kernel} {
-		for field, value := range reflect.ValueOf(record).Fields() {
-			if value.IsZero() {
-				t.Errorf("the test gives field %s of %T no value", field.Name, record)
-			}
+	names := []string{"debian:trixie"}
+	kernel := Artifact{ID: id("2", 64), Name: names[0], Names: names, Release: "6.12", Source: "deb", SizeBytes: 1 << 30, Stamp: "b", CreatedAt: someTime}
+	image := Artifact{ID: id("1", 64), Name: names[0], Names: names, KernelID: kernel.ID, Source: "mmdebstrap", SizeBytes: 1 << 33, Stamp: "a:1:2", CreatedAt: someTime}
+	for field := range reflect.ValueOf(image).Fields() {
+		if reflect.ValueOf(image).FieldByName(field.Name).IsZero() && reflect.ValueOf(kernel).FieldByName(field.Name).IsZero() {
+			t.Errorf("the test gives field %s no value", field.Name)
 		}
 	}
-	if err := errors.Join(s.PutImage(t.Context(), image), s.PutKernel(t.Context(), kernel)); err != nil {
+	if err := errors.Join(s.PutArtifact(t.Context(), KindKernel, kernel), s.PutArtifact(t.Context(), KindImage, image)); err != nil {
 		t.Fatal(err)
 	}
-	gotImage, imageErr := s.Image(t.Context(), "debian:trixie")
-	gotKernel, kernelErr := s.Kernel(t.Context(), "2000")
+	gotImage, imageErr := s.Artifact(t.Context(), KindImage, "debian:trixie")
+	gotKernel, kernelErr := s.Artifact(t.Context(), KindKernel, "2000")
 	if err := errors.Join(imageErr, kernelErr); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(image, gotImage); diff != "" {
-		t.Errorf("Image (-want +got):\n%s", diff)
+		t.Errorf("image (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(kernel, gotKernel); diff != "" {
-		t.Errorf("Kernel (-want +got):\n%s", diff)
+		t.Errorf("kernel (-want +got):\n%s", diff)
+	}
+}
+
+func TestNames(t *testing.T) {
+	s := open(t)
+	ctx := t.Context()
+	image, _ := withArtifacts(t, s)
+	other := id("abcd", 64)
+	if err := s.PutArtifact(ctx, KindImage, Artifact{ID: other, CreatedAt: someTime}); err != nil {
+		t.Fatal(err)
+	}
+	got := func(id string) []string {
+		t.Helper()
+		a, err := s.Artifact(ctx, KindImage, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.Names
+	}
+	if err := errors.Join(s.Tag(ctx, KindImage, image, "a"), s.Tag(ctx, KindImage, image, "b"), s.Tag(ctx, KindImage, image, "a")); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"debian:trixie", "a", "b"}, got(image)); diff != "" {
+		t.Errorf("after tagging (-want +got):\n%s", diff)
+	}
+	if err := errors.Join(s.Tag(ctx, KindImage, other, "a"), s.Untag(ctx, KindImage, "debian:trixie"), s.Untag(ctx, KindImage, "nobody's")); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([][]string{{"b"}, {"a"}}, [][]string{got(image), got(other)}); diff != "" {
+		t.Errorf("after one name moved and one went (-want +got):\n%s", diff)
+	}
+	if _, err := s.Artifact(ctx, KindKernel, "debian:trixie"); err != nil {
+		t.Errorf("the kernel of that name went too: %v", err)
+	}
+	if err := s.Tag(ctx, KindImage, id("9", 64), "c"); api.CodeOf(err) != api.CodeNotFound {
+		t.Errorf("tag of nothing = %v, want not found", err)
+	}
+	if err := s.DeleteArtifact(ctx, KindImage, image); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Artifact(ctx, KindImage, "b"); api.CodeOf(err) != api.CodeNotFound {
+		t.Errorf("a name outlives its image: %v", err)
+	}
+}
+
+// An image keeps the kernel that it names, and a kernel that is gone is not named.
+func TestImageNamesKernel(t *testing.T) {
+	s := open(t)
+	ctx := t.Context()
+	image, kernel := withArtifacts(t, s)
+	if err := s.PutArtifact(ctx, KindImage, Artifact{ID: image, Name: "x", KernelID: kernel}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.DeleteArtifact(ctx, KindKernel, kernel); api.CodeOf(err) != api.CodeConflict || err.Error() != "kernel is in use by image debian:trixie" {
+		t.Errorf("delete the kernel = %v", err)
+	}
+	if err := s.PutArtifact(ctx, KindImage, Artifact{ID: id("7", 64), KernelID: id("8", 64)}); api.CodeOf(err) != api.CodeConflict {
+		t.Errorf("an image of a kernel that is not there = %v", err)
+	}
+	if err := errors.Join(s.DeleteArtifact(ctx, KindImage, image), s.DeleteArtifact(ctx, KindKernel, kernel)); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -51,10 +111,10 @@ func TestPutMovesName(t *testing.T) {
 		{
 			"Image",
 			func(id, stamp string) error {
-				return s.PutImage(t.Context(), Image{ID: id, Name: "debian:trixie", Stamp: stamp, CreatedAt: someTime})
+				return s.PutArtifact(t.Context(), KindImage, Artifact{ID: id, Name: "debian:trixie", Stamp: stamp, CreatedAt: someTime})
 			},
 			func() (map[string]string, error) {
-				all, err := s.Images(t.Context())
+				all, err := s.Artifacts(t.Context(), KindImage)
 				ids := map[string]string{}
 				for _, i := range all {
 					ids[i.Name] = i.ID + i.Stamp
@@ -65,10 +125,10 @@ func TestPutMovesName(t *testing.T) {
 		{
 			"Kernel",
 			func(id, stamp string) error {
-				return s.PutKernel(t.Context(), Kernel{ID: id, Name: "debian:trixie", Stamp: stamp, CreatedAt: someTime})
+				return s.PutArtifact(t.Context(), KindKernel, Artifact{ID: id, Name: "debian:trixie", Stamp: stamp, CreatedAt: someTime})
 			},
 			func() (map[string]string, error) {
-				all, err := s.Kernels(t.Context())
+				all, err := s.Artifacts(t.Context(), KindKernel)
 				ids := map[string]string{}
 				for _, k := range all {
 					ids[k.Name] = k.ID + k.Stamp
@@ -114,14 +174,14 @@ func TestForeignKeysProtectWhatIsUsed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for kind, err := range map[string]error{"image": s.DeleteImage(ctx, image), "kernel": s.DeleteKernel(ctx, kernel)} {
+	for kind, err := range map[string]error{"image": s.DeleteArtifact(ctx, KindImage, image), "kernel": s.DeleteArtifact(ctx, KindKernel, kernel)} {
 		want := kind + " is in use by " + strings.Join(names[:10], ", ") + " and 2 more"
 		if api.CodeOf(err) != api.CodeConflict || err.Error() != want {
 			t.Errorf("delete %s = %v, want conflict %q", kind, err, want)
 		}
 	}
-	imageUsers, imageErr := s.ImageUsers(ctx, image)
-	kernelUsers, kernelErr := s.KernelUsers(ctx, kernel)
+	imageUsers, imageErr := s.ArtifactUsers(ctx, KindImage, image)
+	kernelUsers, kernelErr := s.ArtifactUsers(ctx, KindKernel, kernel)
 	if err := errors.Join(imageErr, kernelErr); err != nil {
 		t.Fatal(err)
 	}
@@ -133,10 +193,10 @@ func TestForeignKeysProtectWhatIsUsed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(s.DeleteImage(ctx, image), s.DeleteKernel(ctx, kernel)); err != nil {
+	if err := errors.Join(s.DeleteArtifact(ctx, KindImage, image), s.DeleteArtifact(ctx, KindKernel, kernel)); err != nil {
 		t.Errorf("delete what is unused: %v", err)
 	}
-	if err := s.DeleteImage(ctx, image); api.CodeOf(err) != api.CodeNotFound {
+	if err := s.DeleteArtifact(ctx, KindImage, image); api.CodeOf(err) != api.CodeNotFound {
 		t.Errorf("delete twice = %v, want not found", err)
 	}
 }
@@ -144,8 +204,8 @@ func TestForeignKeysProtectWhatIsUsed(t *testing.T) {
 func TestNotFoundSaysWhereToLook(t *testing.T) {
 	s := open(t)
 	_, vmErr := s.VM(t.Context(), "x")
-	_, imageErr := s.Image(t.Context(), "x")
-	_, kernelErr := s.Kernel(t.Context(), "x")
+	_, imageErr := s.Artifact(t.Context(), KindImage, "x")
+	_, kernelErr := s.Artifact(t.Context(), KindKernel, "x")
 	for want, err := range map[string]error{"banger ls": vmErr, "banger image ls": imageErr, "banger kernel ls": kernelErr} {
 		e, ok := errors.AsType[*api.Error](err)
 		if !ok || e.Code != api.CodeNotFound || e.Hint != "see what there is: "+want {

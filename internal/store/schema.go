@@ -55,4 +55,50 @@ ALTER TABLE vms ADD COLUMN nat INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE vms ADD COLUMN isolated INTEGER NOT NULL DEFAULT 0;
 CREATE UNIQUE INDEX vms_address ON vms (address) WHERE address <> '';
 `,
+	// Artifacts have any number of names, and an image may name its kernel. SQLite cannot drop a UNIQUE column: the tables are
+	// made anew, and the references of VMs to them are checked at the end of the transaction. A name equal to the id stood
+	// for none.
+	`
+PRAGMA defer_foreign_keys = 1;
+CREATE TABLE old_images AS SELECT * FROM images;
+CREATE TABLE old_kernels AS SELECT * FROM kernels;
+DROP TABLE images;
+DROP TABLE kernels;
+
+CREATE TABLE kernels (
+	id         TEXT PRIMARY KEY,
+	source     TEXT NOT NULL,
+	size_bytes INTEGER NOT NULL,
+	stamp      TEXT NOT NULL,
+	created_at INTEGER NOT NULL,
+	release    TEXT
+) STRICT;
+CREATE TABLE kernel_names (
+	name      TEXT PRIMARY KEY,
+	kernel_id TEXT NOT NULL REFERENCES kernels (id) ON DELETE CASCADE
+) STRICT;
+CREATE INDEX kernel_names_id ON kernel_names (kernel_id);
+
+CREATE TABLE images (
+	id         TEXT PRIMARY KEY,
+	source     TEXT NOT NULL,
+	size_bytes INTEGER NOT NULL,
+	stamp      TEXT NOT NULL,
+	created_at INTEGER NOT NULL,
+	kernel_id  TEXT REFERENCES kernels (id)
+) STRICT;
+CREATE INDEX images_kernel ON images (kernel_id);
+CREATE TABLE image_names (
+	name     TEXT PRIMARY KEY,
+	image_id TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE
+) STRICT;
+CREATE INDEX image_names_id ON image_names (image_id);
+
+INSERT INTO kernels (id, source, size_bytes, stamp, created_at, release) SELECT id, source, size_bytes, stamp, created_at, release FROM old_kernels;
+INSERT INTO kernel_names (name, kernel_id) SELECT name, id FROM old_kernels WHERE name <> id;
+INSERT INTO images (id, source, size_bytes, stamp, created_at) SELECT id, source, size_bytes, stamp, created_at FROM old_images;
+INSERT INTO image_names (name, image_id) SELECT name, id FROM old_images WHERE name <> id;
+DROP TABLE old_images;
+DROP TABLE old_kernels;
+`,
 }

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"banger/api"
@@ -46,8 +48,8 @@ func withArtifacts(t *testing.T, s *Store) (image, kernel string) {
 	t.Helper()
 	image, kernel = id("1111", 64), id("2222", 64)
 	err := errors.Join(
-		s.PutImage(t.Context(), Image{ID: image, Name: "debian:trixie", CreatedAt: someTime}),
-		s.PutKernel(t.Context(), Kernel{ID: kernel, Name: "debian:trixie", CreatedAt: someTime}),
+		s.PutArtifact(t.Context(), KindImage, Artifact{ID: image, Name: "debian:trixie", CreatedAt: someTime}),
+		s.PutArtifact(t.Context(), KindKernel, Artifact{ID: kernel, Name: "debian:trixie", CreatedAt: someTime}),
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -75,6 +77,49 @@ func TestOpenMigratesFromEmpty(t *testing.T) {
 	again := openAt(t, path)
 	if vms, err := again.VMs(t.Context()); len(vms) != 0 || err != nil {
 		t.Errorf("VMs of an empty database = %v, %v", vms, err)
+	}
+}
+
+// Schema 2 had one name in each record, which was the id when there was none. VMs, and what they use, come through.
+func TestMigrateNames(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	db, err := sql.Open("sqlite", dsn(path, url.Values{"_pragma": pragmas}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, older, kernel := id("1", 64), id("2", 64), id("3", 64)
+	for _, statement := range append(migrations[:2:2], `
+INSERT INTO images VALUES ('`+image+`', 'debian:trixie', 'source', 5, 'stamp', 7), ('`+older+`', '`+older+`', 'source', 5, 'stamp', 7);
+INSERT INTO kernels VALUES ('`+kernel+`', 'debian:trixie', '6.12', 'source', 5, 'stamp', 7);
+INSERT INTO vms (id, name, image_id, kernel_id, cpus, memory_mib, disk_mib, env, auto_remove, state, created_at)
+VALUES ('vm', 'web', '`+image+`', '`+kernel+`', 1, 2, 3, '[]', 0, 'stopped', 9);
+PRAGMA user_version = 2`) {
+		if _, err := db.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := openAt(t, path)
+	images, imagesErr := s.Artifacts(t.Context(), KindImage)
+	kernels, kernelsErr := s.Artifacts(t.Context(), KindKernel)
+	vm, vmErr := s.VM(t.Context(), "web")
+	if err := errors.Join(imagesErr, kernelsErr, vmErr); err != nil {
+		t.Fatal(err)
+	}
+	record := Artifact{ID: image, Name: "debian:trixie", Names: []string{"debian:trixie"}, Source: "source", SizeBytes: 5, Stamp: "stamp", CreatedAt: fromMillis(7)}
+	unnamed, ofKernel := record, record
+	unnamed.ID, unnamed.Name, unnamed.Names = older, older, []string{}
+	ofKernel.ID, ofKernel.Release = kernel, "6.12"
+	if diff := cmp.Diff([][]Artifact{{record, unnamed}, {ofKernel}}, [][]Artifact{images, kernels}); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if vm.ImageName != "debian:trixie" || vm.KernelName != "debian:trixie" {
+		t.Errorf("the VM's image and kernel are %q and %q", vm.ImageName, vm.KernelName)
+	}
+	if err := s.DeleteArtifact(t.Context(), KindImage, image); api.CodeOf(err) != api.CodeConflict {
+		t.Errorf("the VM's image can be deleted: %v", err)
 	}
 }
 
@@ -191,7 +236,7 @@ func TestTransactionRollsBack(t *testing.T) {
 	if !errors.Is(err, broken) {
 		t.Errorf("transaction = %v", err)
 	}
-	if images, err := s.Images(t.Context()); len(images) != 0 || err != nil {
+	if images, err := s.Artifacts(t.Context(), KindImage); len(images) != 0 || err != nil {
 		t.Errorf("Images = %v, %v after a rollback", images, err)
 	}
 }

@@ -47,7 +47,8 @@ type ListedVM struct {
 const vmColumns = `
 SELECT id, name, image_id, kernel_id, cpus, memory_mib, disk_mib, env, auto_remove, leased, network, address, nat, isolated, state, reason,
 	vmm_binary, vmm_pid, vmm_start_ticks, created_at, started_at, stopped_at,
-	(SELECT name FROM images WHERE images.id = image_id), (SELECT name FROM kernels WHERE kernels.id = kernel_id)
+	COALESCE((SELECT n.name FROM image_names n WHERE n.image_id = vms.image_id ORDER BY n.rowid LIMIT 1), image_id),
+	COALESCE((SELECT n.name FROM kernel_names n WHERE n.kernel_id = vms.kernel_id ORDER BY n.rowid LIMIT 1), kernel_id)
 FROM vms`
 
 func scanVM(row interface{ Scan(...any) error }) (v ListedVM, err error) {
@@ -135,7 +136,7 @@ func leaseAddress(ctx context.Context, tx *sql.Tx, lease func(map[netip.Addr]boo
 
 // VM returns the VM of that name, or whose id has that prefix.
 func (s *Store) VM(ctx context.Context, ref string) (ListedVM, error) {
-	return resolve(ctx, s.db, vmColumns, "VM", ref, scanVM)
+	return resolve(ctx, s.db, vmColumns, `name = ?1`, "VM", ref, scanVM)
 }
 
 // VMs returns all VMs, the oldest first.

@@ -87,7 +87,7 @@ func (h *home) makeImage() {
 	h.image = file.SHA256
 	m := image.Manifest{Version: 1, ID: file.SHA256, Name: "debian:trixie", SizeBytes: file.SizeBytes}
 	h.publish(work, "images", file.SHA256, m)
-	if err := h.store.PutImage(h.t.Context(), store.Image{ID: m.ID, Name: m.Name, CreatedAt: time.Now()}); err != nil {
+	if err := h.store.PutArtifact(h.t.Context(), store.KindImage, store.Artifact{ID: m.ID, Name: m.Name, CreatedAt: time.Now()}); err != nil {
 		h.t.Fatal(err)
 	}
 }
@@ -106,7 +106,7 @@ func (h *home) makeKernel() {
 	}
 	h.kernel = m.ID()
 	h.publish(work, "kernels", m.ID(), m)
-	if err := h.store.PutKernel(h.t.Context(), store.Kernel{ID: m.ID(), Name: m.Name, CreatedAt: time.Now()}); err != nil {
+	if err := h.store.PutArtifact(h.t.Context(), store.KindKernel, store.Artifact{ID: m.ID(), Name: m.Name, CreatedAt: time.Now()}); err != nil {
 		h.t.Fatal(err)
 	}
 }

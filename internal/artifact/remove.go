@@ -1,0 +1,135 @@
+package artifact
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"banger/api"
+	"banger/internal/disk"
+	"banger/internal/store"
+)
+
+// Tag gives the artifact of that name or id one more name, which moves to it from another one.
+func (s Shelf) Tag(ctx context.Context, ref, name string) (store.Artifact, error) {
+	if err := CheckName(name); err != nil {
+		return store.Artifact{}, err
+	}
+	a, err := s.Store.Artifact(ctx, s.Kind, ref)
+	if err != nil {
+		return store.Artifact{}, err
+	}
+	if err := s.Store.Tag(ctx, s.Kind, a.ID, name); err != nil {
+		return store.Artifact{}, err
+	}
+	return s.Store.Artifact(ctx, s.Kind, a.ID)
+}
+
+// Remove takes a name away, and with the last name the artifact; an id means all of it. One that is in use is a
+// conflict that names the users.
+func (s Shelf) Remove(ctx context.Context, ref string) error {
+	a, err := s.Store.Artifact(ctx, s.Kind, ref)
+	if err != nil {
+		return err
+	}
+	unlock, err := disk.Lock(ctx, s.Root, a.ID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if a, err = s.Store.Artifact(ctx, s.Kind, a.ID); err != nil { // once more: it may have got or lost a name meanwhile
+		return err
+	}
+	if ref != a.ID && slices.Contains(a.Names, ref) && len(a.Names) > 1 {
+		return s.Store.Untag(ctx, s.Kind, ref)
+	}
+	return s.remove(ctx, a)
+}
+
+// remove deletes record and folder; the lock of the id must be held. The record goes first: a folder without a record
+// is swept, the reverse is damage.
+func (s Shelf) remove(ctx context.Context, a store.Artifact) error {
+	if err := s.Store.DeleteArtifact(ctx, s.Kind, a.ID); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(s.Dir(a.ID)); err != nil {
+		return fmt.Errorf("remove %s %s: %w", s.Kind, a.Name, err)
+	}
+	return nil
+}
+
+// Unused returns the artifacts that have neither a name nor a user.
+func (s Shelf) Unused(ctx context.Context) ([]store.Artifact, error) {
+	all, err := s.Store.Artifacts(ctx, s.Kind)
+	if err != nil {
+		return nil, err
+	}
+	var unused []store.Artifact
+	for _, a := range all {
+		users, err := s.Store.ArtifactUsers(ctx, s.Kind, a.ID)
+		if err != nil {
+			return nil, err
+		}
+		if len(a.Names) == 0 && len(users) == 0 {
+			unused = append(unused, a)
+		}
+	}
+	return unused, nil
+}
+
+// Prune removes the artifact of that id if it still is unused, and reports whether it did.
+func (s Shelf) Prune(ctx context.Context, id string) (bool, error) {
+	unlock, err := disk.Lock(ctx, s.Root, id)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	a, err := s.Store.Artifact(ctx, s.Kind, id)
+	switch {
+	case api.CodeOf(err) == api.CodeNotFound:
+		return false, nil // somebody else removed it
+	case err != nil:
+		return false, err
+	case len(a.Names) > 0:
+		return false, nil
+	}
+	if err := s.remove(ctx, a); err != nil {
+		if api.CodeOf(err) == api.CodeConflict {
+			return false, nil // a VM took it meanwhile
+		}
+		return false, err
+	}
+	return true, nil
+}
+
+// Sweep removes what a crash left: half-made folders, and folders without a record. Call it at the daemon's start,
+// before anything is made.
+func (s Shelf) Sweep(ctx context.Context) error {
+	all, err := s.Store.Artifacts(ctx, s.Kind)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, a := range all {
+		known[a.ID] = true
+	}
+	return disk.SweepFolders(s.Root, known)
+}
+
+// Described lists the artifacts as describe shows each of them; trouble with one is the describer's to attach.
+func Described[T any](ctx context.Context, s Shelf, describe func(a store.Artifact, users []string) T) ([]T, error) {
+	all, err := s.Store.Artifacts(ctx, s.Kind)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]T, len(all))
+	var errs []error
+	for i, a := range all {
+		users, err := s.Store.ArtifactUsers(ctx, s.Kind, a.ID)
+		errs = append(errs, err)
+		list[i] = describe(a, users)
+	}
+	return list, errors.Join(errs...)
+}
