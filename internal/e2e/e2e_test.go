@@ -32,6 +32,9 @@ var (
 	golden string // a home folder that holds the image and the kernel, and no VM
 )
 
+// subnet is another one for each test run: root's homes share the host's routes, and two runs may go on at once.
+var subnet = fmt.Sprintf("10.%d", 64+os.Getpid()%128)
+
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
@@ -239,6 +242,7 @@ func (h *home) command(ctx context.Context, args ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, filepath.Join(binDir, "banger"), args...)
 	command.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + h.dir, "BANGER_HOME=" + h.dir, "XDG_CACHE_HOME=" + filepath.Join(filepath.Dir(golden), "cache"), "TERM=xterm",
+		"BANGER_SUBNET=" + subnet + ".0.0/16",
 	}, h.env...)
 	command.WaitDelay = 10 * time.Second
 	return command

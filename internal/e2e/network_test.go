@@ -104,7 +104,7 @@ func TestNetwork(t *testing.T) {
 		h.reaches(false, "owl", "ping -c 1 -W 2 ant.vm")
 		h.reaches(true, "owl", fetch+worldAddress+"/hello")
 		// Somebody else's address, and somebody else's MAC.
-		h.reaches(false, "ant", "ip addr add 172.30.99.99/16 dev eth0; ping -c 1 -W 2 -I 172.30.99.99 bee.vm; r=$?; ip addr del 172.30.99.99/16 dev eth0; exit $r")
+		h.reaches(false, "ant", "a="+subnet+".99.99; ip addr add $a/16 dev eth0; ping -c 1 -W 2 -I $a bee.vm; r=$?; ip addr del $a/16 dev eth0; exit $r")
 		if out, _ := h.guest("ant", "hostname -f"); out != "ant.vm\n" {
 			t.Errorf("hostname -f says %q", out)
 		}
