@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -188,7 +189,8 @@ func testExecClientDies(t *testing.T, h *home) {
 	eventually(t, "the command is gone", func() bool { return !sleeps() })
 }
 
-// testTerminal uses tmux as the terminal of a user: prompt, size, resize, Ctrl-C, exit.
+// testTerminal uses tmux as the terminal of a user: prompt, size, resize, Ctrl-C, exit. It types as a person does, when the
+// shell is ready: a terminal throws away what was typed ahead of a Ctrl-C.
 func testTerminal(t *testing.T, h *home) {
 	socket := filepath.Join(h.dir, "tmux.sock")
 	tmux := func(args ...string) string {
@@ -203,22 +205,34 @@ func testTerminal(t *testing.T, h *home) {
 	}
 	tmux("new-session", "-d", "-x", "100", "-y", "30", filepath.Join(binDir, "banger")+" shell box; echo status $?; read x")
 	defer tmux("kill-server")
-	shows := func(words string) {
+	defer func() {
+		if t.Failed() {
+			t.Logf("the terminal at the end:\n%s", tmux("capture-pane", "-p"))
+		}
+	}()
+	shows := func(pattern string) {
 		t.Helper()
-		eventually(t, fmt.Sprintf("the terminal shows %q", words), func() bool { return strings.Contains(tmux("capture-pane", "-p"), words) })
+		wanted := regexp.MustCompile(pattern)
+		eventually(t, fmt.Sprintf("the terminal shows %q", pattern), func() bool { return wanted.MatchString(tmux("capture-pane", "-p")) })
 	}
-	shows("root@box")
+	const prompt = `root@box:~#\s*$`
+	shows(prompt)
 	tmux("send-keys", "stty size; echo $TERM", "Enter")
-	shows("30 100")
+	shows(`\n30 100\n.*\n` + prompt)
 	tmux("resize-window", "-x", "90", "-y", "20")
+	eventually(t, "the VM's terminal has the new size", func() bool {
+		return h.try("exec", "box", "--", "sh", "-c", "stty size </dev/pts/0").stdout == "20 90\n"
+	})
 	tmux("send-keys", "clear; stty size", "Enter")
-	shows("20 90")
-	tmux("send-keys", "sleep 1000; echo sleep ended with $?", "Enter")
+	shows(`^20 90\n` + prompt)
+	tmux("send-keys", "sh -c 'echo asleep; exec sleep 1000'; echo not reached", "Enter")
+	shows(`\nasleep\n`)
 	tmux("send-keys", "C-c")
+	shows(`\n\^C\s+` + prompt)
 	tmux("send-keys", "echo still here", "Enter")
-	shows("\nstill here")
+	shows(`\nstill here\n` + prompt)
 	tmux("send-keys", "exit 5", "Enter")
-	shows("status 5")
+	shows(`\nstatus 5\n`)
 }
 
 func testCopy(t *testing.T, h *home) {
