@@ -1,0 +1,124 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// acceptPause keeps a failing accept from taking a CPU.
+const acceptPause = 100 * time.Millisecond
+
+// chunks are the buffers of data on its way to a guest.
+var chunks = sync.Pool{New: func() any { b := make([]byte, chunkBytes); return &b }}
+
+func (f *Forward) listenTCP() error {
+	listener, err := new(net.ListenConfig).Listen(f.ctx, "tcp", f.Listen())
+	if err != nil {
+		return err
+	}
+	f.HostPort, f.stop = chosenPort(listener.Addr()), listener.Close
+	f.conns.Go(func() { f.accept(listener) })
+	return nil
+}
+
+func (f *Forward) accept(listener net.Listener) {
+	slots := make(chan struct{}, maxConns)
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-f.ctx.Done():
+			return
+		}
+		conn, err := listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // such as too many open files: it passes, and those who wait are in the backlog
+			f.log.Warn("accept", "error", err)
+			<-slots
+			select {
+			case <-time.After(acceptPause):
+				continue
+			case <-f.ctx.Done():
+				return
+			}
+		}
+		f.conns.Go(func() {
+			defer func() { <-slots }()
+			f.carry(conn.(*net.TCPConn))
+		})
+	}
+}
+
+// carry serves one connection. Each direction ends on its own; when one breaks, both ends see a reset.
+func (f *Forward) carry(local *net.TCPConn) {
+	ctx, cancel := context.WithCancel(f.ctx)
+	defer cancel()
+	remote, err := f.connect(ctx)
+	if err != nil {
+		f.log.Debug("connect", "error", err)
+		_ = local.SetLinger(0) // a reset, as a port without a listener gives
+		local.Close()
+		return
+	}
+	broken := func() {
+		_ = local.SetLinger(0)
+		local.Close()
+		remote.Close()
+	}
+	stop := context.AfterFunc(ctx, broken)
+	var directions sync.WaitGroup
+	directions.Go(func() {
+		if toGuest(remote, local) != nil {
+			cancel()
+		}
+	})
+	directions.Go(func() {
+		if toHost(local, remote) != nil {
+			cancel()
+		}
+	})
+	directions.Wait()
+	if stop() {
+		local.Close()
+		remote.Close()
+	}
+}
+
+func toGuest(remote Conn, local *net.TCPConn) error {
+	buf := chunks.Get().(*[]byte)
+	defer chunks.Put(buf)
+	for {
+		n, err := local.Read(*buf)
+		if n > 0 {
+			if err := remote.Send((*buf)[:n]); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return remote.CloseWrite()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func toHost(local *net.TCPConn, remote Conn) error {
+	for {
+		data, err := remote.Recv()
+		if errors.Is(err, io.EOF) {
+			return local.CloseWrite()
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := local.Write(data); err != nil {
+			return err
+		}
+	}
+}
