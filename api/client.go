@@ -124,6 +124,23 @@ func (c *Client) SetNAT(ctx context.Context, ref string, on bool) (VM, error) {
 	return call[VM](ctx, c, http.MethodPut, vmPath(ref, "/nat"), SetNAT{On: on})
 }
 
+// AddForward makes a port of a VM reachable at an address of the host, at once when it runs, and returns it with the port
+// that was chosen.
+func (c *Client) AddForward(ctx context.Context, ref string, f Forward) (Forward, error) {
+	return call[Forward](ctx, c, http.MethodPost, vmPath(ref, "/forwards"), f)
+}
+
+// RemoveForward ends a forward, which its protocol, host and host port name, and its connections.
+func (c *Client) RemoveForward(ctx context.Context, ref string, f Forward) error {
+	_, err := call[struct{}](ctx, c, http.MethodDelete, vmPath(ref, "/forwards"), f)
+	return err
+}
+
+// Ports lists what listens in a running VM, and where the host reaches it.
+func (c *Client) Ports(ctx context.Context, ref string) ([]Port, error) {
+	return call[[]Port](ctx, c, http.MethodGet, vmPath(ref, "/ports"), nil)
+}
+
 // StatsVM asks a running VM what it uses.
 func (c *Client) StatsVM(ctx context.Context, ref string) (Stats, error) {
 	return call[Stats](ctx, c, http.MethodGet, vmPath(ref, "/stats"), nil)

@@ -35,7 +35,8 @@ type VM struct {
 	MAC        string     `json:"mac,omitempty"`
 	NAT        bool       `json:"nat,omitempty"`      // reaches the world beyond the other VMs
 	Isolated   bool       `json:"isolated,omitempty"` // reaches no other VM, and none reaches it
-	VMM        *VMM       `json:"vmm,omitempty"`      // nil unless a VMM process exists
+	Forwards   []Forward  `json:"forwards,omitempty"`
+	VMM        *VMM       `json:"vmm,omitempty"` // nil unless a VMM process exists
 	CreatedAt  time.Time  `json:"created_at"`
 	StartedAt  *time.Time `json:"started_at,omitempty"` // last time it became running
 	StoppedAt  *time.Time `json:"stopped_at,omitempty"`
@@ -64,17 +65,18 @@ type SetNAT struct {
 
 // CreateVM asks for a new VM. Zero values mean the configured defaults; an empty Name is made up.
 type CreateVM struct {
-	Name       string   `json:"name,omitempty"`
-	Image      string   `json:"image,omitempty"`
-	Kernel     string   `json:"kernel,omitempty"`
-	CPUs       int      `json:"cpus,omitempty"`
-	MemoryMiB  int      `json:"memory_mib,omitempty"`
-	DiskMiB    int      `json:"disk_mib,omitempty"`
-	Env        []string `json:"env,omitempty"` // K=V, given to every command run in the VM
-	AutoRemove bool     `json:"auto_remove,omitempty"`
-	Network    Network  `json:"network,omitempty"`
-	Isolated   bool     `json:"isolated,omitempty"`
-	Lease      bool     `json:"lease,omitempty"` // the client takes the VM's lease next; without one, the next daemon removes the VM
+	Name       string    `json:"name,omitempty"`
+	Image      string    `json:"image,omitempty"`
+	Kernel     string    `json:"kernel,omitempty"`
+	CPUs       int       `json:"cpus,omitempty"`
+	MemoryMiB  int       `json:"memory_mib,omitempty"`
+	DiskMiB    int       `json:"disk_mib,omitempty"`
+	Env        []string  `json:"env,omitempty"` // K=V, given to every command run in the VM
+	AutoRemove bool      `json:"auto_remove,omitempty"`
+	Network    Network   `json:"network,omitempty"`
+	Isolated   bool      `json:"isolated,omitempty"`
+	Forwards   []Forward `json:"forwards,omitempty"`
+	Lease      bool      `json:"lease,omitempty"` // the client takes the VM's lease next; without one, the next daemon removes the VM
 }
 
 // WaitFor is a condition a client can wait for.

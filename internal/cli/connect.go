@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -56,9 +57,15 @@ func (a *app) status(ctx context.Context, client *api.Client) (api.DaemonStatus,
 	return client.Status(ctx)
 }
 
-// nobodyListens reports whether err says that there is no daemon, as opposed to one that is in trouble.
+// nobodyListens reports whether err says that there is no daemon, or that one died while it was asked, as opposed to one
+// that is in trouble.
 func nobodyListens(err error) bool {
-	return errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+	for _, gone := range []error{os.ErrNotExist, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.EOF} {
+		if errors.Is(err, gone) {
+			return true
+		}
+	}
+	return false
 }
 
 // startDaemon starts a daemon in a session of its own and returns when it answers.

@@ -17,6 +17,7 @@ type vmFlags struct {
 	env                               []string
 	network                           string
 	isolated                          bool
+	publish                           []string
 }
 
 func (f *vmFlags) register(a *app, cmd *cobra.Command) {
@@ -30,6 +31,7 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 	set.StringArrayVarP(&f.env, "env", "e", nil, "environment of its commands, NAME=VALUE, or NAME for the value here; many")
 	set.StringVar(&f.network, "net", "", "user (other machines, and the world through this host) or none (default from the settings)")
 	set.BoolVar(&f.isolated, "isolated", false, "reach no other machine, and be reached by none")
+	set.StringArrayVarP(&f.publish, "publish", "p", nil, "forward a port of this host, [ADDR:]HOST:GUEST[/udp]; many")
 	registerCompletion(cmd, "net", cobra.FixedCompletions([]string{string(api.NetworkUser), string(api.NetworkNone)}, cobra.ShellCompDirectiveNoFileComp))
 	registerCompletion(cmd, "image", a.completeImages)
 	registerCompletion(cmd, "kernel", a.completeKernels)
@@ -38,6 +40,13 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 // request turns the flags into what the API takes.
 func (f *vmFlags) request(a *app, cmd *cobra.Command) (api.CreateVM, error) {
 	want := api.CreateVM{Name: f.name, Image: f.image, Kernel: f.kernel, CPUs: f.cpus, Env: a.expandEnv(f.env), Network: api.Network(f.network), Isolated: f.isolated}
+	for _, text := range f.publish {
+		forward, err := api.ParseForward(text)
+		if err != nil {
+			return want, usageError{err}
+		}
+		want.Forwards = append(want.Forwards, forward)
+	}
 	for _, size := range []struct {
 		flag, text string
 		to         *int

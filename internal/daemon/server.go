@@ -158,6 +158,9 @@ func (s *Server) end(stop stopRequest, listener net.Listener, server *http.Serve
 		errs = append(errs, server.Close())
 	}
 	s.sessions.Wait() // after Shutdown, which sees to it that none begins any more
+	if stop.drain {
+		s.vms.WaitForwards()
+	}
 	endRequests()
 	return errors.Join(append(errs, s.vms.Close())...)
 }

@@ -55,6 +55,18 @@ ALTER TABLE vms ADD COLUMN nat INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE vms ADD COLUMN isolated INTEGER NOT NULL DEFAULT 0;
 CREATE UNIQUE INDEX vms_address ON vms (address) WHERE address <> '';
 `,
+	// One address of the host leads to one VM.
+	`
+CREATE TABLE forwards (
+	vm_id      TEXT NOT NULL REFERENCES vms (id) ON DELETE CASCADE,
+	protocol   TEXT NOT NULL,
+	host       TEXT NOT NULL,
+	host_port  INTEGER NOT NULL,
+	guest_port INTEGER NOT NULL,
+	PRIMARY KEY (protocol, host, host_port)
+) STRICT;
+CREATE INDEX forwards_vm ON forwards (vm_id);
+`,
 	// Artifacts have any number of names, and an image may name its kernel. SQLite cannot drop a UNIQUE column: the tables are
 	// made anew, and the references of VMs to them are checked at the end of the transaction. A name equal to the id stood
 	// for none.

@@ -161,6 +161,7 @@ func isConstraint(err error, code int) bool {
 const (
 	uniqueViolation     = sqlite3.SQLITE_CONSTRAINT_UNIQUE
 	foreignKeyViolation = sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
+	primaryKeyViolation = sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
 )
 
 // Times are stored as Unix milliseconds; 0 is "never".

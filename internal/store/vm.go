@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -27,6 +28,7 @@ type VM struct {
 	Address       netip.Addr // leased for the VM's life; invalid without a network
 	NAT           bool       // reaches the world beyond the other VMs
 	Isolated      bool       // reaches no other VM
+	Forwards      []api.Forward
 	State         api.State
 	Reason        string
 	VMMBinary     string // what runs, or is about to run it; empty when stopped
@@ -48,19 +50,26 @@ const vmColumns = `
 SELECT id, name, image_id, kernel_id, cpus, memory_mib, disk_mib, env, auto_remove, leased, network, address, nat, isolated, state, reason,
 	vmm_binary, vmm_pid, vmm_start_ticks, created_at, started_at, stopped_at,
 	COALESCE((SELECT n.name FROM image_names n WHERE n.image_id = vms.image_id ORDER BY n.rowid LIMIT 1), image_id),
-	COALESCE((SELECT n.name FROM kernel_names n WHERE n.kernel_id = vms.kernel_id ORDER BY n.rowid LIMIT 1), kernel_id)
+	COALESCE((SELECT n.name FROM kernel_names n WHERE n.kernel_id = vms.kernel_id ORDER BY n.rowid LIMIT 1), kernel_id),
+	(SELECT json_group_array(json_object('protocol', protocol, 'host', host, 'host_port', host_port, 'guest_port', guest_port))
+		FROM forwards WHERE vm_id = vms.id)
 FROM vms`
 
 func scanVM(row interface{ Scan(...any) error }) (v ListedVM, err error) {
 	var created, started, stopped int64
-	var env, address string
+	var env, address, forwards string
 	err = row.Scan(&v.ID, &v.Name, &v.ImageID, &v.KernelID, &v.CPUs, &v.MemoryMiB, &v.DiskMiB, &env, &v.AutoRemove, &v.Leased,
-		&v.Network, &address, &v.NAT, &v.Isolated, &v.State, &v.Reason, &v.VMMBinary, &v.VMMPID, &v.VMMStartTicks, &created, &started, &stopped, &v.ImageName, &v.KernelName)
+		&v.Network, &address, &v.NAT, &v.Isolated, &v.State, &v.Reason, &v.VMMBinary, &v.VMMPID, &v.VMMStartTicks, &created, &started, &stopped, &v.ImageName, &v.KernelName, &forwards)
 	if err != nil {
 		return v, err
 	}
 	if err := json.Unmarshal([]byte(env), &v.Env); err != nil {
 		return v, fmt.Errorf("read env of VM %s: %w", v.Name, err)
+	}
+	if forwards != "[]" { // most have none, and ls reads ten thousand
+		if err := json.Unmarshal([]byte(forwards), &v.Forwards); err != nil {
+			return v, fmt.Errorf("read forwards of VM %s: %w", v.Name, err)
+		}
 	}
 	if address != "" {
 		if v.Address, err = netip.ParseAddr(address); err != nil {
@@ -80,9 +89,19 @@ func (s *Store) InsertVM(ctx context.Context, v *VM, lease func(taken map[netip.
 				return err
 			}
 		}
-		return insertVM(ctx, tx, v)
+		if err := insertVM(ctx, tx, v); err != nil {
+			return err
+		}
+		for _, f := range v.Forwards {
+			if err := insertForward(ctx, tx, v.ID, f); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	switch {
+	case errors.Is(err, errForwardTaken):
+		return err
 	case isConstraint(err, uniqueViolation):
 		return api.Errorf(api.CodeConflict, "a VM named %q exists already", v.Name).WithHint("choose another name, or remove it: banger rm %s", v.Name)
 	case isConstraint(err, foreignKeyViolation):

@@ -25,7 +25,8 @@ func TestVMEveryFieldSurvives(t *testing.T) {
 		ID: "abcdef012345", Name: "web", ImageID: image, KernelID: kernel, CPUs: 3, MemoryMiB: 512, DiskMiB: 4096,
 		Env: []string{"A=b", "EMPTY=", "TEXT=with \"quotes\" and \n lines"}, AutoRemove: true, Leased: true,
 		Network: api.NetworkUser, Address: netip.MustParseAddr("172.30.0.2"), NAT: true, Isolated: true,
-		State: api.StateStopping, Reason: "asked", VMMBinary: "/usr/bin/firecracker", VMMPID: 4711, VMMStartTicks: 1 << 40,
+		Forwards: []api.Forward{{Protocol: api.UDP, Host: netip.MustParseAddr("127.0.0.1"), HostPort: 5353, GuestPort: 53}},
+		State:    api.StateStopping, Reason: "asked", VMMBinary: "/usr/bin/firecracker", VMMPID: 4711, VMMStartTicks: 1 << 40,
 		CreatedAt: someTime, StartedAt: someTime.Add(1e9), StoppedAt: someTime.Add(2e9),
 	}
 	for field, value := range reflect.ValueOf(want).Fields() {

@@ -23,6 +23,7 @@ const (
 	maxDiskMiB   = 8 << 20  // 8 TiB; ext4 with 4 KiB blocks ends at 16
 	maxCPUs      = 32       // Firecracker's own limit
 	maxEnv       = 256
+	maxForwards  = 64
 )
 
 // machine is one VM as an operation works on it: the record as it was read, and what the steps take.
@@ -85,7 +86,7 @@ func (m *Manager) plan(want api.CreateVM) (store.ListedVM, error) {
 		ID: newID(), Name: want.Name,
 		CPUs: orDefault(want.CPUs, m.Config.CPUs), MemoryMiB: orDefault(want.MemoryMiB, m.Config.MemoryMiB), DiskMiB: orDefault(want.DiskMiB, m.Config.DiskMiB),
 		Network: orDefault(want.Network, m.Config.Network), Isolated: want.Isolated,
-		Env: want.Env, AutoRemove: want.AutoRemove, Leased: want.Lease, State: api.StateCreating,
+		Env: want.Env, AutoRemove: want.AutoRemove, Leased: want.Lease, State: api.StateCreating, Forwards: want.Forwards,
 	}}
 	if rec.Network != api.NetworkUser && rec.Network != api.NetworkNone {
 		return rec, api.Errorf(api.CodeInvalid, "unknown network %q", rec.Network).WithHint("one of %s, %s", api.NetworkUser, api.NetworkNone)
@@ -96,6 +97,11 @@ func (m *Manager) plan(want api.CreateVM) (store.ListedVM, error) {
 		}
 	}
 	rec.NAT = rec.Network == api.NetworkUser
+	for i := range rec.Forwards {
+		if err := completeForward(&rec.Forwards[i]); err != nil {
+			return rec, err
+		}
+	}
 	if rec.Name != "" {
 		if err := CheckName(rec.Name); err != nil {
 			return rec, err
@@ -119,6 +125,8 @@ func checkSize(v store.VM, hostMemoryMiB int) error {
 		return api.Errorf(api.CodeInvalid, "%d MiB of memory: this host has %d MiB", v.MemoryMiB, hostMemoryMiB).WithHint("ask for less with --memory")
 	case v.DiskMiB < minDiskMiB || v.DiskMiB > maxDiskMiB:
 		return api.Errorf(api.CodeInvalid, "a disk of %d MiB: it can have %d MiB to %d MiB", v.DiskMiB, minDiskMiB, maxDiskMiB)
+	case len(v.Forwards) > maxForwards:
+		return api.Errorf(api.CodeInvalid, "%d forwards: a VM has at most %d", len(v.Forwards), maxForwards)
 	case len(v.Env) > maxEnv:
 		return api.Errorf(api.CodeInvalid, "%d environment variables: at most %d", len(v.Env), maxEnv)
 	}

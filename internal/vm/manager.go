@@ -64,9 +64,10 @@ type Manager struct {
 
 	mu         sync.Mutex // guards the fields below; never held over I/O
 	closing    bool
-	operations map[string]*operation // by VM id
-	guests     map[string]*live      // by VM id: VMs whose VMM is known to this daemon
-	changed    chan struct{}         // closed and replaced whenever a VM's state changes
+	operations map[string]*operation   // by VM id
+	guests     map[string]*live        // by VM id: VMs whose VMM is known to this daemon
+	forwards   map[string][]*published // by VM id: of VMs that run
+	changed    chan struct{}           // closed and replaced whenever a VM's state changes
 }
 
 // live is the VMM of one VM and the way to its guest.
@@ -82,6 +83,7 @@ func New(o Options) *Manager {
 		vmsDir:     filepath.Join(o.Config.Home, "vms"),
 		operations: map[string]*operation{},
 		guests:     map[string]*live{},
+		forwards:   map[string][]*published{},
 		changed:    make(chan struct{}),
 	}
 	m.ctx, m.cancel = context.WithCancelCause(context.Background())
@@ -92,6 +94,7 @@ func New(o Options) *Manager {
 // running.
 func (m *Manager) Close() error {
 	m.end()
+	closing := m.closeAllForwards()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var errs []error
@@ -100,7 +103,7 @@ func (m *Manager) Close() error {
 		l.process.Release()
 		delete(m.guests, id)
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, closing...)...)
 }
 
 // Retire hands the VMs over to another daemon: it refuses new operations, lets those under way end (or cancels them
@@ -120,6 +123,7 @@ func (m *Manager) Retire(ctx context.Context) {
 		}
 	}
 	m.end()
+	m.stopListening()
 }
 
 // end refuses new operations, cancels those under way and waits for them and for the watchers.
@@ -199,6 +203,7 @@ func (m *Manager) describe(rec store.ListedVM) api.VM {
 	if rec.Address.IsValid() {
 		v.Address, v.MAC = rec.Address.String(), network.MAC(rec.Address)
 	}
+	v.Forwards = m.describeForwards(rec)
 	if rec.VMMPID != 0 {
 		v.VMM = &api.VMM{Binary: rec.VMMBinary, PID: rec.VMMPID}
 	}

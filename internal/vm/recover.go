@@ -67,6 +67,7 @@ func (m *Manager) recoverVM(ctx context.Context, machine *machine) error {
 func (m *Manager) adopt(machine *machine, process *firecracker.Process) {
 	l := &live{process: process, agent: guest.New(guest.DialVsock(machine.dir.VsockSocket(), guest.Port))}
 	machine.setLive(l)
+	machine.reopenForwards()
 	m.watch(machine.rec.ID, l)
 	m.Log.Info("adopted a VM", "vm", machine.rec.ID, "name", machine.rec.Name, "pid", process.PID())
 }

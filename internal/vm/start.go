@@ -36,6 +36,7 @@ var startSteps = []step{
 	{"record start", (*machine).recordStart, nil}, // what follows it is undone by the state that stop records
 	{"take lock", (*machine).takeLock, (*machine).dropLock},
 	{"join network", (*machine).joinNetwork, (*machine).leaveNetwork},
+	{"open forwards", (*machine).openForwards, (*machine).closeForwards},
 	{"start VMM", (*machine).startVMM, (*machine).endVMM},
 	{"configure VMM", (*machine).configure, nil},
 	{"boot kernel", (*machine).boot, nil},

@@ -1,0 +1,230 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"banger/api"
+)
+
+func (a *app) forwardCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "forward NAME [ADDR:]HOST:GUEST[/udp]...",
+		Short: "Make ports of a machine reachable at this host",
+		Long: `Make ports of a machine reachable at this host, for as long as it runs, now and after each start.
+
+ADDR is 127.0.0.1 unless given; 0.0.0.0 lets the whole network in. HOST is the port here, 0 for any free one; GUEST is
+the port in the machine, whichever of its addresses has the listener. It goes through the agent, so the machine needs no
+network for it, and you need no rights.`,
+		Example: `  banger forward web 8080:80
+  banger forward web 0.0.0.0:5353:53/udp
+  banger forward ls
+  banger forward rm web 8080`,
+		Args:              args(cobra.MinimumNArgs(2)),
+		ValidArgsFunction: a.completeOneVM,
+		RunE: func(cmd *cobra.Command, given []string) error {
+			forwards, err := parseForwards(given[1:])
+			if err != nil {
+				return err
+			}
+			client, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer client.CloseIdle()
+			added := []api.Forward{}
+			for _, f := range forwards {
+				f, err := client.AddForward(cmd.Context(), given[0], f)
+				if err != nil {
+					return err
+				}
+				added = append(added, f)
+			}
+			if a.json {
+				return a.printJSON(added)
+			}
+			for _, f := range added {
+				fmt.Fprintln(a.Stdout, forwardWords(f, given[0]))
+			}
+			return nil
+		},
+	}
+	cmd.AddCommand(a.forwardListCommand(), a.forwardRemoveCommand())
+	return cmd
+}
+
+func parseForwards(texts []string) ([]api.Forward, error) {
+	var forwards []api.Forward
+	for _, text := range texts {
+		f, err := api.ParseForward(text)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		forwards = append(forwards, f)
+	}
+	return forwards, nil
+}
+
+func forwardWords(f api.Forward, vm string) string {
+	return fmt.Sprintf("%s/%s -> %s:%d", f.Listen(), f.Protocol, vm, f.GuestPort)
+}
+
+func (a *app) forwardListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "ls [NAME...]",
+		Aliases:           []string{"list"},
+		Short:             "List forwards, of all machines or of some",
+		Example:           "  banger forward ls web",
+		ValidArgsFunction: a.completeVMs,
+		RunE: func(cmd *cobra.Command, names []string) error {
+			client, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer client.CloseIdle()
+			vms, err := someVMs(cmd.Context(), client, names)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				byName := map[string][]api.Forward{}
+				for _, vm := range vms {
+					if len(vm.Forwards) > 0 {
+						byName[vm.Name] = vm.Forwards
+					}
+				}
+				return a.printJSON(byName)
+			}
+			rows := [][]string{{"NAME", "HOST", "PROTOCOL", "PORT", "STATE"}}
+			for _, vm := range vms {
+				for _, f := range vm.Forwards {
+					rows = append(rows, []string{vm.Name, f.Listen(), string(f.Protocol), strconv.Itoa(int(f.GuestPort)), forwardState(vm, f)})
+				}
+			}
+			return a.table(rows)
+		},
+	}
+}
+
+// someVMs returns the VMs of these names, or all when there are none.
+func someVMs(ctx context.Context, client *api.Client, names []string) ([]api.VM, error) {
+	if len(names) == 0 {
+		return client.VMs(ctx)
+	}
+	var vms []api.VM
+	for _, name := range names {
+		vm, err := client.VM(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		vms = append(vms, vm)
+	}
+	return vms, nil
+}
+
+func forwardState(vm api.VM, f api.Forward) string {
+	switch {
+	case f.Error != "":
+		return "failed: " + f.Error
+	case vm.State == api.StateRunning:
+		return "open"
+	}
+	return "closed: the machine is " + string(vm.State)
+}
+
+func (a *app) forwardRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "rm NAME [ADDR:]HOST[:GUEST][/udp]...",
+		Short: "End forwards, and the connections through them",
+		Example: `  banger forward rm web 8080
+  banger forward rm web 0.0.0.0:5353:53/udp`,
+		Args:              args(cobra.MinimumNArgs(2)),
+		ValidArgsFunction: a.completeForwards,
+		RunE: func(cmd *cobra.Command, given []string) error {
+			forwards, err := parseForwards(given[1:])
+			if err != nil {
+				return err
+			}
+			client, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer client.CloseIdle()
+			for _, f := range forwards {
+				if err := client.RemoveForward(cmd.Context(), given[0], f); err != nil {
+					return err
+				}
+				fmt.Fprintf(a.Stdout, "%s/%s\n", f.Listen(), f.Protocol)
+			}
+			return nil
+		},
+	}
+}
+
+// completeForwards completes a machine that has forwards, then its forwards.
+func (a *app) completeForwards(_ *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.completions(func(ctx context.Context, client *api.Client) ([]string, error) {
+		vms, err := client.VMs(ctx)
+		var words []string
+		for _, vm := range vms {
+			if len(given) == 0 && len(vm.Forwards) > 0 {
+				words = append(words, vm.Name)
+			}
+			if len(given) > 0 && vm.Name == given[0] {
+				for _, f := range vm.Forwards {
+					words = append(words, f.String())
+				}
+			}
+		}
+		return words, err
+	})
+}
+
+func (a *app) portsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "ports NAME",
+		Short: "List what listens in a machine, and where to reach it",
+		Long: `List what listens in a machine, with its process and where this host reaches it: through a forward, or at the
+machine's own address where the host has a route to it (root's network).`,
+		Example:           "  banger ports web",
+		Args:              args(cobra.ExactArgs(1)),
+		ValidArgsFunction: a.completeOneVM,
+		RunE: func(cmd *cobra.Command, given []string) error {
+			client, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer client.CloseIdle()
+			ports, err := client.Ports(cmd.Context(), given[0])
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(ports)
+			}
+			rows := [][]string{{"PORT", "ADDRESS", "PROCESS", "REACH IT AT"}}
+			unreachable := api.Port{}
+			for _, p := range ports {
+				process, reach := "-", "-"
+				if p.Process != "" {
+					process = fmt.Sprintf("%s (%d)", p.Process, p.PID)
+				}
+				if len(p.Reach) > 0 {
+					reach = strings.Join(p.Reach, ", ")
+				} else if strings.HasPrefix(p.Network, "tcp") {
+					unreachable = p
+				}
+				rows = append(rows, []string{fmt.Sprintf("%d/%s", p.Port, p.Network), p.Address, process, reach})
+			}
+			if err := a.table(rows); err != nil || unreachable.Port == 0 {
+				return err
+			}
+			fmt.Fprintf(a.Stderr, "to reach one from here: banger forward %s 0:%d\n", given[0], unreachable.Port)
+			return nil
+		},
+	}
+}
