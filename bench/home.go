@@ -109,14 +109,20 @@ func (h *home) banger(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// boot starts a new VM, makes the image and the kernel where they are missing, and waits for the condition. remove ends it, also when ctx has ended.
+// boot starts a new VM without a network.
 func (h *home) boot(ctx context.Context, condition api.WaitFor) (vm api.VM, remove func() error, err error) {
+	return h.bootAs(ctx, api.CreateVM{Network: api.NetworkNone}, condition)
+}
+
+// bootAs starts a new VM, makes the image and the kernel where they are missing, and waits for the condition. remove ends it, also when ctx has ended.
+func (h *home) bootAs(ctx context.Context, want api.CreateVM, condition api.WaitFor) (vm api.VM, remove func() error, err error) {
+	want.Name = namePrefix + "vm"
 	if err := h.banger(ctx, "ls"); err != nil { // starts the daemon
 		return api.VM{}, nil, err
 	}
 	create, cancelCreate := context.WithTimeout(ctx, commandTimeout)
 	defer cancelCreate()
-	if vm, err = h.client.CreateVM(create, api.CreateVM{Name: namePrefix + "vm", Network: api.NetworkNone}, nil); err != nil {
+	if vm, err = h.client.CreateVM(create, want, nil); err != nil {
 		return api.VM{}, nil, err
 	}
 	remove = func() error { return h.remove(ctx, vm.ID) }
