@@ -123,7 +123,8 @@ func (p Plan) cpu() string {
 	if p.Accel == KVM {
 		return "host"
 	}
-	return "max"
+	// Without its two "fast string" features a guest copies by words: TCG performs rep movsb byte by byte.
+	return "max,-erms,-fsrm"
 }
 
 // append adds what TCG needs: the guest's TSC runs at the host's rate, but calibrating it against microvm's PIT hangs in 6 of 15 boots.

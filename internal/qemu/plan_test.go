@@ -24,7 +24,7 @@ func TestArgs(t *testing.T) {
 		{
 			"least, TCG",
 			Plan{Accel: TCG, TSCKHz: 2000000, VCPUs: 1, MemoryMiB: 256, Kernel: "/k"},
-			common("tcg", "max", "off", "1", "tsc_early_khz=2000000 tsc=reliable") +
+			common("tcg", "max,-erms,-fsrm", "off", "1", "tsc_early_khz=2000000 tsc=reliable") +
 				" -chardev stdio,id=serial,signal=off -serial chardev:serial -device i8042",
 		},
 		{
