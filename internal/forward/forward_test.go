@@ -28,8 +28,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // guestEnd is a real agent, whose guest is this host.
 type guestEnd struct {
-	client *guest.Client
-	kill   func() // as the end of a VM does
+	dial func(context.Context) (net.Conn, error)
+	kill func() // as the end of a VM does
 }
 
 func newGuest(t *testing.T) guestEnd {
@@ -41,24 +41,20 @@ func newGuest(t *testing.T) guestEnd {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
-	client := guest.New(func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", socket) })
+	go func() { served <- server.ServeStreams(l) }()
 	kill := sync.OnceFunc(func() {
 		server.Close()
 		<-served
 	})
-	t.Cleanup(func() {
-		client.Close()
-		kill()
-	})
-	return guestEnd{client, kill}
+	t.Cleanup(kill)
+	return guestEnd{func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", socket) }, kill}
 }
 
 func (g guestEnd) open(t *testing.T, protocol api.Protocol, guestPort uint16) *forward.Forward {
 	t.Helper()
 	f, err := forward.Listen(api.Forward{Protocol: protocol, Host: netip.MustParseAddr("127.0.0.1"), GuestPort: guestPort},
 		func(ctx context.Context) (forward.Conn, error) {
-			conn, err := g.client.Dial(ctx, string(protocol), "", guestPort)
+			conn, err := guest.Connect(ctx, g.dial, string(protocol), guestPort)
 			if err != nil {
 				return nil, err
 			}

@@ -1,120 +1,124 @@
 package guest
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"connectrpc.com/connect"
-
 	agentv1 "banger/proto/agent/v1"
 )
 
-// Conn is a connection to a socket in a VM. Recv may run beside Send and CloseWrite. Close must be called.
-type Conn struct {
-	ctx    context.Context
-	cancel context.CancelFunc
-	stream *connect.BidiStreamForClientSimple[agentv1.DialRequest, agentv1.DialResponse]
-	ended  atomic.Bool // Recv has told the end
-	sent   atomic.Bool // CloseWrite has told the guest
-
-	sendMu sync.Mutex // the stream takes one sender at a time
-}
+// StreamPort is the vsock port to give Connect's dialer.
+const StreamPort = agentv1.StreamPort
 
 // lingerTimeout is how long Close lets a guest take what was sent to it.
 const lingerTimeout = 10 * time.Second
 
-// Dial connects to a port of the VM ("tcp" or "udp") and returns when the connection stands. address is one of the VM's
-// own; without one it is whichever of them has a listener, loopback first. The connection ends with Close or ctx.
+// frames are buffers of one frame, header and all: connections at rest hold none.
+var frames = sync.Pool{New: func() any { b := make([]byte, agentv1.StreamHeaderBytes+agentv1.MaxChunkBytes); return &b }}
+
+// Conn is a connection to a socket in a VM. One goroutine may call Recv, another Send and CloseWrite. Close must be called.
+type Conn struct {
+	conn net.Conn
+	r    *bufio.Reader
+	in   *[]byte     // what Recv returned last; nil while it waits
+	stop func() bool // lets ctx end without the connection
+
+	ended atomic.Bool // Recv has told the end
+	sent  atomic.Bool // CloseWrite has told the guest
+}
+
+// Connect connects to a port of a VM ("tcp" or "udp") by a vsock connection to StreamPort, and returns when the connection
+// stands. The socket is whichever of the VM's addresses has a listener, loopback first. It ends with Close or ctx.
 // ErrInvalid says that nothing listens there.
-func (c *Client) Dial(ctx context.Context, network, address string, port uint16) (*Conn, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	conn := &Conn{ctx: ctx, cancel: cancel}
-	open := &agentv1.DialOpen{Network: network, Address: address, Port: uint32(port)}
-	if err := conn.open(c, open); err != nil {
-		err = fromAgent(ctx, fmt.Sprintf("connect to port %d of the guest", port), err)
-		cancel()
-		return nil, err
+func Connect(ctx context.Context, dial func(context.Context) (net.Conn, error), network string, port uint16) (*Conn, error) {
+	conn, err := dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the guest: %w: %w", ErrUnreachable, err)
 	}
-	return conn, nil
+	c := &Conn{conn: conn, r: bufio.NewReader(conn)} // small: what is larger than its buffer passes it by
+	c.stop = context.AfterFunc(ctx, func() { conn.Close() })
+	_, err = io.WriteString(conn, agentv1.StreamTarget{Network: network, Port: port}.Line())
+	if err == nil {
+		err = agentv1.ReadStreamAnswer(c.r)
+	}
+	if err == nil {
+		return c, nil
+	}
+	c.stop()
+	conn.Close()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if refused, ok := errors.AsType[*agentv1.StreamRefusedError](err); ok {
+		return nil, &wordedError{fmt.Sprintf("connect to port %d of the guest: %s", port, refused.Reason), ErrInvalid}
+	}
+	return nil, fmt.Errorf("connect to port %d of the guest: %w: %w", port, ErrUnreachable, err)
 }
 
-func (c *Conn) open(client *Client, open *agentv1.DialOpen) (err error) {
-	if c.stream, err = client.agent.Dial(c.ctx); err != nil {
-		return err
-	}
-	// A send fails with EOF when the agent has refused already; Receive tells why.
-	if err := c.stream.Send(&agentv1.DialRequest{Request: &agentv1.DialRequest_Open{Open: open}}); err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	first, err := c.stream.Receive()
-	if err == nil && first.GetOpened() == nil {
-		err = errors.New("the agent sent data before the connection stood")
-	}
-	return err
-}
-
-// Recv returns what the guest sent next, and io.EOF when it will send no more. Over udp each call returns one datagram.
-// Any other error means that the connection is broken.
+// Recv returns what the guest sent next, valid until the next call, and io.EOF when it will send no more. Over udp each call
+// returns one datagram. Any other error means that the connection is broken.
 func (c *Conn) Recv() ([]byte, error) {
 	if c.ended.Load() {
 		return nil, io.EOF
 	}
-	response, err := c.stream.Receive()
+	if c.in != nil {
+		frames.Put(c.in)
+		c.in = nil
+	}
+	n, err := agentv1.NextStreamFrame(c.r)
 	if errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("receive: %w: stream ended early", ErrUnreachable)
-	}
-	if err != nil {
-		return nil, fromAgent(c.ctx, "receive", err)
-	}
-	switch r := response.Response.(type) {
-	case *agentv1.DialResponse_Data:
-		return r.Data, nil
-	case *agentv1.DialResponse_End:
 		c.ended.Store(true)
 		return nil, io.EOF
 	}
-	return nil, errors.New("receive: the agent sent a message of no known kind")
+	if err == nil {
+		c.in = frames.Get().(*[]byte)
+		err = agentv1.ReadStreamData(c.r, (*c.in)[:n])
+	}
+	if err != nil {
+		return nil, fmt.Errorf("receive: %w: %w", ErrUnreachable, err)
+	}
+	return (*c.in)[:n], nil
 }
 
 // Send sends at most 64 KiB. It blocks while the guest does not take them.
 func (c *Conn) Send(data []byte) error {
-	return c.send(&agentv1.DialRequest{Request: &agentv1.DialRequest_Data{Data: data}})
+	frame := frames.Get().(*[]byte)
+	defer frames.Put(frame)
+	n := copy((*frame)[agentv1.StreamHeaderBytes:], data)
+	if n < len(data) {
+		return fmt.Errorf("send: %d bytes: at most %d are taken", len(data), n)
+	}
+	if err := agentv1.WriteStreamFrame(c.conn, *frame, n); err != nil {
+		return fmt.Errorf("send: %w: %w", ErrUnreachable, err)
+	}
+	return nil
 }
 
 // CloseWrite tells the guest that nothing follows; what it sends still comes.
 func (c *Conn) CloseWrite() error {
-	err := c.send(&agentv1.DialRequest{Request: &agentv1.DialRequest_End{End: &agentv1.DialEnd{}}})
-	c.sent.Store(err == nil)
-	return err
-}
-
-func (c *Conn) send(r *agentv1.DialRequest) error {
-	c.sendMu.Lock()
-	defer c.sendMu.Unlock()
-	err := c.stream.Send(r)
-	if errors.Is(err, io.EOF) { // the agent ended the connection; Recv tells why
-		return fmt.Errorf("send: %w", ErrUnreachable)
+	if err := agentv1.WriteStreamEnd(c.conn); err != nil {
+		return fmt.Errorf("send: %w: %w", ErrUnreachable, err)
 	}
-	return fromAgent(c.ctx, "send", err)
+	c.sent.Store(true)
+	return nil
 }
 
 // Close ends the connection. When both directions have ended it first lets the guest take what it was sent; otherwise the
 // guest sees a reset. Closing twice is harmless.
 func (c *Conn) Close() error {
+	c.stop()
 	if c.ended.Load() && c.sent.Load() {
-		timer := time.AfterFunc(lingerTimeout, c.cancel)
-		_, _ = c.stream.Receive() // the agent ends the stream once it is done
-		timer.Stop()
+		if c.conn.SetReadDeadline(time.Now().Add(lingerTimeout)) == nil {
+			_, _ = io.Copy(io.Discard, c.r) // the guest closes once it is done
+		}
 	}
-	c.cancel() // first, or a blocked sender would hold back the rest
-	c.sendMu.Lock()
-	_ = c.stream.CloseRequest()
-	c.sendMu.Unlock()
-	_ = c.stream.CloseResponse()
+	_ = c.conn.Close() // closed before, perhaps
 	return nil
 }

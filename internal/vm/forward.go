@@ -21,9 +21,7 @@ import (
 type published struct {
 	api.Forward
 	open *forward.Forward // nil when err is not
-	// agent is this forward's own way to the guest: what nobody reads of its connections holds back nothing else.
-	agent *guest.Client
-	err   error
+	err  error
 }
 
 // sameHostPort reports whether two forwards are of one port of the host.
@@ -75,9 +73,10 @@ func (m *machine) reopenForwards() {
 
 // publish opens one of the VM's forwards.
 func (m *machine) publish(f api.Forward) *published {
-	p := &published{Forward: f, agent: guest.New(guest.DialVsock(m.dir.VsockSocket(), guest.Port))}
+	p := &published{Forward: f}
+	vsock := guest.DialVsock(m.dir.VsockSocket(), guest.StreamPort)
 	dial := func(ctx context.Context) (forward.Conn, error) {
-		conn, err := p.agent.Dial(ctx, string(f.Protocol), "", f.GuestPort)
+		conn, err := guest.Connect(ctx, vsock, string(f.Protocol), f.GuestPort)
 		if err != nil {
 			return nil, err // not a Conn that is a nil pointer
 		}
@@ -92,11 +91,10 @@ func (m *machine) publish(f api.Forward) *published {
 }
 
 func (p *published) close() error {
-	var err error
-	if p.open != nil {
-		err = p.open.Close()
+	if p.open == nil {
+		return nil
 	}
-	return errors.Join(err, p.agent.Close())
+	return p.open.Close()
 }
 
 func (m *machine) closeForwards(context.Context) error {

@@ -39,10 +39,11 @@ type Config struct {
 
 // Server answers the host. Its methods are safe for concurrent use.
 type Server struct {
-	config Config
-	http   *http.Server
-	oom    *oomScore
-	booted *bootWatch
+	config  Config
+	http    *http.Server
+	oom     *oomScore
+	booted  *bootWatch
+	streams *streams
 
 	mu       sync.Mutex
 	sessions map[int]*process // of Exec, by pid
@@ -51,7 +52,7 @@ type Server struct {
 
 // New makes a server which is closed by Close.
 func New(config Config) *Server {
-	s := &Server{config: config, sessions: map[int]*process{}, oom: &oomScore{}}
+	s := &Server{config: config, sessions: map[int]*process{}, oom: &oomScore{}, streams: newStreams()}
 	s.booted = watchBoot(config)
 	// Without compression, which Connect has on by default: the bytes do not leave the machine.
 	_, handler := agentv1connect.NewAgentHandler(s, connect.WithReadMaxBytes(agentv1.MaxMessageBytes), connect.WithCompression("gzip", nil, nil))
@@ -78,6 +79,7 @@ func (s *Server) Serve(l net.Listener) error { return s.http.Serve(l) }
 // Close ends all calls, which kills the processes of Exec, and stops watching the boot.
 func (s *Server) Close() error {
 	err := s.http.Close()
+	s.streams.close()
 	s.booted.stop()
 	return err
 }

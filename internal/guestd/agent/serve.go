@@ -30,10 +30,13 @@ func (s *Server) ServeHost(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
-	if l, err := vsock.Listen(agentv1.Port, nil); err == nil {
-		group.Go(func() error { return ignoreClosed(s.Serve(hostOnly{l})) })
-	} else {
-		s.config.Log.Debug("guest has no vsock", "err", err)
+	for port, serve := range map[uint32]func(net.Listener) error{agentv1.Port: s.Serve, agentv1.StreamPort: s.ServeStreams} {
+		l, err := vsock.Listen(port, nil)
+		if err != nil {
+			s.config.Log.Debug("guest has no vsock", "err", err)
+			continue
+		}
+		group.Go(func() error { return ignoreClosed(serve(hostOnly{l})) })
 	}
 	group.Go(func() error { return s.serveSerial(ctx, "/sys/class/virtio-ports", "/dev") })
 	return group.Wait()
@@ -86,11 +89,18 @@ func (s *Server) serveSession(ctx context.Context, path string) error {
 	defer session.Close()
 	stop := context.AfterFunc(ctx, func() { session.Close() })
 	defer stop()
+	sockets, err := session.Listen(agentv1.StreamPort)
+	if err != nil {
+		return err
+	}
 	l, err := session.Listen(agentv1.Port)
 	if err != nil {
 		return err
 	}
-	return ignoreClosed(s.Serve(l))
+	var served errgroup.Group
+	served.Go(func() error { return ignoreClosed(s.ServeStreams(sockets)) })
+	served.Go(func() error { return ignoreClosed(s.Serve(l)) })
+	return served.Wait()
 }
 
 // waitPort waits for the port called vsockmux.PortName, whose device number moves with the order of the drives.
@@ -121,7 +131,7 @@ func findPort(class, dev string) string {
 }
 
 func ignoreClosed(err error) error {
-	if errors.Is(err, http.ErrServerClosed) {
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
 		return nil
 	}
 	return err

@@ -1787,334 +1787,6 @@ func (*WriteFilesResponse) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
-type DialRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Types that are valid to be assigned to Request:
-	//
-	//	*DialRequest_Open
-	//	*DialRequest_Data
-	//	*DialRequest_End
-	Request       isDialRequest_Request `protobuf_oneof:"request"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *DialRequest) Reset() {
-	*x = DialRequest{}
-	mi := &file_agent_proto_msgTypes[32]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *DialRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*DialRequest) ProtoMessage() {}
-
-func (x *DialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use DialRequest.ProtoReflect.Descriptor instead.
-func (*DialRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
-}
-
-func (x *DialRequest) GetRequest() isDialRequest_Request {
-	if x != nil {
-		return x.Request
-	}
-	return nil
-}
-
-func (x *DialRequest) GetOpen() *DialOpen {
-	if x != nil {
-		if x, ok := x.Request.(*DialRequest_Open); ok {
-			return x.Open
-		}
-	}
-	return nil
-}
-
-func (x *DialRequest) GetData() []byte {
-	if x != nil {
-		if x, ok := x.Request.(*DialRequest_Data); ok {
-			return x.Data
-		}
-	}
-	return nil
-}
-
-func (x *DialRequest) GetEnd() *DialEnd {
-	if x != nil {
-		if x, ok := x.Request.(*DialRequest_End); ok {
-			return x.End
-		}
-	}
-	return nil
-}
-
-type isDialRequest_Request interface {
-	isDialRequest_Request()
-}
-
-type DialRequest_Open struct {
-	Open *DialOpen `protobuf:"bytes,1,opt,name=open,proto3,oneof"`
-}
-
-type DialRequest_Data struct {
-	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
-}
-
-type DialRequest_End struct {
-	End *DialEnd `protobuf:"bytes,3,opt,name=end,proto3,oneof"` // of what the host sends
-}
-
-func (*DialRequest_Open) isDialRequest_Request() {}
-
-func (*DialRequest_Data) isDialRequest_Request() {}
-
-func (*DialRequest_End) isDialRequest_Request() {}
-
-type DialOpen struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"` // tcp or udp
-	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // IP address of the guest; empty: its loopback, IPv4 first
-	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *DialOpen) Reset() {
-	*x = DialOpen{}
-	mi := &file_agent_proto_msgTypes[33]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *DialOpen) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*DialOpen) ProtoMessage() {}
-
-func (x *DialOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use DialOpen.ProtoReflect.Descriptor instead.
-func (*DialOpen) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
-}
-
-func (x *DialOpen) GetNetwork() string {
-	if x != nil {
-		return x.Network
-	}
-	return ""
-}
-
-func (x *DialOpen) GetAddress() string {
-	if x != nil {
-		return x.Address
-	}
-	return ""
-}
-
-func (x *DialOpen) GetPort() uint32 {
-	if x != nil {
-		return x.Port
-	}
-	return 0
-}
-
-type DialResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Types that are valid to be assigned to Response:
-	//
-	//	*DialResponse_Opened
-	//	*DialResponse_Data
-	//	*DialResponse_End
-	Response      isDialResponse_Response `protobuf_oneof:"response"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *DialResponse) Reset() {
-	*x = DialResponse{}
-	mi := &file_agent_proto_msgTypes[34]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *DialResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*DialResponse) ProtoMessage() {}
-
-func (x *DialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use DialResponse.ProtoReflect.Descriptor instead.
-func (*DialResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
-}
-
-func (x *DialResponse) GetResponse() isDialResponse_Response {
-	if x != nil {
-		return x.Response
-	}
-	return nil
-}
-
-func (x *DialResponse) GetOpened() *DialOpened {
-	if x != nil {
-		if x, ok := x.Response.(*DialResponse_Opened); ok {
-			return x.Opened
-		}
-	}
-	return nil
-}
-
-func (x *DialResponse) GetData() []byte {
-	if x != nil {
-		if x, ok := x.Response.(*DialResponse_Data); ok {
-			return x.Data
-		}
-	}
-	return nil
-}
-
-func (x *DialResponse) GetEnd() *DialEnd {
-	if x != nil {
-		if x, ok := x.Response.(*DialResponse_End); ok {
-			return x.End
-		}
-	}
-	return nil
-}
-
-type isDialResponse_Response interface {
-	isDialResponse_Response()
-}
-
-type DialResponse_Opened struct {
-	Opened *DialOpened `protobuf:"bytes,1,opt,name=opened,proto3,oneof"`
-}
-
-type DialResponse_Data struct {
-	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
-}
-
-type DialResponse_End struct {
-	End *DialEnd `protobuf:"bytes,3,opt,name=end,proto3,oneof"` // of what the guest sends
-}
-
-func (*DialResponse_Opened) isDialResponse_Response() {}
-
-func (*DialResponse_Data) isDialResponse_Response() {}
-
-func (*DialResponse_End) isDialResponse_Response() {}
-
-type DialOpened struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *DialOpened) Reset() {
-	*x = DialOpened{}
-	mi := &file_agent_proto_msgTypes[35]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *DialOpened) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*DialOpened) ProtoMessage() {}
-
-func (x *DialOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use DialOpened.ProtoReflect.Descriptor instead.
-func (*DialOpened) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
-}
-
-type DialEnd struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *DialEnd) Reset() {
-	*x = DialEnd{}
-	mi := &file_agent_proto_msgTypes[36]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *DialEnd) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*DialEnd) ProtoMessage() {}
-
-func (x *DialEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use DialEnd.ProtoReflect.Descriptor instead.
-func (*DialEnd) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
-}
-
 var File_agent_proto protoreflect.FileDescriptor
 
 const file_agent_proto_rawDesc = "" +
@@ -2222,25 +1894,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x11WriteFilesRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x14\n" +
-	"\x12WriteFilesResponse\"\x8d\x01\n" +
-	"\vDialRequest\x12/\n" +
-	"\x04open\x18\x01 \x01(\v2\x19.banger.agent.v1.DialOpenH\x00R\x04open\x12\x14\n" +
-	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12,\n" +
-	"\x03end\x18\x03 \x01(\v2\x18.banger.agent.v1.DialEndH\x00R\x03endB\t\n" +
-	"\arequest\"R\n" +
-	"\bDialOpen\x12\x18\n" +
-	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\"\x95\x01\n" +
-	"\fDialResponse\x125\n" +
-	"\x06opened\x18\x01 \x01(\v2\x1b.banger.agent.v1.DialOpenedH\x00R\x06opened\x12\x14\n" +
-	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12,\n" +
-	"\x03end\x18\x03 \x01(\v2\x18.banger.agent.v1.DialEndH\x00R\x03endB\n" +
-	"\n" +
-	"\bresponse\"\f\n" +
-	"\n" +
-	"DialOpened\"\t\n" +
-	"\aDialEnd2\x83\b\n" +
+	"\x12WriteFilesResponse2\xba\a\n" +
 	"\x05Agent\x12I\n" +
 	"\x06Health\x12\x1e.banger.agent.v1.HealthRequest\x1a\x1f.banger.agent.v1.HealthResponse\x12U\n" +
 	"\n" +
@@ -2253,8 +1907,7 @@ const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"AddEntropy\x12\".banger.agent.v1.AddEntropyRequest\x1a#.banger.agent.v1.AddEntropyResponse\x12G\n" +
 	"\x04Exec\x12\x1c.banger.agent.v1.ExecRequest\x1a\x1d.banger.agent.v1.ExecResponse(\x010\x01\x12L\n" +
-	"\aControl\x12\x1f.banger.agent.v1.ControlRequest\x1a .banger.agent.v1.ControlResponse\x12G\n" +
-	"\x04Dial\x12\x1c.banger.agent.v1.DialRequest\x1a\x1d.banger.agent.v1.DialResponse(\x010\x01\x12T\n" +
+	"\aControl\x12\x1f.banger.agent.v1.ControlRequest\x1a .banger.agent.v1.ControlResponse\x12T\n" +
 	"\tReadFiles\x12!.banger.agent.v1.ReadFilesRequest\x1a\".banger.agent.v1.ReadFilesResponse0\x01\x12W\n" +
 	"\n" +
 	"WriteFiles\x12\".banger.agent.v1.WriteFilesRequest\x1a#.banger.agent.v1.WriteFilesResponse(\x01B\x1fZ\x1dbanger/proto/agent/v1;agentv1b\x06proto3"
@@ -2271,7 +1924,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_agent_proto_goTypes = []any{
 	(*HealthRequest)(nil),      // 0: banger.agent.v1.HealthRequest
 	(*HealthResponse)(nil),     // 1: banger.agent.v1.HealthResponse
@@ -2305,11 +1958,6 @@ var file_agent_proto_goTypes = []any{
 	(*ReadFilesResponse)(nil),  // 29: banger.agent.v1.ReadFilesResponse
 	(*WriteFilesRequest)(nil),  // 30: banger.agent.v1.WriteFilesRequest
 	(*WriteFilesResponse)(nil), // 31: banger.agent.v1.WriteFilesResponse
-	(*DialRequest)(nil),        // 32: banger.agent.v1.DialRequest
-	(*DialOpen)(nil),           // 33: banger.agent.v1.DialOpen
-	(*DialResponse)(nil),       // 34: banger.agent.v1.DialResponse
-	(*DialOpened)(nil),         // 35: banger.agent.v1.DialOpened
-	(*DialEnd)(nil),            // 36: banger.agent.v1.DialEnd
 }
 var file_agent_proto_depIdxs = []int32{
 	2,  // 0: banger.agent.v1.HealthResponse.stages:type_name -> banger.agent.v1.BootStage
@@ -2321,41 +1969,35 @@ var file_agent_proto_depIdxs = []int32{
 	21, // 6: banger.agent.v1.ControlRequest.resize:type_name -> banger.agent.v1.TerminalSize
 	26, // 7: banger.agent.v1.ExecResponse.started:type_name -> banger.agent.v1.ExecStarted
 	27, // 8: banger.agent.v1.ExecResponse.exit:type_name -> banger.agent.v1.ExecExit
-	33, // 9: banger.agent.v1.DialRequest.open:type_name -> banger.agent.v1.DialOpen
-	36, // 10: banger.agent.v1.DialRequest.end:type_name -> banger.agent.v1.DialEnd
-	35, // 11: banger.agent.v1.DialResponse.opened:type_name -> banger.agent.v1.DialOpened
-	36, // 12: banger.agent.v1.DialResponse.end:type_name -> banger.agent.v1.DialEnd
-	0,  // 13: banger.agent.v1.Agent.Health:input_type -> banger.agent.v1.HealthRequest
-	3,  // 14: banger.agent.v1.Agent.WaitBooted:input_type -> banger.agent.v1.WaitBootedRequest
-	5,  // 15: banger.agent.v1.Agent.Stats:input_type -> banger.agent.v1.StatsRequest
-	7,  // 16: banger.agent.v1.Agent.Ports:input_type -> banger.agent.v1.PortsRequest
-	10, // 17: banger.agent.v1.Agent.Sync:input_type -> banger.agent.v1.SyncRequest
-	12, // 18: banger.agent.v1.Agent.Shutdown:input_type -> banger.agent.v1.ShutdownRequest
-	14, // 19: banger.agent.v1.Agent.SetTime:input_type -> banger.agent.v1.SetTimeRequest
-	16, // 20: banger.agent.v1.Agent.AddEntropy:input_type -> banger.agent.v1.AddEntropyRequest
-	18, // 21: banger.agent.v1.Agent.Exec:input_type -> banger.agent.v1.ExecRequest
-	23, // 22: banger.agent.v1.Agent.Control:input_type -> banger.agent.v1.ControlRequest
-	32, // 23: banger.agent.v1.Agent.Dial:input_type -> banger.agent.v1.DialRequest
-	28, // 24: banger.agent.v1.Agent.ReadFiles:input_type -> banger.agent.v1.ReadFilesRequest
-	30, // 25: banger.agent.v1.Agent.WriteFiles:input_type -> banger.agent.v1.WriteFilesRequest
-	1,  // 26: banger.agent.v1.Agent.Health:output_type -> banger.agent.v1.HealthResponse
-	4,  // 27: banger.agent.v1.Agent.WaitBooted:output_type -> banger.agent.v1.WaitBootedResponse
-	6,  // 28: banger.agent.v1.Agent.Stats:output_type -> banger.agent.v1.StatsResponse
-	8,  // 29: banger.agent.v1.Agent.Ports:output_type -> banger.agent.v1.PortsResponse
-	11, // 30: banger.agent.v1.Agent.Sync:output_type -> banger.agent.v1.SyncResponse
-	13, // 31: banger.agent.v1.Agent.Shutdown:output_type -> banger.agent.v1.ShutdownResponse
-	15, // 32: banger.agent.v1.Agent.SetTime:output_type -> banger.agent.v1.SetTimeResponse
-	17, // 33: banger.agent.v1.Agent.AddEntropy:output_type -> banger.agent.v1.AddEntropyResponse
-	25, // 34: banger.agent.v1.Agent.Exec:output_type -> banger.agent.v1.ExecResponse
-	24, // 35: banger.agent.v1.Agent.Control:output_type -> banger.agent.v1.ControlResponse
-	34, // 36: banger.agent.v1.Agent.Dial:output_type -> banger.agent.v1.DialResponse
-	29, // 37: banger.agent.v1.Agent.ReadFiles:output_type -> banger.agent.v1.ReadFilesResponse
-	31, // 38: banger.agent.v1.Agent.WriteFiles:output_type -> banger.agent.v1.WriteFilesResponse
-	26, // [26:39] is the sub-list for method output_type
-	13, // [13:26] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	0,  // 9: banger.agent.v1.Agent.Health:input_type -> banger.agent.v1.HealthRequest
+	3,  // 10: banger.agent.v1.Agent.WaitBooted:input_type -> banger.agent.v1.WaitBootedRequest
+	5,  // 11: banger.agent.v1.Agent.Stats:input_type -> banger.agent.v1.StatsRequest
+	7,  // 12: banger.agent.v1.Agent.Ports:input_type -> banger.agent.v1.PortsRequest
+	10, // 13: banger.agent.v1.Agent.Sync:input_type -> banger.agent.v1.SyncRequest
+	12, // 14: banger.agent.v1.Agent.Shutdown:input_type -> banger.agent.v1.ShutdownRequest
+	14, // 15: banger.agent.v1.Agent.SetTime:input_type -> banger.agent.v1.SetTimeRequest
+	16, // 16: banger.agent.v1.Agent.AddEntropy:input_type -> banger.agent.v1.AddEntropyRequest
+	18, // 17: banger.agent.v1.Agent.Exec:input_type -> banger.agent.v1.ExecRequest
+	23, // 18: banger.agent.v1.Agent.Control:input_type -> banger.agent.v1.ControlRequest
+	28, // 19: banger.agent.v1.Agent.ReadFiles:input_type -> banger.agent.v1.ReadFilesRequest
+	30, // 20: banger.agent.v1.Agent.WriteFiles:input_type -> banger.agent.v1.WriteFilesRequest
+	1,  // 21: banger.agent.v1.Agent.Health:output_type -> banger.agent.v1.HealthResponse
+	4,  // 22: banger.agent.v1.Agent.WaitBooted:output_type -> banger.agent.v1.WaitBootedResponse
+	6,  // 23: banger.agent.v1.Agent.Stats:output_type -> banger.agent.v1.StatsResponse
+	8,  // 24: banger.agent.v1.Agent.Ports:output_type -> banger.agent.v1.PortsResponse
+	11, // 25: banger.agent.v1.Agent.Sync:output_type -> banger.agent.v1.SyncResponse
+	13, // 26: banger.agent.v1.Agent.Shutdown:output_type -> banger.agent.v1.ShutdownResponse
+	15, // 27: banger.agent.v1.Agent.SetTime:output_type -> banger.agent.v1.SetTimeResponse
+	17, // 28: banger.agent.v1.Agent.AddEntropy:output_type -> banger.agent.v1.AddEntropyResponse
+	25, // 29: banger.agent.v1.Agent.Exec:output_type -> banger.agent.v1.ExecResponse
+	24, // 30: banger.agent.v1.Agent.Control:output_type -> banger.agent.v1.ControlResponse
+	29, // 31: banger.agent.v1.Agent.ReadFiles:output_type -> banger.agent.v1.ReadFilesResponse
+	31, // 32: banger.agent.v1.Agent.WriteFiles:output_type -> banger.agent.v1.WriteFilesResponse
+	21, // [21:33] is the sub-list for method output_type
+	9,  // [9:21] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2378,23 +2020,13 @@ func file_agent_proto_init() {
 		(*ExecResponse_Stderr)(nil),
 		(*ExecResponse_Exit)(nil),
 	}
-	file_agent_proto_msgTypes[32].OneofWrappers = []any{
-		(*DialRequest_Open)(nil),
-		(*DialRequest_Data)(nil),
-		(*DialRequest_End)(nil),
-	}
-	file_agent_proto_msgTypes[34].OneofWrappers = []any{
-		(*DialResponse_Opened)(nil),
-		(*DialResponse_Data)(nil),
-		(*DialResponse_End)(nil),
-	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -55,8 +55,6 @@ const (
 	AgentExecProcedure = "/banger.agent.v1.Agent/Exec"
 	// AgentControlProcedure is the fully-qualified name of the Agent's Control RPC.
 	AgentControlProcedure = "/banger.agent.v1.Agent/Control"
-	// AgentDialProcedure is the fully-qualified name of the Agent's Dial RPC.
-	AgentDialProcedure = "/banger.agent.v1.Agent/Dial"
 	// AgentReadFilesProcedure is the fully-qualified name of the Agent's ReadFiles RPC.
 	AgentReadFilesProcedure = "/banger.agent.v1.Agent/ReadFiles"
 	// AgentWriteFilesProcedure is the fully-qualified name of the Agent's WriteFiles RPC.
@@ -85,10 +83,6 @@ type AgentClient interface {
 	// Control signals a process of Exec or resizes its terminal. It is a call of its own because a process that does not
 	// read its input would hold back whatever stands behind that input on the stream.
 	Control(context.Context, *v1.ControlRequest) (*v1.ControlResponse, error)
-	// Dial connects to a socket of the guest and carries its data both ways. The first request is open, the first response
-	// opened: it comes when the connection stands. Each direction of a tcp connection ends on its own, with end; over udp
-	// each data is one datagram.
-	Dial(context.Context) (*connect.BidiStreamForClientSimple[v1.DialRequest, v1.DialResponse], error)
 	// ReadFiles sends a file or folder as a tar stream whose root entry is its base name.
 	ReadFiles(context.Context, *v1.ReadFilesRequest) (*connect.ServerStreamForClient[v1.ReadFilesResponse], error)
 	// WriteFiles unpacks a tar stream. The first request names the destination.
@@ -166,12 +160,6 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(agentMethods.ByName("Control")),
 			connect.WithClientOptions(opts...),
 		),
-		dial: connect.NewClient[v1.DialRequest, v1.DialResponse](
-			httpClient,
-			baseURL+AgentDialProcedure,
-			connect.WithSchema(agentMethods.ByName("Dial")),
-			connect.WithClientOptions(opts...),
-		),
 		readFiles: connect.NewClient[v1.ReadFilesRequest, v1.ReadFilesResponse](
 			httpClient,
 			baseURL+AgentReadFilesProcedure,
@@ -199,7 +187,6 @@ type agentClient struct {
 	addEntropy *connect.Client[v1.AddEntropyRequest, v1.AddEntropyResponse]
 	exec       *connect.Client[v1.ExecRequest, v1.ExecResponse]
 	control    *connect.Client[v1.ControlRequest, v1.ControlResponse]
-	dial       *connect.Client[v1.DialRequest, v1.DialResponse]
 	readFiles  *connect.Client[v1.ReadFilesRequest, v1.ReadFilesResponse]
 	writeFiles *connect.Client[v1.WriteFilesRequest, v1.WriteFilesResponse]
 }
@@ -290,11 +277,6 @@ func (c *agentClient) Control(ctx context.Context, req *v1.ControlRequest) (*v1.
 	return nil, err
 }
 
-// Dial calls banger.agent.v1.Agent.Dial.
-func (c *agentClient) Dial(ctx context.Context) (*connect.BidiStreamForClientSimple[v1.DialRequest, v1.DialResponse], error) {
-	return c.dial.CallBidiStreamSimple(ctx)
-}
-
 // ReadFiles calls banger.agent.v1.Agent.ReadFiles.
 func (c *agentClient) ReadFiles(ctx context.Context, req *v1.ReadFilesRequest) (*connect.ServerStreamForClient[v1.ReadFilesResponse], error) {
 	return c.readFiles.CallServerStream(ctx, connect.NewRequest(req))
@@ -327,10 +309,6 @@ type AgentHandler interface {
 	// Control signals a process of Exec or resizes its terminal. It is a call of its own because a process that does not
 	// read its input would hold back whatever stands behind that input on the stream.
 	Control(context.Context, *v1.ControlRequest) (*v1.ControlResponse, error)
-	// Dial connects to a socket of the guest and carries its data both ways. The first request is open, the first response
-	// opened: it comes when the connection stands. Each direction of a tcp connection ends on its own, with end; over udp
-	// each data is one datagram.
-	Dial(context.Context, *connect.BidiStream[v1.DialRequest, v1.DialResponse]) error
 	// ReadFiles sends a file or folder as a tar stream whose root entry is its base name.
 	ReadFiles(context.Context, *v1.ReadFilesRequest, *connect.ServerStream[v1.ReadFilesResponse]) error
 	// WriteFiles unpacks a tar stream. The first request names the destination.
@@ -404,12 +382,6 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(agentMethods.ByName("Control")),
 		connect.WithHandlerOptions(opts...),
 	)
-	agentDialHandler := connect.NewBidiStreamHandler(
-		AgentDialProcedure,
-		svc.Dial,
-		connect.WithSchema(agentMethods.ByName("Dial")),
-		connect.WithHandlerOptions(opts...),
-	)
 	agentReadFilesHandler := connect.NewServerStreamHandlerSimple(
 		AgentReadFilesProcedure,
 		svc.ReadFiles,
@@ -444,8 +416,6 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 			agentExecHandler.ServeHTTP(w, r)
 		case AgentControlProcedure:
 			agentControlHandler.ServeHTTP(w, r)
-		case AgentDialProcedure:
-			agentDialHandler.ServeHTTP(w, r)
 		case AgentReadFilesProcedure:
 			agentReadFilesHandler.ServeHTTP(w, r)
 		case AgentWriteFilesProcedure:
@@ -497,10 +467,6 @@ func (UnimplementedAgentHandler) Exec(context.Context, *connect.BidiStream[v1.Ex
 
 func (UnimplementedAgentHandler) Control(context.Context, *v1.ControlRequest) (*v1.ControlResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.agent.v1.Agent.Control is not implemented"))
-}
-
-func (UnimplementedAgentHandler) Dial(context.Context, *connect.BidiStream[v1.DialRequest, v1.DialResponse]) error {
-	return connect.NewError(connect.CodeUnimplemented, errors.New("banger.agent.v1.Agent.Dial is not implemented"))
 }
 
 func (UnimplementedAgentHandler) ReadFiles(context.Context, *v1.ReadFilesRequest, *connect.ServerStream[v1.ReadFilesResponse]) error {
