@@ -33,7 +33,7 @@ if [ $# -gt 0 ]; then
 	exec go test -count=1 -timeout 30m -v -run "$1" ./internal/e2e
 fi
 echo "== shell scripts"
-shellcheck scripts/*.sh .ci/run internal/image/*.sh
+shellcheck scripts/*.sh .ci/run internal/image/*.sh internal/ssh/*.sh
 echo "== vet"
 go vet ./...
 echo "== unit and integration, with the race detector"

@@ -93,7 +93,7 @@ var layers = [][]string{
 	{"internal/cli"},
 	{"internal/daemon"},
 	{"internal/vm", "internal/host"},
-	{"internal/image", "internal/kernel", "internal/network"},
+	{"internal/image", "internal/kernel", "internal/network", "internal/ssh"},
 	{"internal/artifact"},
 	{"internal/firecracker", "internal/guest", "internal/store", "internal/debian", "internal/config"},
 	{"internal/disk"},
