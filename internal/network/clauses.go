@@ -1,6 +1,7 @@
 package network
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -142,6 +143,17 @@ func packetSourceIn(set string) clause {
 	}}
 }
 
+// serviceIn holds when a packet's source and the TCP port that it is for stand together in a set.
+func serviceIn(set string) clause {
+	return clause{"ip saddr . tcp dport @" + set, []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: sourceOffset, Len: 4, DestRegister: firstWord},
+		&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2, DestRegister: firstWord + 1},
+		&expr.Lookup{SourceRegister: firstWord, SetName: set},
+	}}
+}
+
 // overRate holds for a packet that is more than its source may send; each source has a place in a dynamic set.
 func overRate(set string, perSecond, burst uint32) clause {
 	return clause{fmt.Sprintf("update @%s { ip saddr limit rate over %d/second burst %d packets }", set, perSecond, burst), []expr.Any{
@@ -186,6 +198,12 @@ func interfaceElement(name string) element {
 }
 
 func addressElement(a netip.Addr) element { return element{a.String(), a.AsSlice()} }
+
+// serviceElement is the key of a VM and a port, padded to words.
+func serviceElement(a netip.Addr, port int) element {
+	key := binary.BigEndian.AppendUint16(a.AsSlice(), uint16(port))
+	return element{fmt.Sprintf("%s . %d", a, port), append(key, 0, 0)}
+}
 
 // sourceElement is a port's key; each part is padded to words of four bytes. The port has been checked.
 func sourceElement(p Port) element {

@@ -207,8 +207,12 @@ func (c *Client) Stop(ctx context.Context) error {
 // Enter returns the command line that runs argv inside the network's namespaces, with the holder's pid from Status. The pid
 // is the holder's for as long as the network runs; a network that ends between the two calls is a race that is left.
 func (c *Client) Enter(holderPID int, argv []string) []string {
-	enter := []string{"nsenter", "--preserve-credentials", "--target", strconv.Itoa(holderPID), "--net"}
-	if c.rootless {
+	return enter(holderPID, c.rootless, argv)
+}
+
+func enter(pid int, rootless bool, argv []string) []string {
+	enter := []string{"nsenter", "--preserve-credentials", "--target", strconv.Itoa(pid), "--net"}
+	if rootless {
 		enter = append(enter, "--user")
 	}
 	return append(append(enter, "--"), argv...)

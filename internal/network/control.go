@@ -62,7 +62,7 @@ func (k *keeper) routes() http.Handler {
 			return
 		}
 		err := k.setPolicy(r.PathValue("id"), p)
-		k.log.InfoContext(r.Context(), "set policy", "id", r.PathValue("id"), "nat", p.NAT, "isolated", p.Isolated, "err", err)
+		k.log.InfoContext(r.Context(), "set policy", "id", r.PathValue("id"), "nat", p.NAT, "isolated", p.Isolated, "host services", p.HostServices, "err", err)
 		reply(w, nil, err)
 	})
 	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) {
@@ -142,6 +142,9 @@ func (k *keeper) detach(id string) error {
 }
 
 func (k *keeper) setPolicy(id string, policy Policy) error {
+	if err := CheckHostServices(policy.HostServices); err != nil {
+		return err
+	}
 	return k.change(func(s *state) error {
 		i := slices.IndexFunc(s.Ports, func(p Port) bool { return p.ID == id })
 		if i < 0 {

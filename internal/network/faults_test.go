@@ -102,7 +102,48 @@ func TestKeeperKilled(t *testing.T) {
 	}
 }
 
+// A holder that dies, with its keeper or without, is replaced where it was: VMs keep their taps and connections.
 func TestHolderKilled(t *testing.T) {
+	if !inHost(t) {
+		return
+	}
+	for name, rootless := range modes {
+		for _, both := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/both=%t", name, both), func(t *testing.T) {
+				h := newWorld(t).home("a", DefaultSubnet, rootless)
+				check(t, h.Ensure(t.Context()))
+				one, two := h.boot(h.port("one", 2, Policy{NAT: true})), h.boot(h.port("two", 3, Policy{}))
+				h.awaitUplink(t)
+				before, err := h.Status(t.Context())
+				check(t, err)
+				one.want("hello", "keep", "172.30.0.3:7")
+				if both {
+					kill(t, h.keeperPID(t), h.notHeld)
+				}
+				kill(t, before.HolderPID, func() bool { return h.notHeld() && syscall.Kill(before.HolderPID, 0) != nil })
+				one.want("again", "again", "")
+
+				check(t, h.Ensure(t.Context()))
+				after, err := h.Status(t.Context())
+				check(t, err)
+				if after.HolderPID == before.HolderPID || len(after.Ports) != 2 {
+					t.Errorf("got %+v, want another holder with the same ports", after)
+				}
+				_, err = h.Attach(t.Context(), one.Port)
+				check(t, err)
+				one.want("again", "again", "")
+				h.awaitUplink(t)
+				one.want("hello", "tcp", internetAddress+":7")
+				two.want("error", "tcp", internetAddress+":7")
+				two.want("NOERROR 172.30.0.2", "dns", "one.vm A/udp")
+				spoof(t, one, two)
+			})
+		}
+	}
+}
+
+// Without a VM nothing holds the namespace of a holder that dies, and a new one begins.
+func TestIdleHolderKilled(t *testing.T) {
 	if !inHost(t) {
 		return
 	}
@@ -131,7 +172,8 @@ func TestPastaKilled(t *testing.T) {
 	h.awaitUplink(t)
 	note, err := os.ReadFile(h.d.pastaPID())
 	check(t, err)
-	pid, err := strconv.Atoi(string(note))
+	var pid, holder int
+	_, err = fmt.Sscanf(string(note), "%d %d", &pid, &holder)
 	check(t, err)
 	kill(t, pid, func() bool {
 		now, err := os.ReadFile(h.d.pastaPID())

@@ -17,9 +17,10 @@ import (
 // The keeper speaks to the holder over a unix socket: a holderReply as soon as it connects, then one for each
 // holderRequest, all of them JSON.
 type holderRequest struct {
-	State *state     `json:"state,omitempty"` // to be made so
-	DNS   netip.Addr `json:"dns,omitzero"`    // where to open the sockets for DNS, which come with the reply
-	Stop  bool       `json:"stop,omitempty"`  // to end, and the namespaces with it
+	State   *state         `json:"state,omitempty"`  // to be made so
+	DNS     netip.Addr     `json:"dns,omitzero"`     // where to open the sockets for DNS, which come with the reply
+	Service netip.AddrPort `json:"service,omitzero"` // where to open a TCP socket, which comes with the reply
+	Stop    bool           `json:"stop,omitempty"`   // to end, and the namespaces with it
 }
 
 type holderReply struct {
@@ -87,6 +88,8 @@ func serveKeeper(ctx context.Context, conn *net.UnixConn, last **state) (stop bo
 			return true, nil
 		case request.DNS.IsValid():
 			reply.sockets, err = dnsSockets(ctx, request.DNS)
+		case request.Service.IsValid():
+			reply.sockets, err = serviceSocket(ctx, request.Service)
 		case request.State != nil:
 			if err = applyState(*request.State, *last == nil); err == nil {
 				*last = request.State
@@ -144,6 +147,21 @@ func dnsSockets(ctx context.Context, gateway netip.Addr) ([]*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("share DNS socket: %w", err), udp.Close())
 	}
 	return []*os.File{udp, tcp}, nil
+}
+
+// serviceSocket opens a TCP socket for one of the host's services.
+func serviceSocket(ctx context.Context, at netip.AddrPort) ([]*os.File, error) {
+	var listening net.ListenConfig
+	listener, err := listening.Listen(ctx, "tcp4", at.String())
+	if err != nil {
+		return nil, err
+	}
+	defer listener.Close()
+	file, err := listener.(*net.TCPListener).File()
+	if err != nil {
+		return nil, fmt.Errorf("share socket: %w", err)
+	}
+	return []*os.File{file}, nil
 }
 
 // applyState makes rules and links as the state has them; the first brings the rules, others change their sets. A tap's

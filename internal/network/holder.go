@@ -22,8 +22,9 @@ const holderTimeout = 30 * time.Second
 
 // holder is the keeper's end of the holder. It is safe for concurrent use.
 type holder struct {
-	pid   int
-	found *state // what it had been told before, nil when it is new
+	pid    int
+	found  *state // what it had been told before, nil when it is new
+	joined bool   // it is new, in a namespace that another one has left
 
 	mu     sync.Mutex // one request at a time
 	conn   *socketConn
@@ -32,7 +33,7 @@ type holder struct {
 	broken bool // a request was cut short, so replies no longer match
 }
 
-// openHolder finds the home's holder, or starts one: command run inside new namespaces, with its socket as descriptor
+// openHolder finds the home's holder, or starts one: command run inside new namespaces, or those of a dead one, with its socket as descriptor
 // HolderSocketFD. The holder outlives this process.
 func openHolder(ctx context.Context, d dir, command []string, rootless bool) (*holder, error) {
 	h, err := dialHolder(ctx, d)
@@ -42,10 +43,14 @@ func openHolder(ctx context.Context, d dir, command []string, rootless bool) (*h
 	if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
 		return nil, err
 	}
-	if err := startHolder(d, command, rootless); err != nil {
+	survivor := findSurvivor(d)
+	if err := startHolder(d, command, rootless, survivor); err != nil {
 		return nil, err
 	}
-	return dialHolder(ctx, d)
+	if h, err = dialHolder(ctx, d); err == nil {
+		h.joined = survivor != 0
+	}
+	return h, err
 }
 
 func dialHolder(ctx context.Context, d dir) (*holder, error) {
@@ -64,8 +69,8 @@ func dialHolder(ctx context.Context, d dir) (*holder, error) {
 	return h, nil
 }
 
-// startHolder starts the holder; its socket listens before it does, so that dialHolder can wait for it.
-func startHolder(d dir, command []string, rootless bool) error {
+// startHolder starts the holder, where the process with the pid survivor is unless that is 0; its socket listens before it does, so that dialHolder can wait for it.
+func startHolder(d dir, command []string, rootless bool, survivor int) error {
 	if err := os.Remove(d.holderSocket()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove dead holder's socket: %w", err)
 	}
@@ -83,10 +88,14 @@ func startHolder(d dir, command []string, rootless bool) error {
 		return fmt.Errorf("share holder's socket: %w", err)
 	}
 	defer socket.Close()
+	attr := namespaces(rootless)
+	if survivor != 0 {
+		command, attr = enter(survivor, rootless, command), &syscall.SysProcAttr{Setsid: true}
+	}
 	holder := exec.Command(command[0], command[1:]...) //nolint:noctx // it outlives this process
 	holder.Stdout, holder.Stderr = os.Stdout, os.Stderr
 	holder.ExtraFiles = []*os.File{socket} // HolderSocketFD
-	holder.SysProcAttr = namespaces(rootless)
+	holder.SysProcAttr = attr
 	if err := holder.Start(); err != nil {
 		return fmt.Errorf("start holder: %w%s", err, namespaceHint(err))
 	}
@@ -142,6 +151,23 @@ func (h *holder) dnsSockets(gateway netip.Addr) (net.PacketConn, net.Listener, e
 		return nil, nil, errors.Join(fmt.Errorf("take DNS socket: %w", err), packets.Close())
 	}
 	return packets, streams, nil
+}
+
+// serviceSocket returns a socket that listens inside.
+func (h *holder) serviceSocket(at netip.AddrPort) (net.Listener, error) {
+	reply, err := h.ask(holderRequest{Service: at})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		for _, f := range reply.sockets {
+			f.Close()
+		}
+	}()
+	if len(reply.sockets) != 1 { // a holder of an earlier build knows no services
+		return nil, errors.New("the network is of an earlier build, which has none; stop all VMs once to replace it")
+	}
+	return net.FileListener(reply.sockets[0])
 }
 
 // stop ends the holder and waits for that. Its namespaces go when the last process inside has gone.

@@ -10,7 +10,8 @@
 //     makes of links and rules what the keeper tells it, and remembers that: a keeper that died is replaced by one that
 //     finds the holder and its state again, and no VM loses its tap.
 //
-// The holder must not die: the namespace cannot be found again without it, and the keeper then ends too.
+// A holder that dies takes the keeper with it. The namespace lives on in the VMMs: the next keeper starts a holder in there,
+// with the ports that were noted, and the VMs have their taps still.
 package network
 
 import (
@@ -44,6 +45,8 @@ var ErrNotFound = errors.New("no such port")
 type Policy struct {
 	NAT      bool `json:"nat"`      // reaches the outside; otherwise other VMs and the gateway's DNS alone
 	Isolated bool `json:"isolated"` // reaches no other VM, and none reaches it
+	// HostServices are TCP ports of the host's loopback that it reaches at the gateway's address, see CheckHostServices.
+	HostServices []int `json:"host_services,omitempty"`
 }
 
 // Port is a VM's place on the network.
@@ -81,6 +84,8 @@ func (d dir) controlSocket() string  { return filepath.Join(string(d), "control.
 func (d dir) holderSocket() string   { return filepath.Join(string(d), "holder.sock") }
 func (d dir) log() string            { return filepath.Join(string(d), "log") }
 func (d dir) pastaPID() string       { return filepath.Join(string(d), "pasta.pid") }
+func (d dir) portsNote() string      { return filepath.Join(string(d), "ports.json") }
+func (d dir) dnsNote() string        { return filepath.Join(string(d), "dns-is-routed") }
 func (d dir) forwardingNote() string { return filepath.Join(string(d), "turned-on-ip-forward") }
 
 // socketPathMax is the longest usable path of a unix socket, sun_path without its NUL (unix(7)).
@@ -113,7 +118,7 @@ func (p Port) check(subnet netip.Prefix) error {
 	if p.MAC == MAC(Gateway(subnet)) {
 		return errors.New("port MAC is the gateway's")
 	}
-	return nil
+	return CheckHostServices(p.HostServices)
 }
 
 // tapName derives the tap's name (IFNAMSIZ allows 15 bytes) from the address, which no two ports share.

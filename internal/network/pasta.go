@@ -122,7 +122,7 @@ func (p *pasta) run(ctx context.Context) error {
 	if err := command.Start(); err != nil {
 		return fmt.Errorf("start pasta: %w", err)
 	}
-	if err := os.WriteFile(p.pidFile, []byte(strconv.Itoa(command.Process.Pid)), 0o600); err != nil {
+	if err := os.WriteFile(p.pidFile, fmt.Appendf(nil, "%d %d", command.Process.Pid, p.holder), 0o600); err != nil {
 		p.log.WarnContext(ctx, "a later keeper will not find this pasta", "err", err)
 	}
 	p.set("up")
@@ -134,7 +134,7 @@ func (p *pasta) run(ctx context.Context) error {
 }
 
 // endStray ends the pasta of a keeper that was killed; pasta is not told of that. A pid is believed only when its command
-// line is ours to the last word, the pid of the holder.
+// line is ours to the last word, the pid of the holder that it was started for.
 func (p *pasta) endStray() error {
 	note, err := os.ReadFile(p.pidFile)
 	if errors.Is(err, os.ErrNotExist) {
@@ -143,8 +143,8 @@ func (p *pasta) endStray() error {
 	if err != nil {
 		return fmt.Errorf("read pasta's pid: %w", err)
 	}
-	pid, err := strconv.Atoi(string(note))
-	if err != nil || pid <= 1 {
+	var pid, holder int // another than ours, when that has died too
+	if _, err := fmt.Sscanf(string(note), "%d %d", &pid, &holder); err != nil || pid <= 1 {
 		return nil // torn by a crash
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
@@ -153,7 +153,7 @@ func (p *pasta) endStray() error {
 	}
 	defer unix.Close(fd)
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	want := strings.Join(pastaArguments(p.holder), "\x00") + "\x00"
+	want := strings.Join(pastaArguments(holder), "\x00") + "\x00"
 	if err != nil || !strings.HasSuffix(string(line), "\x00"+want) {
 		return nil // another's
 	}

@@ -31,6 +31,7 @@ func planRules(s state) []table {
 	sources := set{name: "sources", kind: kindSource}
 	isolated := set{name: "isolated", kind: kindInterface}
 	nat := set{name: "nat", kind: kindAddress}
+	services := set{name: "services", kind: kindService}
 	for _, p := range ports {
 		sources.elements = append(sources.elements, sourceElement(p))
 		if p.Isolated {
@@ -39,12 +40,15 @@ func planRules(s state) []table {
 		if p.NAT {
 			nat.elements = append(nat.elements, addressElement(p.Address))
 		}
+		for _, port := range p.HostServices {
+			services.elements = append(services.elements, serviceElement(p.Address, port))
+		}
 	}
 	host := set{name: "host", kind: kindAddress}
 	for _, a := range slices.Compact(slices.SortedFunc(slices.Values(s.HostAddresses), netip.Addr.Compare)) {
 		host.elements = append(host.elements, addressElement(a))
 	}
-	return []table{bridgeTable(s.Subnet, sources, isolated), routedTable(s.Subnet, nat, host)}
+	return []table{bridgeTable(s.Subnet, sources, isolated), routedTable(s.Subnet, nat, host, services)}
 }
 
 // bridgeTable rules the frames. Types other than ARP and IPv4 never enter, tagged ones neither: the type is read from the
@@ -68,20 +72,23 @@ func bridgeTable(subnet netip.Prefix, sources, isolated set) table {
 
 // routedTable rules what goes to the gateway and beyond it. Rules that cut stand before those that let established
 // connections on, so a change applies to these too.
-func routedTable(subnet netip.Prefix, nat, host set) table {
+func routedTable(subnet netip.Prefix, nat, host, services set) table {
 	fromVM, toVM := inInterface(bridgeName), outInterface(bridgeName)
 	fromUplink, toUplink := inInterface(uplinkName), outInterface(uplinkName)
 	toGateway := destination(netip.PrefixFrom(Gateway(subnet), 32))
 	// A flood must not fill the name server's queue, which all VMs share.
 	asking := set{name: "asking", kind: kindAddress, dynamic: true}
-	return table{family: nftables.TableFamilyIPv4, name: tableName, sets: []set{nat, host, asking}, chains: []chain{
+	return table{family: nftables.TableFamilyIPv4, name: tableName, sets: []set{nat, host, services, asking}, chains: []chain{
 		{name: "input", kind: nftables.ChainTypeFilter, hook: *nftables.ChainHookInput, priority: 0, drop: true, rules: []rule{
 			{inInterface("lo"), accept},
+			{fromVM, toGateway, serviceIn("services"), accept}, // whole connections, so before what counts packets
 			{fromVM, toGateway, overRate("asking", gatewayPackets, gatewayPackets), drop},
 			{fromVM, toGateway, udpTo53, accept},
 			{fromVM, toGateway, tcpTo53, accept},
 			{fromVM, toGateway, echoRequest, accept},
 			{fromUplink, establishedOrRelated, accept},
+			{fromUplink, packetSource(hostEnd(subnet)), toGateway, udpTo53, accept},
+			{fromUplink, packetSource(hostEnd(subnet)), toGateway, tcpTo53, accept},
 		}},
 		{name: "forward", kind: nftables.ChainTypeFilter, hook: *nftables.ChainHookForward, priority: 0, drop: true, rules: []rule{
 			// With br_netfilter in the kernel bridged packets come by here; the bridge table has judged them.

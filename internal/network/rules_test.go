@@ -16,7 +16,7 @@ func exampleState() state {
 	return state{
 		Subnet: DefaultSubnet, MTU: 1500, HostAddresses: []netip.Addr{address("192.0.2.7"), address("127.0.0.1"), address("127.0.0.1")},
 		Ports: []Port{
-			{ID: "b", Name: "two", MAC: "02:00:ac:1e:00:03", Address: address("172.30.0.3"), Policy: Policy{Isolated: true}},
+			{ID: "b", Name: "two", MAC: "02:00:ac:1e:00:03", Address: address("172.30.0.3"), Policy: Policy{Isolated: true, HostServices: []int{5432, 80}}},
 			{ID: "a", Name: "one", MAC: "02:00:ac:1e:00:02", Address: address("172.30.0.2"), Policy: Policy{NAT: true}},
 		},
 	}
@@ -55,6 +55,10 @@ table ip banger {
 		type ipv4_addr
 		elements = { 127.0.0.1, 192.0.2.7 }
 	}
+	set services {
+		type ipv4_addr . inet_service
+		elements = { 172.30.0.3 . 5432, 172.30.0.3 . 80 }
+	}
 	set asking {
 		type ipv4_addr
 		size 4096
@@ -64,11 +68,14 @@ table ip banger {
 	chain input {
 		type filter hook input priority 0; policy drop;
 		iifname "lo" accept
+		iifname "br0" ip daddr 172.30.0.1 ip saddr . tcp dport @services accept
 		iifname "br0" ip daddr 172.30.0.1 update @asking { ip saddr limit rate over 250/second burst 250 packets } drop
 		iifname "br0" ip daddr 172.30.0.1 udp dport 53 accept
 		iifname "br0" ip daddr 172.30.0.1 tcp dport 53 accept
 		iifname "br0" ip daddr 172.30.0.1 icmp type echo-request accept
 		iifname "up0" ct state established,related accept
+		iifname "up0" ip saddr 172.30.255.254 ip daddr 172.30.0.1 udp dport 53 accept
+		iifname "up0" ip saddr 172.30.255.254 ip daddr 172.30.0.1 tcp dport 53 accept
 	}
 	chain forward {
 		type filter hook forward priority 0; policy drop;

@@ -56,6 +56,7 @@ type element struct {
 var (
 	kindInterface = setKind{"ifname", nftables.TypeIFName}
 	kindAddress   = setKind{"ipv4_addr", nftables.TypeIPAddr}
+	kindService   = setKind{"ipv4_addr . inet_service", nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)}
 	kindSource    = setKind{
 		"ifname . ether_addr . ipv4_addr",
 		nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIPAddr),
@@ -151,7 +152,7 @@ func refillSets(tables []table) error {
 const dynamicSize = 4096
 
 func (s set) in(t *nftables.Table) *nftables.Set {
-	made := &nftables.Set{Table: t, Name: s.name, KeyType: s.kind.key, Concatenation: s.kind == kindSource}
+	made := &nftables.Set{Table: t, Name: s.name, KeyType: s.kind.key, Concatenation: s.kind == kindSource || s.kind == kindService}
 	if s.kind == kindInterface {
 		made.KeyByteOrder = binaryutil.NativeEndian // for nft(8), which could not show the names otherwise
 	}

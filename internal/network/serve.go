@@ -42,11 +42,12 @@ type uplink interface {
 
 // keeper is the process that Serve is.
 type keeper struct {
-	config ServeConfig
-	holder *holder
-	uplink uplink
-	log    *slog.Logger
-	stop   context.CancelCauseFunc
+	config   ServeConfig
+	holder   *holder
+	uplink   uplink
+	services *services
+	log      *slog.Logger
+	stop     context.CancelCauseFunc
 
 	mu    sync.Mutex
 	state state // what the holder was told last
@@ -123,6 +124,7 @@ func (k *keeper) setUp(ctx context.Context, d dir) (err error) {
 	if k.holder, err = openHolder(ctx, d, k.config.Holder, k.config.Rootless); err != nil {
 		return err
 	}
+	k.services = newServices(k.holder, Gateway(k.config.Subnet), k.log)
 	if k.config.Rootless {
 		k.uplink, err = asUplink(startPasta(d, k.holder.pid, k.log))
 	} else {
@@ -131,12 +133,21 @@ func (k *keeper) setUp(ctx context.Context, d dir) (err error) {
 	if err != nil {
 		return err
 	}
+	if v, ok := k.uplink.(*veth); ok && exists(d.dnsNote()) {
+		if err := v.routeDNS(ctx); err != nil {
+			k.log.WarnContext(ctx, "the host does not ask for names of VMs", "err", err)
+		}
+	}
 	k.state = state{Subnet: k.config.Subnet, MTU: k.uplink.mtu(), Veth: !k.config.Rootless}
 	if found := k.holder.found; found != nil {
 		if found.Subnet != k.config.Subnet {
 			return fmt.Errorf("take over network: it has subnet %s, not %s; stop it first", found.Subnet, k.config.Subnet)
 		}
 		k.state.Ports = found.Ports
+	} else if k.holder.joined {
+		if k.state.Ports, err = d.remembered(); err != nil {
+			return err
+		}
 	}
 	return k.change(func(s *state) error { return nil })
 }
@@ -153,18 +164,21 @@ func asUplink[T uplink](u T, err error) (uplink, error) {
 // next keeper.
 func (k *keeper) tearDown(all bool) error {
 	d := homeDir(k.config.Home)
-	sockets := []string{d.controlSocket()}
+	left := []string{d.controlSocket()}
 	var errs []error
+	if k.services != nil {
+		k.services.close()
+	}
 	if k.uplink != nil {
 		errs = append(errs, k.uplink.close())
 	}
 	if all && k.holder != nil {
 		errs = append(errs, k.holder.stop())
-		sockets = append(sockets, d.holderSocket())
+		left = append(left, d.holderSocket(), d.portsNote())
 	}
-	for _, socket := range sockets {
-		if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("remove socket: %w", err))
+	for _, file := range left {
+		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove file: %w", err))
 		}
 	}
 	return errors.Join(errs...)
@@ -253,8 +267,11 @@ func (k *keeper) change(edit func(*state) error) error {
 		// What the holder did before it failed is put back; should that fail too, the next change will.
 		return errors.Join(err, k.holder.apply(k.state))
 	}
+	if err := k.services.serve(next.Ports); err != nil {
+		return errors.Join(err, k.holder.apply(k.state), k.services.serve(k.state.Ports))
+	}
 	k.state = next
-	return nil
+	return homeDir(k.config.Home).remember(next.Ports)
 }
 
 // followHostAddresses keeps the rules' list of the host's addresses true.

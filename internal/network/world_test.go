@@ -275,7 +275,7 @@ func (h *home) boot(p Port) *vm {
 	check(t, err)
 	config, _ := json.Marshal(vm{Port: p, Tap: tap})
 	executable, _ := os.Executable()
-	argv := h.Enter(status.HolderPID, []string{executable})
+	argv := h.Enter(status.HolderPID, []string{executable, filepath.Join(h.path, "vms", p.ID)}) // as a VMM has its VM's folder
 	command := exec.Command(argv[0], argv[1:]...)
 	command.Env = append(os.Environ(), roleVariable+"=enter-vm", homeVariable+"="+string(config))
 	command.Stderr = os.Stderr
