@@ -141,6 +141,17 @@ func (c *Client) Ports(ctx context.Context, ref string) ([]Port, error) {
 	return call[[]Port](ctx, c, http.MethodGet, vmPath(ref, "/ports"), nil)
 }
 
+// SetHostServices gives a VM the host's services that it may reach at the gateway's address, at once.
+func (c *Client) SetHostServices(ctx context.Context, ref string, ports []int) (VM, error) {
+	return call[VM](ctx, c, http.MethodPut, vmPath(ref, "/host-services"), SetHostServices{Ports: ports})
+}
+
+// PrepareSSH makes a running VM ready for an ssh connection. It fails when the VM shows another host key than it is
+// known by.
+func (c *Client) PrepareSSH(ctx context.Context, ref string, p PrepareSSH) (SSH, error) {
+	return call[SSH](ctx, c, http.MethodPost, vmPath(ref, "/ssh"), p)
+}
+
 // StatsVM asks a running VM what it uses.
 func (c *Client) StatsVM(ctx context.Context, ref string) (Stats, error) {
 	return call[Stats](ctx, c, http.MethodGet, vmPath(ref, "/stats"), nil)

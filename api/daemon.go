@@ -25,6 +25,8 @@ type StopDaemon struct {
 	// Drain lets sessions that are open (exec, logs) go on in the old process until they end, while a new daemon
 	// takes over everything else. Without it they are cut.
 	Drain bool `json:"drain,omitempty"`
+	// PurgeNetwork first takes down all that there is of the VMs' network, and refuses while a VM uses it.
+	PurgeNetwork bool `json:"purge_network,omitempty"`
 }
 
 // Check is one thing the doctor looked at.

@@ -17,30 +17,34 @@ const (
 
 // VM is one virtual machine as the daemon knows it; reading it never waits for the guest.
 type VM struct {
-	ID         string     `json:"id"`   // 12 hex digits, never reused
-	Name       string     `json:"name"` // DNS label (RFC 1123), unique
-	State      State      `json:"state"`
-	Reason     string     `json:"reason,omitempty"` // why it is stopped
-	Image      string     `json:"image"`            // name of its image, or the image's id when the name is gone
-	ImageID    string     `json:"image_id"`
-	Kernel     string     `json:"kernel"`
-	KernelID   string     `json:"kernel_id"`
-	CPUs       int        `json:"cpus"`
-	MemoryMiB  int        `json:"memory_mib"`
-	DiskMiB    int        `json:"disk_mib"` // apparent size of its own disk, which is sparse
-	Env        []string   `json:"env,omitempty"`
-	AutoRemove bool       `json:"auto_remove,omitempty"` // removed as soon as it stops
-	Network    Network    `json:"network"`
-	Address    string     `json:"address,omitempty"` // IPv4, its own for its whole life
-	MAC        string     `json:"mac,omitempty"`
-	NAT        bool       `json:"nat,omitempty"`      // reaches the world beyond the other VMs
-	Isolated   bool       `json:"isolated,omitempty"` // reaches no other VM, and none reaches it
-	Forwards   []Forward  `json:"forwards,omitempty"`
-	VMM        *VMM       `json:"vmm,omitempty"` // nil unless a VMM process exists
-	CreatedAt  time.Time  `json:"created_at"`
-	StartedAt  *time.Time `json:"started_at,omitempty"` // last time it became running
-	StoppedAt  *time.Time `json:"stopped_at,omitempty"`
-	Dir        string     `json:"dir"` // its folder on the host: disk, console log, sockets
+	ID           string     `json:"id"`   // 12 hex digits, never reused
+	Name         string     `json:"name"` // DNS label (RFC 1123), unique
+	State        State      `json:"state"`
+	Reason       string     `json:"reason,omitempty"` // why it is stopped
+	Image        string     `json:"image"`            // name of its image, or the image's id when the name is gone
+	ImageID      string     `json:"image_id"`
+	Kernel       string     `json:"kernel"`
+	KernelID     string     `json:"kernel_id"`
+	CPUs         int        `json:"cpus"`
+	MemoryMiB    int        `json:"memory_mib"`
+	DiskMiB      int        `json:"disk_mib"` // apparent size of its own disk, which is sparse
+	Env          []string   `json:"env,omitempty"`
+	AutoRemove   bool       `json:"auto_remove,omitempty"` // removed as soon as it stops
+	Network      Network    `json:"network"`
+	Address      string     `json:"address,omitempty"` // IPv4, its own for its whole life
+	MAC          string     `json:"mac,omitempty"`
+	NAT          bool       `json:"nat,omitempty"`           // reaches the world beyond the other VMs
+	Isolated     bool       `json:"isolated,omitempty"`      // reaches no other VM, and none reaches it
+	Gateway      string     `json:"gateway,omitempty"`       // IPv4, of the names' server and the host's services
+	MTU          int        `json:"mtu,omitempty"`           // bytes, of its network at its last start
+	HostServices []int      `json:"host_services,omitempty"` // TCP ports of the host's loopback that it reaches at the gateway
+	HostKey      string     `json:"host_key,omitempty"`      // the ssh host key that it is known by, once there was a connection
+	Forwards     []Forward  `json:"forwards,omitempty"`
+	VMM          *VMM       `json:"vmm,omitempty"` // nil unless a VMM process exists
+	CreatedAt    time.Time  `json:"created_at"`
+	StartedAt    *time.Time `json:"started_at,omitempty"` // last time it became running
+	StoppedAt    *time.Time `json:"stopped_at,omitempty"`
+	Dir          string     `json:"dir"` // its folder on the host: disk, console log, sockets
 }
 
 // VMM is the process that runs a VM.
@@ -63,20 +67,41 @@ type SetNAT struct {
 	On bool `json:"on"`
 }
 
+// SetHostServices gives a VM the host's services that it may reach, in place of those it had.
+type SetHostServices struct {
+	Ports []int `json:"ports"` // TCP, of the host's loopback
+}
+
+// PrepareSSH makes a running VM ready for one ssh connection.
+type PrepareSSH struct {
+	NewHostKey bool `json:"new_host_key,omitempty"` // take the host key that it has now, also when it was known by another
+}
+
+// SSH is how to connect to a VM that is ready: run Command in it with the connection as its input and output, and check
+// the key it shows against KnownHosts under Alias.
+type SSH struct {
+	Command    []string `json:"command"`
+	HostKey    string   `json:"host_key"`    // type and base64
+	Alias      string   `json:"alias"`       // name of the VM's key in KnownHosts, whatever the VM is called
+	KnownHosts string   `json:"known_hosts"` // file
+	Key        string   `json:"key"`         // file of the private key that the VM lets in, for every user
+}
+
 // CreateVM asks for a new VM. Zero values mean the configured defaults; an empty Name is made up.
 type CreateVM struct {
-	Name       string    `json:"name,omitempty"`
-	Image      string    `json:"image,omitempty"`
-	Kernel     string    `json:"kernel,omitempty"`
-	CPUs       int       `json:"cpus,omitempty"`
-	MemoryMiB  int       `json:"memory_mib,omitempty"`
-	DiskMiB    int       `json:"disk_mib,omitempty"`
-	Env        []string  `json:"env,omitempty"` // K=V, given to every command run in the VM
-	AutoRemove bool      `json:"auto_remove,omitempty"`
-	Network    Network   `json:"network,omitempty"`
-	Isolated   bool      `json:"isolated,omitempty"`
-	Forwards   []Forward `json:"forwards,omitempty"`
-	Lease      bool      `json:"lease,omitempty"` // the client takes the VM's lease next; without one, the next daemon removes the VM
+	Name         string    `json:"name,omitempty"`
+	Image        string    `json:"image,omitempty"`
+	Kernel       string    `json:"kernel,omitempty"`
+	CPUs         int       `json:"cpus,omitempty"`
+	MemoryMiB    int       `json:"memory_mib,omitempty"`
+	DiskMiB      int       `json:"disk_mib,omitempty"`
+	Env          []string  `json:"env,omitempty"` // K=V, given to every command run in the VM
+	AutoRemove   bool      `json:"auto_remove,omitempty"`
+	Network      Network   `json:"network,omitempty"`
+	Isolated     bool      `json:"isolated,omitempty"`
+	HostServices []int     `json:"host_services,omitempty"` // TCP ports of the host's loopback, to be reached at the gateway's address
+	Forwards     []Forward `json:"forwards,omitempty"`
+	Lease        bool      `json:"lease,omitempty"` // the client takes the VM's lease next; without one, the next daemon removes the VM
 }
 
 // WaitFor is a condition a client can wait for.

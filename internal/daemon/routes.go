@@ -37,6 +37,8 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /v1/vms/{vm}/forwards", s.mutation(answer(s.addForward)))
 	mux.HandleFunc("DELETE /v1/vms/{vm}/forwards", s.mutation(answer(s.removeForward)))
 	mux.HandleFunc("GET /v1/vms/{vm}/ports", answer(s.ports))
+	mux.HandleFunc("PUT /v1/vms/{vm}/host-services", s.mutation(answer(s.setHostServices)))
+	mux.HandleFunc("POST /v1/vms/{vm}/ssh", s.mutation(answer(s.prepareSSH)))
 	mux.HandleFunc("POST /v1/vms/{vm}/lease", s.mutation(s.leaseVM))
 	mux.HandleFunc("GET /v1/vms/{vm}/wait", answer(s.waitVM))
 	mux.HandleFunc("GET /v1/vms/{vm}/stats", answer(s.statsVM))

@@ -42,6 +42,12 @@ func (s *Server) stopDaemon(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
+	if body.PurgeNetwork {
+		if err := s.vms.PurgeNetwork(r.Context()); err != nil {
+			fail(w, err)
+			return
+		}
+	}
 	stop := stopRequest{drain: body.Drain, released: make(chan struct{})}
 	select {
 	case s.stops <- stop:
@@ -134,6 +140,22 @@ func (s *Server) setNAT(r *http.Request) (api.VM, error) {
 		return api.VM{}, err
 	}
 	return s.vms.SetNAT(r.Context(), r.PathValue("vm"), body.On)
+}
+
+func (s *Server) setHostServices(r *http.Request) (api.VM, error) {
+	body, err := decode[api.SetHostServices](r)
+	if err != nil {
+		return api.VM{}, err
+	}
+	return s.vms.SetHostServices(r.Context(), r.PathValue("vm"), body.Ports)
+}
+
+func (s *Server) prepareSSH(r *http.Request) (api.SSH, error) {
+	body, err := decode[api.PrepareSSH](r)
+	if err != nil {
+		return api.SSH{}, err
+	}
+	return s.vms.PrepareSSH(r.Context(), r.PathValue("vm"), body.NewHostKey)
 }
 
 func (s *Server) removeVM(r *http.Request) (struct{}, error) {

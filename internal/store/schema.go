@@ -113,4 +113,9 @@ INSERT INTO image_names (name, image_id) SELECT name, id FROM old_images WHERE n
 DROP TABLE old_images;
 DROP TABLE old_kernels;
 `,
+	`
+ALTER TABLE vms ADD COLUMN host_key TEXT NOT NULL DEFAULT '';
+ALTER TABLE vms ADD COLUMN host_services TEXT NOT NULL DEFAULT 'null';
+ALTER TABLE vms ADD COLUMN mtu INTEGER NOT NULL DEFAULT 0;
+`,
 }

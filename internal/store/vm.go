@@ -29,6 +29,9 @@ type VM struct {
 	NAT           bool       // reaches the world beyond the other VMs
 	Isolated      bool       // reaches no other VM
 	Forwards      []api.Forward
+	HostServices  []int  // TCP ports of the host's loopback that it reaches at the gateway's address
+	MTU           int    // bytes, of its last start's network; 0 before the first
+	HostKey       string // the ssh host key it is known by; empty before the first contact
 	State         api.State
 	Reason        string
 	VMMBinary     string // what runs, or is about to run it; empty when stopped
@@ -47,7 +50,8 @@ type ListedVM struct {
 }
 
 const vmColumns = `
-SELECT id, name, image_id, kernel_id, cpus, memory_mib, disk_mib, env, auto_remove, leased, network, address, nat, isolated, state, reason,
+SELECT id, name, image_id, kernel_id, cpus, memory_mib, disk_mib, env, auto_remove, leased, network, address, nat, isolated,
+	host_services, mtu, host_key, state, reason,
 	vmm_binary, vmm_pid, vmm_start_ticks, created_at, started_at, stopped_at,
 	COALESCE((SELECT n.name FROM image_names n WHERE n.image_id = vms.image_id ORDER BY n.rowid LIMIT 1), image_id),
 	COALESCE((SELECT n.name FROM kernel_names n WHERE n.kernel_id = vms.kernel_id ORDER BY n.rowid LIMIT 1), kernel_id),
@@ -57,9 +61,10 @@ FROM vms`
 
 func scanVM(row interface{ Scan(...any) error }) (v ListedVM, err error) {
 	var created, started, stopped int64
-	var env, address, forwards string
+	var env, address, services, forwards string
 	err = row.Scan(&v.ID, &v.Name, &v.ImageID, &v.KernelID, &v.CPUs, &v.MemoryMiB, &v.DiskMiB, &env, &v.AutoRemove, &v.Leased,
-		&v.Network, &address, &v.NAT, &v.Isolated, &v.State, &v.Reason, &v.VMMBinary, &v.VMMPID, &v.VMMStartTicks, &created, &started, &stopped, &v.ImageName, &v.KernelName, &forwards)
+		&v.Network, &address, &v.NAT, &v.Isolated,
+		&services, &v.MTU, &v.HostKey, &v.State, &v.Reason, &v.VMMBinary, &v.VMMPID, &v.VMMStartTicks, &created, &started, &stopped, &v.ImageName, &v.KernelName, &forwards)
 	if err != nil {
 		return v, err
 	}
@@ -70,6 +75,9 @@ func scanVM(row interface{ Scan(...any) error }) (v ListedVM, err error) {
 		if err := json.Unmarshal([]byte(forwards), &v.Forwards); err != nil {
 			return v, fmt.Errorf("read forwards of VM %s: %w", v.Name, err)
 		}
+	}
+	if err := json.Unmarshal([]byte(services), &v.HostServices); err != nil {
+		return v, fmt.Errorf("read host services of VM %s: %w", v.Name, err)
 	}
 	if address != "" {
 		if v.Address, err = netip.ParseAddr(address); err != nil {
@@ -117,15 +125,19 @@ func insertVM(ctx context.Context, tx *sql.Tx, v *VM) error {
 	if err != nil {
 		return err
 	}
+	services, err := json.Marshal(v.HostServices)
+	if err != nil {
+		return err
+	}
 	address := ""
 	if v.Address.IsValid() {
 		address = v.Address.String()
 	}
 	_, err = tx.ExecContext(ctx, `
-INSERT INTO vms (id, name, image_id, kernel_id, cpus, memory_mib, disk_mib, env, auto_remove, leased, network, address, nat, isolated, state, created_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+INSERT INTO vms (id, name, image_id, kernel_id, cpus, memory_mib, disk_mib, env, auto_remove, leased, network, address, nat, isolated, host_services, state, created_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		v.ID, v.Name, v.ImageID, v.KernelID, v.CPUs, v.MemoryMiB, v.DiskMiB, string(env), v.AutoRemove, v.Leased,
-		v.Network, address, v.NAT, v.Isolated, v.State, toMillis(v.CreatedAt))
+		v.Network, address, v.NAT, v.Isolated, string(services), v.State, toMillis(v.CreatedAt))
 	return err
 }
 
@@ -201,6 +213,25 @@ func (s *Store) SetStopped(ctx context.Context, id, reason string, at time.Time)
 // SetNAT records whether the VM reaches the world beyond the other VMs.
 func (s *Store) SetNAT(ctx context.Context, id string, nat bool) error {
 	return s.updateVM(ctx, id, `nat = ?`, nat)
+}
+
+// SetHostKey records the ssh host key that the VM is known by.
+func (s *Store) SetHostKey(ctx context.Context, id, key string) error {
+	return s.updateVM(ctx, id, `host_key = ?`, key)
+}
+
+// SetMTU records the MTU of the network that the VM has joined.
+func (s *Store) SetMTU(ctx context.Context, id string, mtu int) error {
+	return s.updateVM(ctx, id, `mtu = ?`, mtu)
+}
+
+// SetHostServices records which of the host's ports the VM reaches.
+func (s *Store) SetHostServices(ctx context.Context, id string, ports []int) error {
+	services, err := json.Marshal(ports)
+	if err != nil {
+		return err
+	}
+	return s.updateVM(ctx, id, `host_services = ?`, string(services))
 }
 
 // SetLeased records whether a client holds the VM's lease.

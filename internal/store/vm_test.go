@@ -25,8 +25,9 @@ func TestVMEveryFieldSurvives(t *testing.T) {
 		ID: "abcdef012345", Name: "web", ImageID: image, KernelID: kernel, CPUs: 3, MemoryMiB: 512, DiskMiB: 4096,
 		Env: []string{"A=b", "EMPTY=", "TEXT=with \"quotes\" and \n lines"}, AutoRemove: true, Leased: true,
 		Network: api.NetworkUser, Address: netip.MustParseAddr("172.30.0.2"), NAT: true, Isolated: true,
-		Forwards: []api.Forward{{Protocol: api.UDP, Host: netip.MustParseAddr("127.0.0.1"), HostPort: 5353, GuestPort: 53}},
-		State:    api.StateStopping, Reason: "asked", VMMBinary: "/usr/bin/firecracker", VMMPID: 4711, VMMStartTicks: 1 << 40,
+		Forwards:     []api.Forward{{Protocol: api.UDP, Host: netip.MustParseAddr("127.0.0.1"), HostPort: 5353, GuestPort: 53}},
+		HostServices: []int{80, 5432}, MTU: 1400, HostKey: "ssh-ed25519 AAAA",
+		State: api.StateStopping, Reason: "asked", VMMBinary: "/usr/bin/firecracker", VMMPID: 4711, VMMStartTicks: 1 << 40,
 		CreatedAt: someTime, StartedAt: someTime.Add(1e9), StoppedAt: someTime.Add(2e9),
 	}
 	for field, value := range reflect.ValueOf(want).Fields() {
@@ -42,6 +43,8 @@ func TestVMEveryFieldSurvives(t *testing.T) {
 		s.SetVMM(ctx, want.ID, want.VMMPID, want.VMMStartTicks),
 		s.SetRunning(ctx, want.ID, want.StartedAt),
 		s.SetState(ctx, want.ID, want.State, want.Reason),
+		s.SetMTU(ctx, want.ID, want.MTU),
+		s.SetHostKey(ctx, want.ID, want.HostKey),
 	}
 	if err := errors.Join(steps...); err != nil {
 		t.Fatal(err)
@@ -103,6 +106,12 @@ func TestVMStates(t *testing.T) {
 			"Leased", func() error { return s.SetLeased(ctx, vm, true) },
 			func(v *VM) {
 				v.State, v.Reason, v.StartedAt, v.StoppedAt, v.Leased = api.StateStopped, "vmm died", someTime, someTime, true
+			},
+		},
+		{
+			"HostServices", func() error { return errors.Join(s.SetHostServices(ctx, vm, []int{80}), s.SetLeased(ctx, vm, false)) },
+			func(v *VM) {
+				v.State, v.Reason, v.StartedAt, v.StoppedAt, v.HostServices = api.StateStopped, "vmm died", someTime, someTime, []int{80}
 			},
 		},
 	}

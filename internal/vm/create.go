@@ -85,7 +85,7 @@ func (m *Manager) plan(want api.CreateVM) (store.ListedVM, error) {
 	rec := store.ListedVM{VM: store.VM{
 		ID: newID(), Name: want.Name,
 		CPUs: orDefault(want.CPUs, m.Config.CPUs), MemoryMiB: orDefault(want.MemoryMiB, m.Config.MemoryMiB), DiskMiB: orDefault(want.DiskMiB, m.Config.DiskMiB),
-		Network: orDefault(want.Network, m.Config.Network), Isolated: want.Isolated,
+		Network: orDefault(want.Network, m.Config.Network), Isolated: want.Isolated, HostServices: want.HostServices,
 		Env: want.Env, AutoRemove: want.AutoRemove, Leased: want.Lease, State: api.StateCreating, Forwards: want.Forwards,
 	}}
 	if rec.Network != api.NetworkUser && rec.Network != api.NetworkNone {
@@ -95,6 +95,12 @@ func (m *Manager) plan(want api.CreateVM) (store.ListedVM, error) {
 		if err := network.CheckSubnet(m.Config.Subnet); err != nil {
 			return rec, api.Errorf(api.CodeInvalid, "setting subnet: %w", err)
 		}
+	}
+	if len(rec.HostServices) > 0 && rec.Network == api.NetworkNone {
+		return rec, api.Errorf(api.CodeInvalid, "a VM without a network reaches no service of the host").WithHint("leave out --net none or --host-service")
+	}
+	if err := checkHostServices(rec.HostServices); err != nil {
+		return rec, err
 	}
 	rec.NAT = rec.Network == api.NetworkUser
 	for i := range rec.Forwards {
@@ -193,7 +199,12 @@ func (m *Manager) leaseAddress(taken map[netip.Addr]bool) (netip.Addr, error) {
 	return address, nil
 }
 
-func (m *machine) deleteRecord(ctx context.Context) error { return m.Store.DeleteVM(ctx, m.rec.ID) }
+func (m *machine) deleteRecord(ctx context.Context) error {
+	if err := m.Store.DeleteVM(ctx, m.rec.ID); err != nil {
+		return err
+	}
+	return m.forgetHostKey(ctx)
+}
 
 func (m *machine) makeFolder(context.Context) error {
 	return os.MkdirAll(string(m.dir), 0o700)

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"go.uber.org/goleak"
 
 	agentv1 "banger/proto/agent/v1"
@@ -160,6 +161,13 @@ func (a *fakeAgent) SetTime(context.Context, *agentv1.SetTimeRequest) (*agentv1.
 
 func (a *fakeAgent) AddEntropy(context.Context, *agentv1.AddEntropyRequest) (*agentv1.AddEntropyResponse, error) {
 	return &agentv1.AddEntropyResponse{}, nil
+}
+
+func (a *fakeAgent) WriteFiles(_ context.Context, stream *connect.ClientStream[agentv1.WriteFilesRequest]) (*agentv1.WriteFilesResponse, error) {
+	for stream.Receive() {
+		continue // it has no files
+	}
+	return &agentv1.WriteFilesResponse{}, stream.Err()
 }
 
 func (a *fakeAgent) Shutdown(context.Context, *agentv1.ShutdownRequest) (*agentv1.ShutdownResponse, error) {

@@ -62,6 +62,8 @@ type Manager struct {
 
 	networkTurn sync.Mutex // one change of the network at a time: its end must not meet a VM that joins
 
+	hostKeyTurn sync.Mutex // one change of the pinned host keys and of the file that has them at a time
+
 	mu         sync.Mutex // guards the fields below; never held over I/O
 	closing    bool
 	operations map[string]*operation   // by VM id
@@ -195,13 +197,14 @@ func (m *Manager) describe(rec store.ListedVM) api.VM {
 	v := api.VM{
 		ID: rec.ID, Name: rec.Name, State: rec.State, Reason: rec.Reason,
 		Image: rec.ImageName, ImageID: rec.ImageID, Kernel: rec.KernelName, KernelID: rec.KernelID,
-		Network: rec.Network, NAT: rec.NAT, Isolated: rec.Isolated,
+		Network: rec.Network, NAT: rec.NAT, Isolated: rec.Isolated, HostServices: rec.HostServices, MTU: rec.MTU, HostKey: rec.HostKey,
 		CPUs: rec.CPUs, MemoryMiB: rec.MemoryMiB, DiskMiB: rec.DiskMiB, Env: rec.Env, AutoRemove: rec.AutoRemove,
 		CreatedAt: rec.CreatedAt, StartedAt: orNil(rec.StartedAt), StoppedAt: orNil(rec.StoppedAt),
 		Dir: string(m.Dir(rec.ID)),
 	}
 	if rec.Address.IsValid() {
 		v.Address, v.MAC = rec.Address.String(), network.MAC(rec.Address)
+		v.Gateway = network.Gateway(m.Config.Subnet).String()
 	}
 	v.Forwards = m.describeForwards(rec)
 	if rec.VMMPID != 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"banger/api"
@@ -23,6 +24,9 @@ func (m *machine) joinNetwork(ctx context.Context) error {
 	}
 	tap, err := m.Network.Attach(ctx, port(m.rec.VM))
 	if err != nil {
+		return err
+	}
+	if err := m.Store.SetMTU(ctx, m.rec.ID, tap.MTU); err != nil {
 		return err
 	}
 	status, err := m.Network.Status(ctx)
@@ -58,12 +62,38 @@ func (m *Manager) stopIdleNetwork(ctx context.Context) error {
 
 func port(v store.VM) network.Port {
 	return network.Port{
-		ID: v.ID, Name: v.Name, MAC: network.MAC(v.Address), Address: v.Address, Policy: network.Policy{NAT: v.NAT, Isolated: v.Isolated},
+		ID: v.ID, Name: v.Name, MAC: network.MAC(v.Address), Address: v.Address, Policy: network.Policy{NAT: v.NAT, Isolated: v.Isolated, HostServices: v.HostServices},
 	}
 }
 
 // SetNAT opens or closes a VM's way to the world beyond the other VMs, at once when it runs.
 func (m *Manager) SetNAT(ctx context.Context, ref string, on bool) (api.VM, error) {
+	return m.changePolicy(ctx, ref, "nat", func(ctx context.Context, rec *store.ListedVM) error {
+		rec.NAT = on
+		return m.Store.SetNAT(ctx, rec.ID, on)
+	})
+}
+
+// SetHostServices gives a VM the host's services that it may reach, in place of those it had, at once when it runs.
+func (m *Manager) SetHostServices(ctx context.Context, ref string, ports []int) (api.VM, error) {
+	if err := checkHostServices(ports); err != nil {
+		return api.VM{}, err
+	}
+	return m.changePolicy(ctx, ref, "host services", func(ctx context.Context, rec *store.ListedVM) error {
+		rec.HostServices = ports
+		return m.Store.SetHostServices(ctx, rec.ID, ports)
+	})
+}
+
+func checkHostServices(ports []int) error {
+	if err := network.CheckHostServices(ports); err != nil {
+		return api.Errorf(api.CodeInvalid, "%w", err).WithHint("name TCP ports that listen on this host's loopback")
+	}
+	return nil
+}
+
+// changePolicy records a change of what a VM may reach, and has the network make it so if the VM runs.
+func (m *Manager) changePolicy(ctx context.Context, ref, what string, change func(context.Context, *store.ListedVM) error) (api.VM, error) {
 	rec, err := m.Store.VM(ctx, ref)
 	if err != nil {
 		return api.VM{}, err
@@ -71,8 +101,11 @@ func (m *Manager) SetNAT(ctx context.Context, ref string, on bool) (api.VM, erro
 	if rec.Network == api.NetworkNone {
 		return api.VM{}, api.Errorf(api.CodeConflict, "VM %s has no network", rec.Name)
 	}
-	err = m.operate(ctx, rec.ID, "nat", 0, func(ctx context.Context) error {
-		if err := m.Store.SetNAT(ctx, rec.ID, on); err != nil {
+	err = m.operate(ctx, rec.ID, what, 0, func(ctx context.Context) error {
+		if rec, err = m.Store.VM(ctx, rec.ID); err != nil { // as the operation before this one left it
+			return err
+		}
+		if err := change(ctx, &rec); err != nil {
 			return err
 		}
 		if m.liveOf(rec.ID) == nil {
@@ -83,7 +116,6 @@ func (m *Manager) SetNAT(ctx context.Context, ref string, on bool) (api.VM, erro
 		if err := m.Network.Ensure(ctx); err != nil {
 			return err
 		}
-		rec.NAT = on
 		p := port(rec.VM)
 		err := m.Network.SetPolicy(ctx, p.ID, p.Policy)
 		if errors.Is(err, network.ErrNotFound) { // a network that began anew
@@ -95,6 +127,27 @@ func (m *Manager) SetNAT(ctx context.Context, ref string, on bool) (api.VM, erro
 		return api.VM{}, err
 	}
 	return m.VM(ctx, rec.ID)
+}
+
+// PurgeNetwork takes down all that there is of the network. It refuses while a VM uses it.
+func (m *Manager) PurgeNetwork(ctx context.Context) error {
+	m.networkTurn.Lock()
+	defer m.networkTurn.Unlock()
+	recs, err := m.Store.VMs(ctx)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, rec := range recs {
+		if rec.Network != api.NetworkNone && rec.State != api.StateStopped && rec.State != api.StateCreating {
+			names = append(names, rec.Name)
+		}
+	}
+	if len(names) > 0 {
+		all := strings.Join(names, " ")
+		return api.Errorf(api.CodeConflict, "the network is in use by %s", strings.Join(names, ", ")).WithHint("stop them first: banger stop %s", all)
+	}
+	return m.Network.Purge(ctx)
 }
 
 // networkInterval is how often the daemon looks whether the network still has a keeper.

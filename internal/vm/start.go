@@ -42,6 +42,7 @@ var startSteps = []step{
 	{"boot kernel", (*machine).boot, nil},
 	{"wait for agent", (*machine).waitAgent, nil},
 	{"set clock", (*machine).setClock, nil},
+	{"authorize key", (*machine).authorizeKey, nil}, // lies in the guest's memory
 	{"record running", (*machine).recordRunning, nil},
 }
 

@@ -1,0 +1,165 @@
+package vm
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"banger/api"
+	"banger/internal/guest"
+	"banger/internal/ssh"
+)
+
+// prepareTimeout is how long a guest may take to get ready for ssh; under emulation, with fifty others, the first time
+// takes seconds.
+const prepareTimeout = time.Minute
+
+// authorizeKey puts the owner's key where the listening sshd of banger's own images looks for it, so that VMs let each
+// other in when the owner forwards an ssh agent.
+func (m *machine) authorizeKey(ctx context.Context) error {
+	key, err := m.ssh().EnsureKey()
+	if err != nil {
+		return err
+	}
+	folder, name, _ := strings.Cut(ssh.AuthorizedName, "/")
+	var file bytes.Buffer
+	w := tar.NewWriter(&file)
+	text := []byte(key + "\n")
+	err = errors.Join(
+		w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: folder + "/", Mode: 0o755, ModTime: time.Now()}),
+		w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: folder + "/" + name, Mode: 0o644, Size: int64(len(text)), ModTime: time.Now()}),
+	)
+	if err == nil {
+		_, err = w.Write(text)
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
+	defer cancel()
+	return m.live.agent.WriteTar(ctx, ssh.RunDir, &file)
+}
+
+func (m *Manager) ssh() ssh.Dir { return ssh.HomeDir(m.Config.Home) }
+
+// PrepareSSH makes a running VM ready for one ssh connection. The first time it pins the VM's host key, which it has
+// through the agent; later another key is refused, unless newHostKey asks for it to be taken.
+func (m *Manager) PrepareSSH(ctx context.Context, ref string, newHostKey bool) (api.SSH, error) {
+	agent, v, err := m.Agent(ctx, ref)
+	if err != nil {
+		return api.SSH{}, err
+	}
+	owner, err := m.ssh().EnsureKey()
+	if err != nil {
+		return api.SSH{}, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout,
+		api.Errorf(api.CodeTimeout, "VM %s was not ready for ssh within %s", v.Name, prepareTimeout).WithHint("look at its console: banger logs %s", v.Name))
+	defer cancel()
+	prepared, err := prepareGuest(ctx, agent, v.Name, owner)
+	if err != nil {
+		return api.SSH{}, err
+	}
+	health, err := agent.Health(ctx)
+	if err != nil {
+		return api.SSH{}, err
+	}
+	if err := m.pinHostKey(ctx, v.ID, prepared.HostKey, newHostKey); err != nil {
+		return api.SSH{}, err
+	}
+	return api.SSH{
+		Command: ssh.ServeCommand(prepared.Server, health.Init == "systemd" && !health.Booted), HostKey: prepared.HostKey, Alias: ssh.Alias(v.ID),
+		KnownHosts: m.ssh().KnownHosts(), Key: m.ssh().Key(),
+	}, nil
+}
+
+func prepareGuest(ctx context.Context, agent *guest.Client, name, owner string) (ssh.Prepared, error) {
+	printed, said, exit, err := output(ctx, agent, ssh.PrepareCommand(owner))
+	switch {
+	case err != nil && context.Cause(ctx) != nil:
+		return ssh.Prepared{}, context.Cause(ctx)
+	case err != nil:
+		return ssh.Prepared{}, fmt.Errorf("prepare VM %s for ssh: %w", name, err)
+	case exit.Code == ssh.NoServer:
+		return ssh.Prepared{}, api.Errorf(api.CodeUnsupported, "the image of VM %s has no sshd", name).
+			WithHint("install it (on Debian: banger exec %s -- apt-get install -y openssh-server), or do without: banger shell %s", name, name)
+	case exit.Code != 0:
+		why := strings.TrimSpace(string(said) + exit.Error)
+		return ssh.Prepared{}, api.Errorf(api.CodeUnavailable, "prepare VM %s for ssh: exit status %d: %.300q", name, exit.Code, why).
+			WithHint("without ssh there is: banger shell %s", name)
+	}
+	prepared, err := ssh.ParsePrepared(printed)
+	if err != nil {
+		return ssh.Prepared{}, fmt.Errorf("prepare VM %s for ssh: %w", name, err)
+	}
+	return prepared, nil
+}
+
+// output runs a command in a guest and returns what it wrote; one that writes more than fits is cut off.
+func output(ctx context.Context, agent *guest.Client, argv []string) (stdout, stderr []byte, exit guest.Exit, err error) {
+	command, err := agent.Exec(ctx, guest.ExecSpec{Argv: argv, Dir: "/", NoStdin: true})
+	if err != nil {
+		return nil, nil, guest.Exit{}, err
+	}
+	defer command.Close()
+	for {
+		event, err := command.Recv()
+		if err != nil {
+			return nil, nil, guest.Exit{}, err
+		}
+		stdout, stderr = append(stdout, event.Stdout...), append(stderr, event.Stderr...)
+		switch {
+		case event.Exit != nil:
+			return stdout, stderr, *event.Exit, nil
+		case len(stdout)+len(stderr) > ssh.MaxPreparedBytes:
+			return nil, nil, guest.Exit{}, fmt.Errorf("the guest wrote more than %d bytes: %w", ssh.MaxPreparedBytes, io.ErrShortBuffer)
+		}
+	}
+}
+
+// pinHostKey records the host key that a VM is known by from now on, or refuses one that is not the one recorded.
+func (m *Manager) pinHostKey(ctx context.Context, id, key string, replace bool) error {
+	m.hostKeyTurn.Lock()
+	defer m.hostKeyTurn.Unlock()
+	rec, err := m.Store.VM(ctx, id)
+	if err != nil {
+		return err
+	}
+	if rec.HostKey != key {
+		if rec.HostKey != "" && !replace {
+			return api.Errorf(api.CodeConflict, "the ssh host key of VM %s has changed since the first connection", rec.Name).
+				WithHint("if you know why (sshd was installed anew, its keys were made again), take the new one: banger ssh --new-host-key %s", rec.Name)
+		}
+		if err := m.Store.SetHostKey(ctx, id, key); err != nil {
+			return err
+		}
+	}
+	return m.writeKnownHosts(ctx)
+}
+
+// forgetHostKey takes a VM that is gone out of the file of known hosts: another of its name has another key.
+func (m *Manager) forgetHostKey(ctx context.Context) error {
+	m.hostKeyTurn.Lock()
+	defer m.hostKeyTurn.Unlock()
+	return m.writeKnownHosts(ctx)
+}
+
+// writeKnownHosts makes the file what the records say. m.hostKeyTurn must be held.
+func (m *Manager) writeKnownHosts(ctx context.Context) error {
+	recs, err := m.Store.VMs(ctx)
+	if err != nil {
+		return err
+	}
+	var hosts []ssh.Host
+	for _, rec := range recs {
+		if rec.HostKey != "" {
+			hosts = append(hosts, ssh.Host{Name: rec.Name, ID: rec.ID, Key: rec.HostKey})
+		}
+	}
+	return m.ssh().WriteKnownHosts(hosts)
+}
