@@ -22,6 +22,22 @@ ExecStartPre=/bin/sh -c 'test -s /etc/ssh/ssh_host_ed25519_key || ssh-keygen -q 
 ExecStartPre=/usr/sbin/sshd -t
 UNIT
 
+# Keys alone let in: the user's own, and that of the VM's owner, which banger puts below /run at each start.
+cat >"$root/etc/ssh/sshd_config.d/banger.conf" <<'CONFIG'
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+AuthorizedKeysFile .ssh/authorized_keys /run/banger/ssh/authorized_keys
+CONFIG
+# From one VM to another: name, address and port are tied together by rules on the host, so there is nothing for a host
+# key to prove, and it would only seem to have changed when a VM of that name is made again.
+cat >"$root/etc/ssh/ssh_config.d/banger.conf" <<'CONFIG'
+Host *.vm
+	StrictHostKeyChecking no
+	UserKnownHostsFile /dev/null
+	LogLevel ERROR
+CONFIG
+
 # No password opens root; keys, sudo and the agent do.
 chroot "$root" usermod --password '*' --shell /bin/bash root
 echo 'LANG=C.UTF-8' >"$root/etc/default/locale"
