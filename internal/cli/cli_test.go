@@ -134,6 +134,15 @@ func TestBadUsage(t *testing.T) {
 		{"run --json", "--json needs -d"},
 		{"create extra", "unknown command"},
 		{"stop --timeout x a", "invalid argument"},
+		{"ssh", "requires at least 1 arg"},
+		{"ssh --nonsense web", "unknown flag"},
+		{"ssh-config extra", "unknown command"},
+		{"ssh-config --install --uninstall", "opposites"},
+		{"dns --install --uninstall", "opposites"},
+		{"run --host-service x", "invalid argument"},
+		{"host-service add web", "requires at least 2 arg"},
+		{"host-service add web http", `"http" is no TCP port`},
+		{"host-service rm web 70000", `"70000" is no TCP port`},
 		{"kernel pull a b", "accepts at most 1 arg(s), received 2"},
 	}
 	for _, tt := range tests {

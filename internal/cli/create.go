@@ -18,6 +18,7 @@ type vmFlags struct {
 	network                           string
 	isolated                          bool
 	publish                           []string
+	hostServices                      []int
 }
 
 func (f *vmFlags) register(a *app, cmd *cobra.Command) {
@@ -32,6 +33,7 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 	set.StringVar(&f.network, "net", "", "user (other machines, and the world through this host) or none (default from the settings)")
 	set.BoolVar(&f.isolated, "isolated", false, "reach no other machine, and be reached by none")
 	set.StringArrayVarP(&f.publish, "publish", "p", nil, "forward a port of this host, [ADDR:]HOST:GUEST[/udp]; many")
+	set.IntSliceVar(&f.hostServices, "host-service", nil, "a TCP port of this host's loopback that the machine may reach, at its gateway's address; many")
 	registerCompletion(cmd, "net", cobra.FixedCompletions([]string{string(api.NetworkUser), string(api.NetworkNone)}, cobra.ShellCompDirectiveNoFileComp))
 	registerCompletion(cmd, "image", a.completeImages)
 	registerCompletion(cmd, "kernel", a.completeKernels)
@@ -39,7 +41,7 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 
 // request turns the flags into what the API takes.
 func (f *vmFlags) request(a *app, cmd *cobra.Command) (api.CreateVM, error) {
-	want := api.CreateVM{Name: f.name, Image: f.image, Kernel: f.kernel, CPUs: f.cpus, Env: a.expandEnv(f.env), Network: api.Network(f.network), Isolated: f.isolated}
+	want := api.CreateVM{Name: f.name, Image: f.image, Kernel: f.kernel, CPUs: f.cpus, Env: a.expandEnv(f.env), Network: api.Network(f.network), Isolated: f.isolated, HostServices: f.hostServices}
 	for _, text := range f.publish {
 		forward, err := api.ParseForward(text)
 		if err != nil {

@@ -72,12 +72,23 @@ func (a *app) daemonStatusCommand() *cobra.Command {
 }
 
 func (a *app) daemonStopCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "stop",
-		Short:   "End the daemon; running machines go on",
-		Example: "  banger daemon stop",
+	var purge bool
+	cmd := &cobra.Command{
+		Use:   "stop",
+		Short: "End the daemon; running machines go on",
+		Long: `End the daemon; running machines go on. With --purge-network all that there is of the machines' network goes first,
+also what killed processes left on this host: namespace, link, route and rules. Machines that use it must be stopped.`,
+		Example: "  banger daemon stop\n  banger daemon stop --purge-network",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if purge { // it takes a daemon to know who uses the network
+				client, err := a.connect(cmd.Context())
+				if err != nil {
+					return err
+				}
+				defer client.CloseIdle()
+				return client.StopDaemon(cmd.Context(), api.StopDaemon{PurgeNetwork: true})
+			}
 			client := api.NewClient(daemon.SocketPath(a.config.Home))
 			defer client.CloseIdle()
 			err := client.StopDaemon(cmd.Context(), api.StopDaemon{})
@@ -87,4 +98,6 @@ func (a *app) daemonStopCommand() *cobra.Command {
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&purge, "purge-network", false, "also take down the machines' network")
+	return cmd
 }

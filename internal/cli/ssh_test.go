@@ -1,0 +1,137 @@
+package cli
+
+import (
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"banger/api"
+)
+
+// fakeProgram puts a shell script in front of PATH.
+func fakeProgram(t *testing.T, name, script string) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+func TestSSH(t *testing.T) {
+	home := fakeDaemon(t, map[string]http.HandlerFunc{
+		"GET /v1/vms/web": says(api.VM{ID: "0123456789ab", Name: "web", State: api.StateRunning}),
+		"GET /v1/vms/old": says(api.VM{ID: "ba9876543210", Name: "old", State: api.StateStopped}),
+	})
+	fakeProgram(t, "ssh", `printf '%s\n' "$@"; exit 9`)
+	for _, tt := range []struct{ args, want string }{
+		{"ssh web", "-l\nroot\nweb.vm\n"},
+		{"ssh web -- uptime -p", "-l\nroot\nweb.vm\nuptime\n-p\n"},
+		{"ssh web uptime", "-l\nroot\nweb.vm\nuptime\n"},
+		{"ssh -l dev web -- -N", "-l\ndev\nweb.vm\n-N\n"},
+		{"ssh -A web", "-l\nroot\n-A\n-o\nAddKeysToAgent=yes\nweb.vm\n"},
+	} {
+		got := banger(t, home, strings.Fields(tt.args)...)
+		if got.code != 9 || !strings.HasSuffix(got.stdout, tt.want) || got.stderr != "" {
+			t.Errorf("banger %s = %+v, want exit code 9 and arguments that end with %q", tt.args, got, tt.want)
+		}
+		for _, want := range []string{"HostKeyAlias=0123456789ab.vm\n", "StrictHostKeyChecking=yes\n", "BANGER_HOME='" + home + "'", "ssh-proxy 0123456789ab\n"} {
+			if !strings.Contains(got.stdout, want) {
+				t.Errorf("banger %s has no argument %q:\n%s", tt.args, want, got.stdout)
+			}
+		}
+	}
+	if got := banger(t, home, "ssh", "old"); got.code != 1 || !strings.Contains(got.stderr, "banger start old") {
+		t.Errorf("ssh to a stopped machine = %+v", got)
+	}
+	fakeProgram(t, "ssh", "kill -TERM $$")
+	if got := banger(t, home, "ssh", "web"); got.code != 128+15 {
+		t.Errorf("ssh that was killed = %+v", got)
+	}
+	t.Setenv("PATH", t.TempDir())
+	if got := banger(t, home, "ssh", "web"); got.code != 1 || !strings.Contains(got.stderr, "openssh-client") {
+		t.Errorf("without ssh = %+v", got)
+	}
+}
+
+func TestSSHConfig(t *testing.T) {
+	home := t.TempDir()
+	config := filepath.Join(home, ".ssh", "config")
+	printed := banger(t, home, "ssh-config")
+	if printed.code != 0 || !strings.Contains(printed.stdout, "Host *.vm\n") || printed.stderr != "" {
+		t.Errorf("ssh-config = %+v", printed)
+	}
+	if _, err := os.Stat(filepath.Dir(config)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("printing made ~/.ssh: %v", err)
+	}
+	for _, want := range []string{"includes it now", "includes it already"} {
+		if got := banger(t, home, "ssh-config", "--install"); got.code != 0 || !strings.Contains(got.stdout, config+" "+want) {
+			t.Errorf("ssh-config --install = %+v, want %q", got, want)
+		}
+	}
+	if text, err := os.ReadFile(filepath.Join(home, "ssh", "config")); err != nil || string(text) != printed.stdout {
+		t.Errorf("the home's text is %q, %v", text, err)
+	}
+	for _, want := range []string{"is as it was before", "did not include"} {
+		if got := banger(t, home, "ssh-config", "--uninstall"); got.code != 0 || !strings.Contains(got.stdout, want) {
+			t.Errorf("ssh-config --uninstall = %+v, want %q", got, want)
+		}
+	}
+	if _, err := os.Stat(filepath.Dir(config)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("~/.ssh is left: %v", err)
+	}
+}
+
+func TestDNS(t *testing.T) {
+	home := t.TempDir()
+	calls := filepath.Join(t.TempDir(), "calls")
+	fakeProgram(t, "resolvectl", "echo \"$@\" >>"+calls+"\n")
+	if os.Geteuid() != 0 {
+		if got := banger(t, home, "dns", "--install"); got.code != 1 || !strings.Contains(got.stderr, "ssh-config --install") {
+			t.Errorf("as an ordinary user: %+v", got)
+		}
+		return
+	}
+	for _, tt := range []struct{ args, want string }{
+		{"dns", "does not ask"}, {"dns --install", "asks 172.30.0.1 for NAME.vm"}, {"dns", "asks 172.30.0.1"}, {"dns --uninstall", "does not ask"}, {"dns --uninstall", "does not ask"},
+	} {
+		if got := banger(t, home, strings.Fields(tt.args)...); got.code != 0 || !strings.Contains(got.stdout, tt.want) {
+			t.Errorf("banger %s = %+v, want %q", tt.args, got, tt.want)
+		}
+	}
+	if said, err := os.ReadFile(calls); err != nil || string(said) != "status\n" {
+		t.Errorf("without a network resolved was told %q, %v", said, err)
+	}
+	fakeProgram(t, "resolvectl", "echo no bus >&2; exit 1")
+	if got := banger(t, home, "dns", "--install"); got.code != 1 || !strings.Contains(got.stderr, "systemd-resolved does not run") || !strings.Contains(got.stderr, "172.30.0.1") {
+		t.Errorf("without resolved: %+v", got)
+	}
+	if got := banger(t, home, "dns"); !strings.Contains(got.stdout, "does not ask") {
+		t.Errorf("after a refusal: %+v", got)
+	}
+}
+
+func TestHostService(t *testing.T) {
+	var last string
+	home := fakeDaemon(t, map[string]http.HandlerFunc{
+		"GET /v1/vms/web": says(api.VM{ID: "0123456789ab", Name: "web", HostServices: []int{80}}),
+		"PUT /v1/vms/0123456789ab/host-services": func(w http.ResponseWriter, r *http.Request) {
+			body := make([]byte, 1000)
+			n, _ := r.Body.Read(body)
+			last = string(body[:n])
+			says(api.VM{Gateway: "172.30.0.1", HostServices: []int{80, 5432}})(w, r)
+		},
+	})
+	for args, want := range map[string]string{
+		"host-service add web 5432 80": `{"ports":[80,5432]}`,
+		"host-service rm web 80":       `{"ports":[]}`,
+	} {
+		got := banger(t, home, strings.Fields(args)...)
+		if got.code != 0 || got.stdout != "172.30.0.1:80\n172.30.0.1:5432\n" || last != want {
+			t.Errorf("banger %s = %+v, and sent %s; want %s", args, got, last, want)
+		}
+	}
+}
