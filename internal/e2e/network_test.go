@@ -152,6 +152,17 @@ func TestNetwork(t *testing.T) {
 		eventually(t, "names again", func() bool { _, ok := h.guest("ant", "getent hosts bee.vm"); return ok })
 		rules(t)
 	})
+	t.Run("HolderKilled", func(t *testing.T) {
+		h := h.in(t)
+		holder := h.process("netns hold")
+		if err := syscall.Kill(holder, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		h.reaches(true, "ant", "ping -c 1 -W 10 "+h.vm("bee").Address)
+		eventually(t, "another holder", func() bool { pid := h.process("netns hold"); return pid != 0 && pid != holder })
+		eventually(t, "names again", func() bool { _, ok := h.guest("ant", "getent hosts bee.vm"); return ok })
+		rules(t)
+	})
 }
 
 // process returns the pid of this home's process that has those words in its command line, or 0.

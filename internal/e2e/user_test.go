@@ -39,6 +39,17 @@ func TestOrdinaryUser(t *testing.T) {
 	if err != nil || !strings.HasSuffix(out, "root\nmine.vm\n") {
 		t.Errorf("run as %s: %v\n%s", ordinaryUser, err, out)
 	}
+	// ssh from the host's side and a service of the host's from the guest's, neither with any rights.
+	port := hostService(t)
+	if out, err := as("run", "-d", "-q", "--name", "box", "--host-service", port); err != nil {
+		t.Errorf("run as %s: %v\n%s", ordinaryUser, err, out)
+	}
+	if out, err := as("ssh", "box", "--", "id -un; curl -sS --max-time 5 http://172.30.0.1:"+port+"; exit 7"); err == nil || err.Error() != "exit status 7" || out != "root\nhello 127.0.0.1\n" {
+		t.Errorf("ssh as %s: %v\n%s", ordinaryUser, err, out)
+	}
+	if out, err := as("rm", "-f", "box"); err != nil {
+		t.Errorf("rm as %s: %v\n%s", ordinaryUser, err, out)
+	}
 	if out, err := as("image", "ls"); err != nil || !strings.Contains(out, "debian:trixie") {
 		t.Errorf("image ls: %v\n%s", err, out)
 	}
