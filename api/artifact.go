@@ -23,8 +23,9 @@ type Image struct {
 	SharedBytes int64     `json:"shared_bytes"`
 	CreatedAt   time.Time `json:"created_at"`
 	Dir         string    `json:"dir"`
-	UsedBy      []string  `json:"used_by,omitempty"` // names of the VMs that use it
-	Trouble     string    `json:"trouble,omitempty"` // why some of this is missing
+	InPlace     string    `json:"in_place,omitempty"` // of a registered image: its file, which banger neither writes nor removes
+	UsedBy      []string  `json:"used_by,omitempty"`  // names of the VMs that use it
+	Trouble     string    `json:"trouble,omitempty"`  // why some of this is missing
 }
 
 // ImageService is something that an image's VMs offer on a TCP port of theirs.
@@ -61,7 +62,33 @@ type Kernel struct {
 	UsedBy    []string  `json:"used_by,omitempty"`
 }
 
-// PullKernel asks for a kernel bundle; an existing one of the same content is kept.
+// PullKernel asks for a kernel bundle of the archive or of a URL. The same content keeps its bundle.
 type PullKernel struct {
-	Source string `json:"source"` // debian:SUITE
+	Source string `json:"source"`           // debian:SUITE, or the URL of a .deb, a vmlinux or a bzImage
+	SHA256 string `json:"sha256,omitempty"` // of the file behind the URL, hex
+	Name   string `json:"name,omitempty"`   // default: the source, or the file's name in the URL
+}
+
+// ImportKernel asks for a kernel bundle of files of this host, by absolute path: Deb alone, or Vmlinux with an initrd and
+// modules as one likes.
+type ImportKernel struct {
+	Name    string `json:"name"`
+	Deb     string `json:"deb,omitempty"`     // a linux-image package
+	Vmlinux string `json:"vmlinux,omitempty"` // ELF or bzImage
+	Initrd  string `json:"initrd,omitempty"`  // is unpacked before banger's own, whose /init wins
+	Modules string `json:"modules,omitempty"` // /lib/modules/RELEASE, or a folder that holds it; none means all built in
+}
+
+// RegisterImage asks for an image that stays where it is, by absolute paths.
+type RegisterImage struct {
+	Name   string        `json:"name"`
+	Rootfs string        `json:"rootfs"`           // an ext4 filesystem
+	Kernel *ImportKernel `json:"kernel,omitempty"` // that it names; Name is the image's
+}
+
+// Pruned is what a prune removed, or would remove.
+type Pruned struct {
+	Removed    []string `json:"removed"` // ids of images
+	FreedBytes int64    `json:"freed_bytes"`
+	DryRun     bool     `json:"dry_run,omitempty"`
 }

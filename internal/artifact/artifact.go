@@ -29,8 +29,8 @@ type Shelf struct {
 	// Contents reads the manifest in a folder: the id that it claims and its hashed files. A manifest that is missing or
 	// malformed is disk.ErrDamaged.
 	Contents func(dir string) (id string, files []disk.File, err error)
-	// Repair says what to do about a damaged artifact of that name.
-	Repair func(name string) string
+	// Repair says what to do about a damaged artifact.
+	Repair func(store.Artifact) string
 }
 
 // Fill makes an artifact in dir, an empty folder, and returns its record. Name and Stamp are the shelf's to fill in.
@@ -63,7 +63,7 @@ func (s Shelf) Open(ctx context.Context, ref string) (store.Artifact, error) {
 	}
 	stamp, err := s.check(ctx, a)
 	if errors.Is(err, disk.ErrDamaged) {
-		return store.Artifact{}, api.Errorf(api.CodeUnavailable, "%s %s: %w", s.Kind, a.Name, err).WithHint("%s", s.Repair(a.Name))
+		return store.Artifact{}, api.Errorf(api.CodeUnavailable, "%s %s: %w", s.Kind, a.Name, err).WithHint("%s", s.Repair(a))
 	}
 	if err != nil || stamp == a.Stamp {
 		return a, err
@@ -101,12 +101,14 @@ func (s Shelf) Ensure(ctx context.Context, ref string, fill Fill) (store.Artifac
 	return s.make(ctx, ref, fill)
 }
 
-// Make makes an artifact and gives it the name, which moves to it from another one. Two that make the same name take
+// Make makes an artifact and gives it the name, which moves to it from another one; an empty name gives none. Two that make the same name take
 // turns; the last one has the name. The same content replaces its folder (a damaged one is repaired by that) and keeps
 // its other names. On an error nothing of it is left.
 func (s Shelf) Make(ctx context.Context, name string, fill Fill) (store.Artifact, error) {
-	if err := CheckName(name); err != nil {
-		return store.Artifact{}, err
+	if name != "" {
+		if err := CheckName(name); err != nil {
+			return store.Artifact{}, err
+		}
 	}
 	unlock, err := disk.Lock(ctx, s.Root, name)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"banger/api"
@@ -60,27 +61,49 @@ func (s Shelf) remove(ctx context.Context, a store.Artifact) error {
 	return nil
 }
 
-// Unused returns the artifacts that have neither a name nor a user.
-func (s Shelf) Unused(ctx context.Context) ([]store.Artifact, error) {
+// Prune removes the artifacts that have neither a name nor a user, and says what that gives back; with dryRun it only says.
+func (s Shelf) Prune(ctx context.Context, dryRun bool) (api.Pruned, error) {
+	pruned := api.Pruned{Removed: []string{}, DryRun: dryRun}
 	all, err := s.Store.Artifacts(ctx, s.Kind)
 	if err != nil {
-		return nil, err
+		return pruned, err
 	}
-	var unused []store.Artifact
 	for _, a := range all {
 		users, err := s.Store.ArtifactUsers(ctx, s.Kind, a.ID)
 		if err != nil {
-			return nil, err
+			return pruned, err
 		}
-		if len(a.Names) == 0 && len(users) == 0 {
-			unused = append(unused, a)
+		if len(a.Names) > 0 || len(users) > 0 {
+			continue
+		}
+		bytes := s.OwnBytes(a.ID)
+		removed := dryRun
+		if !dryRun {
+			if removed, err = s.Drop(ctx, a.ID); err != nil {
+				return pruned, err
+			}
+		}
+		if removed {
+			pruned.Removed, pruned.FreedBytes = append(pruned.Removed, a.ID), pruned.FreedBytes+bytes
 		}
 	}
-	return unused, nil
+	return pruned, nil
 }
 
-// Prune removes the artifact of that id if it still is unused, and reports whether it did.
-func (s Shelf) Prune(ctx context.Context, id string) (bool, error) {
+// OwnBytes returns what the removal of that artifact gives back. What cannot be read counts nothing.
+func (s Shelf) OwnBytes(id string) int64 {
+	var sum int64
+	entries, _ := os.ReadDir(s.Dir(id)) // as above
+	for _, entry := range entries {
+		if usage, err := disk.UsageOf(filepath.Join(s.Dir(id), entry.Name())); err == nil && entry.Type().IsRegular() {
+			sum += usage.OwnBytes
+		}
+	}
+	return sum
+}
+
+// Drop removes the artifact of that id if it has neither a name nor a user, and reports whether it did.
+func (s Shelf) Drop(ctx context.Context, id string) (bool, error) {
 	unlock, err := disk.Lock(ctx, s.Root, id)
 	if err != nil {
 		return false, err
@@ -97,7 +120,7 @@ func (s Shelf) Prune(ctx context.Context, id string) (bool, error) {
 	}
 	if err := s.remove(ctx, a); err != nil {
 		if api.CodeOf(err) == api.CodeConflict {
-			return false, nil // a VM took it meanwhile
+			return false, nil // it is used
 		}
 		return false, err
 	}

@@ -30,11 +30,7 @@ func (s *Server) pullKernel(r *http.Request) (api.Kernel, error) {
 	if err != nil {
 		return api.Kernel{}, err
 	}
-	rec, err := s.kernels.Pull(r.Context(), body.Source)
-	if err != nil {
-		return api.Kernel{}, err
-	}
-	return s.kernels.Inspect(r.Context(), rec.ID)
+	return s.kernels.Pull(r.Context(), body)
 }
 
 func (s *Server) removeKernel(r *http.Request) (struct{}, error) {

@@ -94,11 +94,11 @@ func Run(ctx context.Context, c config.Config, tools host.Tools, log *slog.Logge
 	defer endRequests()
 	s := &Server{
 		config: c, tools: tools, log: log, store: db, began: time.Now(), ctx: requests, stops: make(chan stopRequest),
-		images: &image.Catalog{Root: filepath.Join(c.Home, "images"), Store: db, Mirror: c.DebianMirror},
 		kernels: &kernel.Catalog{
 			Root: filepath.Join(c.Home, "kernels"), Store: db, Archive: debian.Archive{Mirror: c.DebianMirror}, Package: c.KernelPackage,
 		},
 	}
+	s.images = &image.Catalog{Root: filepath.Join(c.Home, "images"), Store: db, Kernels: s.kernels, Mirror: c.DebianMirror}
 	if err := errors.Join(s.images.Sweep(ctx), s.kernels.Sweep(ctx)); err != nil {
 		return err
 	}

@@ -162,6 +162,20 @@ func (a *Archive) Fetch(ctx context.Context, p Package, stage string) (string, e
 	return path, nil
 }
 
+// FetchFile downloads one file from any HTTP URL into archive.Folder, checks its sha256 (hex) and returns its path. Client,
+// deadlines and tries are the archive's. The download is a progress stage of that name.
+func FetchFile(ctx context.Context, archive Archive, url, sha256, stage string) (string, error) {
+	if !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://") {
+		return "", api.Errorf(api.CodeInvalid, "%.200q is no HTTP URL", url)
+	}
+	a, err := Open(archive)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(a.Folder, "download")
+	return path, a.fetch(ctx, download{url: url, path: path, size: -1, sha256: sha256, max: maxPackageBytes, stage: stage})
+}
+
 func (a *Archive) url(parts ...string) string {
 	return a.Mirror + "/" + strings.Join(parts, "/")
 }

@@ -68,7 +68,7 @@ func (a *Archive) fetch(ctx context.Context, d download) (err error) {
 			return err
 		}
 		if try == maxTries || !passing(err) {
-			return api.Errorf(api.CodeUnavailable, "%w", err).WithHint("check the network and the mirror %s", a.Mirror)
+			return api.Errorf(api.CodeUnavailable, "%w", err).WithHint("check the network and the server of %s", d.url)
 		}
 		a.Log.Info("download is tried again", "url", d.url, "try", try, "error", err)
 		select {

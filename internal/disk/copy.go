@@ -40,28 +40,51 @@ func copySparse(ctx context.Context, in, out *os.File) error {
 	if err != nil {
 		return err
 	}
-	size := info.Size()
-	if err := out.Truncate(size); err != nil {
+	if err := out.Truncate(info.Size()); err != nil {
 		return err
 	}
+	return dataRanges(in, info.Size(), func(start, end int64) error { return copyRange(ctx, in, out, start, end) })
+}
+
+// dataRanges calls each for the parts of a file that are no holes, as SEEK_DATA finds them.
+func dataRanges(file *os.File, size int64, each func(start, end int64) error) error {
 	for at := int64(0); at < size; {
-		data, err := in.Seek(at, unix.SEEK_DATA)
+		data, err := file.Seek(at, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
 			return nil // only a hole is left
 		}
 		if err != nil {
 			return fmt.Errorf("seek data: %w", err)
 		}
-		hole, err := in.Seek(data, unix.SEEK_HOLE)
+		hole, err := file.Seek(data, unix.SEEK_HOLE)
 		if err != nil {
 			return fmt.Errorf("seek hole: %w", err)
 		}
-		if err := copyRange(ctx, in, out, data, hole); err != nil {
+		if err := each(data, hole); err != nil {
 			return err
 		}
 		at = hole
 	}
 	return nil
+}
+
+// DataBytes returns how much of the file at path is no hole, in whole blocks of WriteSparse.
+func DataBytes(path string) (int64, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	err = dataRanges(file, info.Size(), func(start, end int64) error {
+		sum += (end+sparseBlockBytes-1)&^(sparseBlockBytes-1) - start&^(sparseBlockBytes-1)
+		return nil
+	})
+	return sum, err
 }
 
 // copyRange copies the bytes from start to end; io.CopyN lets the kernel move them (copy_file_range).

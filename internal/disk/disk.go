@@ -65,8 +65,8 @@ func RequireFree(dir string, bytes int64) error {
 	return nil
 }
 
-// explainFull turns "no space left" and "quota exceeded" into an error a user can act on; others pass.
-func explainFull(path string, err error) error {
+// ExplainFull turns "no space left" and "quota exceeded" into an error a user can act on; others pass.
+func ExplainFull(path string, err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return api.Errorf(api.CodeUnavailable, "disk full while writing %s: %v", path, err).WithHint("free some space on that filesystem and try again")
 	}
@@ -90,11 +90,11 @@ func (c contextReader) Read(p []byte) (int, error) {
 func createFile(path string, mode os.FileMode, write func(*os.File) error) (err error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, mode)
 	if err != nil {
-		return fmt.Errorf("create disk: %w", explainFull(path, err))
+		return fmt.Errorf("create disk: %w", ExplainFull(path, err))
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(explainFull(path, err), os.Remove(path))
+			err = errors.Join(ExplainFull(path, err), os.Remove(path))
 		}
 	}()
 	if err := write(file); err != nil {

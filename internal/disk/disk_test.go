@@ -303,10 +303,10 @@ func TestFindTool(t *testing.T) {
 }
 
 func TestExplainFull(t *testing.T) {
-	if got := api.CodeOf(explainFull("/x", &os.PathError{Op: "write", Err: syscall.EDQUOT})); got != api.CodeUnavailable {
+	if got := api.CodeOf(ExplainFull("/x", &os.PathError{Op: "write", Err: syscall.EDQUOT})); got != api.CodeUnavailable {
 		t.Errorf("quota: code %s", got)
 	}
-	if err := explainFull("/x", os.ErrPermission); !errors.Is(err, os.ErrPermission) {
+	if err := ExplainFull("/x", os.ErrPermission); !errors.Is(err, os.ErrPermission) {
 		t.Errorf("another error became %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package disk
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -14,12 +15,20 @@ const (
 	superblockOffset = 1024
 	superblockSize   = 1024
 
+	offsetBlocks      = 0x4
+	offsetLogBlock    = 0x18 // block size is 1024 << this
 	offsetMagic       = 0x38
+	offsetIncompat    = 0x60
 	offsetROCompat    = 0x64
+	offsetUUID        = 0x68
 	offsetVolumeName  = 0x78
 	offsetChecksum    = 0x3fc
 	superblockMagic   = 0xef53
+	offsetBlocksHigh  = 0x150
 	roCompatChecksums = 0x400 // metadata_csum
+	incompatRecover   = 0x4   // the journal must be replayed first
+	incompat64Bit     = 0x80
+	maxLogBlock       = 6
 
 	// MaxLabel is the longest label, in bytes.
 	MaxLabel = 16
@@ -34,19 +43,44 @@ const (
 // ErrNotExt4 says that a file holds no ext4 filesystem.
 var ErrNotExt4 = errors.New("not an ext4 filesystem")
 
-// Label returns the label of the ext4 filesystem in the file at path.
-func Label(path string) (string, error) {
+// Volume is what an ext4 filesystem says of itself.
+type Volume struct {
+	Label        string
+	UUID         string // 32 hex digits
+	SizeBytes    int64
+	NeedsJournal bool // it was not unmounted cleanly: it can not be mounted from a read-only drive
+}
+
+// VolumeOf reads the superblock of the ext4 filesystem in the file at path.
+func VolumeOf(path string) (Volume, error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return "", err
+		return Volume{}, err
 	}
 	defer file.Close()
 	sb, err := readSuperblock(file)
 	if err != nil {
-		return "", err
+		return Volume{}, err
 	}
 	name, _, _ := bytes.Cut(sb[offsetVolumeName:offsetVolumeName+MaxLabel], []byte{0})
-	return string(name), nil
+	incompat := binary.LittleEndian.Uint32(sb[offsetIncompat:])
+	blocks, logBlock := uint64(binary.LittleEndian.Uint32(sb[offsetBlocks:])), binary.LittleEndian.Uint32(sb[offsetLogBlock:])
+	if incompat&incompat64Bit != 0 {
+		blocks |= uint64(binary.LittleEndian.Uint32(sb[offsetBlocksHigh:])) << 32
+	}
+	if logBlock > maxLogBlock || blocks > 1<<46 {
+		return Volume{}, fmt.Errorf("read superblock of %s: %w: %d blocks of %d", path, ErrNotExt4, blocks, logBlock)
+	}
+	return Volume{
+		Label: string(name), UUID: hex.EncodeToString(sb[offsetUUID : offsetUUID+16]),
+		SizeBytes: int64(blocks << (10 + logBlock)), NeedsJournal: incompat&incompatRecover != 0,
+	}, nil
+}
+
+// Label returns the label of the ext4 filesystem in the file at path.
+func Label(path string) (string, error) {
+	v, err := VolumeOf(path)
+	return v.Label, err
 }
 
 // SetLabel writes the label of an ext4 filesystem that nothing has mounted. Copies of the superblock further down

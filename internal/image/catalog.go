@@ -16,6 +16,7 @@ import (
 	"banger/internal/artifact"
 	"banger/internal/debian"
 	"banger/internal/disk"
+	"banger/internal/kernel"
 	"banger/internal/progress"
 	"banger/internal/store"
 )
@@ -23,9 +24,10 @@ import (
 // Catalog is the set of images of this user: records in the store, a folder by id in Root. It is safe for concurrent
 // use, also by several processes.
 type Catalog struct {
-	Root   string
-	Store  *store.Store
-	Mirror string // Debian archive to build from; empty is Debian's own
+	Root    string
+	Store   *store.Store
+	Kernels *kernel.Catalog // of the kernels that images name
+	Mirror  string          // Debian archive to build from; empty is Debian's own
 }
 
 func (c *Catalog) shelf() artifact.Shelf {
@@ -35,9 +37,7 @@ func (c *Catalog) shelf() artifact.Shelf {
 			m, err := load(dir)
 			return m.ID, m.files(), err
 		},
-		Repair: func(name string) string {
-			return "remove it with its VMs (banger inspect shows which) and make it again: banger image rm " + name
-		},
+		Repair: c.repair,
 	}
 }
 
@@ -65,13 +65,24 @@ func (c *Catalog) Verify(ctx context.Context, id string) error {
 	return err
 }
 
-// Make makes an image, publishes and records it, and gives it the name. make writes rootfs.ext4 (label banger-image,
-// see RootfsPath) into dir, an empty folder that nobody sees yet, and returns what it knows of the image; Version, ID,
-// Name, SizeBytes and CreatedAt are filled in here. Two makers of one name take turns. The name moves from an older
+// Make makes an image, publishes and records it, and gives it the name. make writes rootfs.ext4 (see
+// RootfsPath; an ext4 filesystem, best with the label banger-image) into dir, an empty folder that nobody sees yet, and returns what it knows of the image; Version, ID,
+// Name, SizeBytes, CreatedAt and UUID are filled in here. Two makers of one name take turns. The name moves from an older
 // image, which keeps its id and its other names; left without any and without VMs, it goes with the next prune. On an
 // error, or when ctx ends, nothing of the image is left; after a crash the next Sweep sees to that.
 func (c *Catalog) Make(ctx context.Context, name string, make func(ctx context.Context, dir string) (Manifest, error)) (store.Image, error) {
+	if err := artifact.CheckName(name); err != nil {
+		return store.Image{}, err
+	}
 	return c.shelf().Make(ctx, name, sealed(name, make))
+}
+
+// repair says what to do about an image whose file is not what it was.
+func (c *Catalog) repair(r store.Artifact) string {
+	if m, err := load(c.Dir(r.ID)); err == nil && m.InPlace != "" {
+		return fmt.Sprintf("%s has changed or is gone since it was registered: put it back, or register it again: banger image register %s --rootfs %s", m.InPlace, r.Name, m.InPlace)
+	}
+	return "remove it with its VMs (banger inspect shows which) and make it again: banger image rm " + r.Name
 }
 
 // RootfsPath returns where the root filesystem of an image lies in its folder.
@@ -84,16 +95,35 @@ func sealed(name string, make func(ctx context.Context, dir string) (Manifest, e
 		if err != nil {
 			return store.Artifact{}, err
 		}
-		stage := progress.Start(ctx, "hash image")
-		file, err := disk.Describe(ctx, dir, rootfsName)
-		stage.End(err)
-		if err != nil {
-			return store.Artifact{}, err
-		}
-		m.Version, m.Name, m.ID, m.SizeBytes = manifestVersion, name, file.SHA256, file.SizeBytes
-		m.CreatedAt = time.Now().UTC().Truncate(time.Second)
-		return m.record(), disk.WriteManifest(filepath.Join(dir, manifestName), m)
+		m.Name, m.CreatedAt = name, time.Now().UTC().Truncate(time.Second)
+		return seal(ctx, dir, m)
 	}
+}
+
+// seal hashes the root filesystem in dir and writes the manifest.
+func seal(ctx context.Context, dir string, m Manifest) (_ store.Artifact, err error) {
+	stage := progress.Start(ctx, "hash image")
+	defer func() { stage.End(err) }()
+	file, err := disk.Describe(ctx, dir, rootfsName)
+	if err != nil {
+		return store.Artifact{}, err
+	}
+	volume, err := disk.VolumeOf(RootfsPath(dir))
+	if err != nil {
+		return store.Artifact{}, err
+	}
+	m.Version, m.ID, m.SizeBytes, m.UUID = manifestVersion, file.SHA256, file.SizeBytes, ""
+	if volume.Label != disk.LabelImage {
+		m.UUID = volume.UUID
+	}
+	return m.record(), disk.WriteManifest(filepath.Join(dir, manifestName), m)
+}
+
+// ForeignUUID returns the UUID by which a guest finds the filesystem of the image with that id, or "" when it has the
+// label that banger gives.
+func (c *Catalog) ForeignUUID(id string) (string, error) {
+	m, err := load(c.Dir(id))
+	return m.UUID, err
 }
 
 // record is what the store keeps of the manifest.
@@ -128,7 +158,7 @@ func (c *Catalog) describe(r store.Artifact, users []string) api.Image {
 		return image
 	}
 	image.Architecture, image.Packages, image.Preset, image.PresetSHA256 = m.Architecture, m.Packages, m.Preset, m.PresetSHA256
-	image.Services, image.Defaults = m.Services, m.Defaults
+	image.Services, image.Defaults, image.InPlace = m.Services, m.Defaults, m.InPlace
 	usage, err := disk.UsageOf(c.Rootfs(r.ID))
 	if err != nil {
 		image.Trouble = err.Error()

@@ -2,7 +2,7 @@
 //
 // An image is a folder that is made once, named by its content, and never written again:
 //
-//	rootfs.ext4    read-only drive, label banger-image
+//	rootfs.ext4    read-only drive, label banger-image; of a registered image a symlink to the user's own file
 //	manifest.json  Manifest
 //
 // Debian images are built by the host's mmdebstrap, without root, and become a filesystem while they stream.
@@ -45,6 +45,8 @@ type Manifest struct {
 	Services     []api.ImageService `json:"services,omitempty"`      // that its VMs offer
 	Kernel       string             `json:"kernel,omitempty"`        // id of the kernel bundle that it names
 	Defaults     api.ImageDefaults  `json:"defaults,omitzero"`       // for commands in its VMs
+	UUID         string             `json:"uuid,omitempty"`          // of the filesystem, 32 hex digits, when its label is another than banger-image
+	InPlace      string             `json:"in_place,omitempty"`      // where its file is when it is only registered; rootfs.ext4 is a symlink to it
 }
 
 // files returns the hashed files of the image.

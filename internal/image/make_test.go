@@ -1,6 +1,8 @@
 package image
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -11,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"banger/api"
+	"banger/internal/disk"
 	"banger/internal/store"
 )
 
@@ -28,11 +31,19 @@ func testCatalog(t *testing.T) *Catalog {
 	return c
 }
 
-// making returns a maker of a root filesystem with that text.
-func making(text string, m Manifest) func(context.Context, string) (Manifest, error) {
-	return func(_ context.Context, dir string) (Manifest, error) {
-		return m, os.WriteFile(RootfsPath(dir), []byte(text), 0o600)
+// making returns a maker of a root filesystem with a file of that name.
+func making(name string, m Manifest) func(context.Context, string) (Manifest, error) {
+	return func(ctx context.Context, dir string) (Manifest, error) {
+		return m, makeRootfs(ctx, RootfsPath(dir), name, disk.LabelImage)
 	}
+}
+
+// makeRootfs writes a small filesystem with one file.
+func makeRootfs(ctx context.Context, path, name, label string) error {
+	var root bytes.Buffer
+	w := tar.NewWriter(&root)
+	err := errors.Join(w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644}), w.Close())
+	return errors.Join(err, disk.FromTar(ctx, &root, path, label))
 }
 
 func TestMake(t *testing.T) {
@@ -65,7 +76,7 @@ func TestMake(t *testing.T) {
 	}
 	image := api.Image{
 		ID: first.ID, Name: "dev", Names: []string{"dev"}, Source: "test", Architecture: "amd64", Packages: want.Packages, Preset: "dev", PresetSHA256: "abc",
-		Services: want.Services, Defaults: want.Defaults, SizeBytes: 3, OwnBytes: got.OwnBytes, CreatedAt: got.CreatedAt, Dir: c.Dir(first.ID),
+		Services: want.Services, Defaults: want.Defaults, SizeBytes: got.SizeBytes, OwnBytes: got.OwnBytes, CreatedAt: got.CreatedAt, Dir: c.Dir(first.ID),
 	}
 	if diff := cmp.Diff(image, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -98,8 +109,8 @@ func TestMakeAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if text, err := os.ReadFile(c.Rootfs(record.ID)); err != nil || len(text) != 1 {
-			t.Errorf("image %s holds %q, %v", name, text, err)
+		if label, err := disk.Label(c.Rootfs(record.ID)); label != disk.LabelImage || err != nil {
+			t.Errorf("image %s has the label %q, %v", name, label, err)
 		}
 	}
 }
@@ -110,6 +121,9 @@ func TestMakeFails(t *testing.T) {
 	for name, make := range map[string]func(context.Context, string) (Manifest, error){
 		"ErrMaker":    func(context.Context, string) (Manifest, error) { return Manifest{}, broken },
 		"ErrNoRootfs": func(context.Context, string) (Manifest, error) { return Manifest{}, nil },
+		"ErrNotExt4": func(_ context.Context, dir string) (Manifest, error) {
+			return Manifest{}, os.WriteFile(RootfsPath(dir), []byte("text"), 0o600)
+		},
 		"ErrNoKernel": making("x", Manifest{Kernel: "none"}),
 	} {
 		t.Run(name, func(t *testing.T) {

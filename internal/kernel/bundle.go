@@ -4,8 +4,9 @@
 // A bundle is a folder that is made once, named by its content, and never written again:
 //
 //	vmlinux        ELF, booted directly (Firecracker's API takes nothing else on x86-64)
-//	initrd.cpio    folders and /modules of the initrd, without /init
-//	modules.ext4   read-only drive, label banger-modules; its root is what /lib/modules holds
+//	initrd.cpio    folders and /modules of the initrd, without /init; before them what a user's own initrd holds
+//	modules.ext4   read-only drive, label banger-modules; its root is what /lib/modules holds. Without it the guest has
+//	               the modules that its image has
 //	manifest.json  Manifest
 //
 // The guest's init is not part of it: Initrd joins the two when a VM starts.
@@ -15,7 +16,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"time"
 
@@ -72,25 +75,42 @@ func Load(dir string) (Bundle, error) {
 	if err := disk.ReadManifest(filepath.Join(dir, manifestName), &b.Manifest); err != nil {
 		return Bundle{}, err
 	}
-	if b.Version != manifestVersion || len(b.Files) != len(bundleFiles) {
-		return Bundle{}, fmt.Errorf("read manifest of kernel: %w: version %d, %d files", disk.ErrDamaged, b.Version, len(b.Files))
-	}
-	for i, f := range b.Files {
-		if f.Name != bundleFiles[i] {
-			return Bundle{}, fmt.Errorf("read manifest of kernel: %w: file %.80q", disk.ErrDamaged, f.Name)
-		}
+	if err := b.Manifest.check(); err != nil {
+		return Bundle{}, fmt.Errorf("read manifest of kernel: %w: %w", disk.ErrDamaged, err)
 	}
 	return b, nil
 }
 
-// bundleFiles are the hashed files, in the manifest's order.
+// check refuses a manifest of another version or of other files than a bundle has.
+func (m Manifest) check() error {
+	if m.Version != manifestVersion || len(m.Files) > len(bundleFiles) || len(m.Files) < len(bundleFiles)-1 {
+		return fmt.Errorf("version %d, %d files", m.Version, len(m.Files))
+	}
+	for i, f := range m.Files {
+		if f.Name != bundleFiles[i] || f.SizeBytes <= 0 || f.SizeBytes > maxBundleFileBytes {
+			return fmt.Errorf("file %.80q of %d bytes", f.Name, f.SizeBytes)
+		}
+	}
+	return nil
+}
+
+// maxBundleFileBytes bounds each file; all modules of a distribution's kernel are half a GiB.
+const maxBundleFileBytes = 4 << 30
+
+// bundleFiles are the hashed files, in the manifest's order. The last one may be missing.
 var bundleFiles = []string{vmlinuxName, initrdName, modulesName}
 
 // seal hashes the files of a filled folder and writes its manifest.
 func seal(ctx context.Context, dir string, m Manifest) (Manifest, error) {
-	m.Version = manifestVersion
+	m.Version, m.Files = manifestVersion, nil
+	if m.CreatedAt.IsZero() {
+		m.CreatedAt = time.Now().UTC().Truncate(time.Second)
+	}
 	for _, name := range bundleFiles {
 		file, err := disk.Describe(ctx, dir, name)
+		if name == modulesName && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return Manifest{}, err
 		}

@@ -1,7 +1,10 @@
 package kernel
 
 import (
+	"cmp"
 	"context"
+	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -31,7 +34,7 @@ func (c *Catalog) shelf() artifact.Shelf {
 			b, err := Load(dir)
 			return b.ID(), b.Files, err
 		},
-		Repair: func(name string) string { return "fetch or import it again: banger kernel pull " + name },
+		Repair: func(r store.Artifact) string { return "fetch or import it again: banger kernel pull " + r.Name },
 	}
 }
 
@@ -41,8 +44,14 @@ func (c *Catalog) Dir(id string) string { return c.shelf().Dir(id) }
 // Vmlinux returns the path of the bundle's kernel, an ELF file.
 func (c *Catalog) Vmlinux(id string) string { return filepath.Join(c.Dir(id), vmlinuxName) }
 
-// Modules returns the path of the bundle's drive of modules.
-func (c *Catalog) Modules(id string) string { return filepath.Join(c.Dir(id), modulesName) }
+// Modules returns the path of the bundle's drive of modules, or "" when it has none.
+func (c *Catalog) Modules(id string) string {
+	path := filepath.Join(c.Dir(id), modulesName)
+	if _, err := os.Stat(path); err != nil {
+		return "" // a drive that was lost is found missing by Verify
+	}
+	return path
+}
 
 // Ensure returns the bundle of that name or id, verified, and pulls it when ref is a source without a bundle.
 func (c *Catalog) Ensure(ctx context.Context, ref string) (store.Kernel, error) {
@@ -54,15 +63,33 @@ func (c *Catalog) Ensure(ctx context.Context, ref string) (store.Kernel, error) 
 	}))
 }
 
-// Pull fetches the source's newest kernel, also when there is one of that name. The same content keeps its bundle
-// (a damaged one is replaced); new content takes over the name, and the old bundle stays for the VMs that use it.
-func (c *Catalog) Pull(ctx context.Context, source string) (store.Kernel, error) {
-	if _, err := suiteOf(source); err != nil {
-		return store.Kernel{}, err
+// Pull fetches the source's newest kernel, also when there is one of that name, or the kernel behind a URL. The same
+// content keeps its id (a damaged bundle is repaired); new content takes over the name, and the old bundle stays for the
+// VMs that use it.
+func (c *Catalog) Pull(ctx context.Context, want api.PullKernel) (api.Kernel, error) {
+	fill := func(ctx context.Context, dir string) (Bundle, error) {
+		return Pull(ctx, c.Archive, c.Package, want.Source, dir)
 	}
-	return c.shelf().Make(ctx, source, c.filled(func(ctx context.Context, dir string) (Bundle, error) {
-		return Pull(ctx, c.Archive, c.Package, source, dir)
-	}))
+	name := cmp.Or(want.Name, want.Source)
+	if isURL(want.Source) {
+		if !sha256Pattern.MatchString(want.SHA256) {
+			return api.Kernel{}, api.Errorf(api.CodeInvalid, "%q is not the sha256 of the file behind a URL: 64 hex digits", want.SHA256).
+				WithHint("give the one that its maker publishes: --sha256 HEX")
+		}
+		name = cmp.Or(want.Name, strings.TrimSuffix(path.Base(want.Source), ".deb"))
+		fill = func(ctx context.Context, dir string) (Bundle, error) {
+			return c.fetch(ctx, want.Source, want.SHA256, dir, Manifest{Name: name, Source: want.Source + ", sha256 " + want.SHA256})
+		}
+	} else if _, err := suiteOf(want.Source); err != nil {
+		return api.Kernel{}, err
+	} else if want.SHA256 != "" {
+		return api.Kernel{}, api.Errorf(api.CodeInvalid, "%s is verified to the archive's key; a sha256 is for a URL", want.Source)
+	}
+	record, err := c.shelf().Make(ctx, name, c.filled(fill))
+	if err != nil {
+		return api.Kernel{}, err
+	}
+	return c.Inspect(ctx, record.ID)
 }
 
 // filled is make with the bundle's record.
@@ -114,6 +141,18 @@ func (c *Catalog) describe(r store.Artifact, users []string) api.Kernel {
 // Remove takes the name away, and with the last one the bundle; an id means all of it. One that VMs or images use is a
 // conflict.
 func (c *Catalog) Remove(ctx context.Context, ref string) error { return c.shelf().Remove(ctx, ref) }
+
+// Prune removes the bundles that have neither a name nor a VM nor an image, and says what that gives back; with dryRun it
+// only says.
+func (c *Catalog) Prune(ctx context.Context, dryRun bool) (api.Pruned, error) {
+	return c.shelf().Prune(ctx, dryRun)
+}
+
+// Drop removes the bundle of that id if it has neither a name nor a user.
+func (c *Catalog) Drop(ctx context.Context, id string) error {
+	_, err := c.shelf().Drop(ctx, id)
+	return err
+}
 
 // Sweep removes what a crash left in Root: half-made folders and folders without a record. Call it at the daemon's
 // start, before anything is pulled. Initrds go too, they are made again in no time.

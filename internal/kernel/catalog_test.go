@@ -165,16 +165,16 @@ func TestEnsure(t *testing.T) {
 func TestPullAgain(t *testing.T) {
 	deb := kernelDeb(t, "one")
 	c, _ := catalogWith(t, &deb)
-	first, err := c.Pull(t.Context(), "debian:trixie")
+	first, err := c.Pull(t.Context(), api.PullKernel{Source: "debian:trixie"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	same, err := c.Pull(t.Context(), "debian:trixie")
+	same, err := c.Pull(t.Context(), api.PullKernel{Source: "debian:trixie"})
 	if err != nil || same.ID != first.ID {
 		t.Errorf("same kernel: id %.8s, %v; want %.8s", same.ID, err, first.ID)
 	}
 	deb = kernelDeb(t, "two")
-	second, err := c.Pull(t.Context(), "debian:trixie")
+	second, err := c.Pull(t.Context(), api.PullKernel{Source: "debian:trixie"})
 	if err != nil || second.ID == first.ID {
 		t.Errorf("new kernel: id %.8s, %v", second.ID, err)
 	}
@@ -213,7 +213,7 @@ func TestDamaged(t *testing.T) {
 			if api.CodeOf(err) != api.CodeUnavailable || !strings.Contains(err.Error(), "damaged") {
 				t.Errorf("error %v, want one that says it", err)
 			}
-			if _, err := c.Pull(t.Context(), "debian:trixie"); err != nil {
+			if _, err := c.Pull(t.Context(), api.PullKernel{Source: "debian:trixie"}); err != nil {
 				t.Fatal(err)
 			}
 			if err := c.Verify(t.Context(), record.ID); err != nil {
@@ -231,7 +231,7 @@ func TestEnsureErrors(t *testing.T) {
 			t.Errorf("ensure %q: %v, want code %s", ref, err, want)
 		}
 	}
-	if _, err := c.Pull(t.Context(), "https://example.org/x"); api.CodeOf(err) != api.CodeInvalid {
+	if _, err := c.Pull(t.Context(), api.PullKernel{Source: "https://example.org/x"}); api.CodeOf(err) != api.CodeInvalid {
 		t.Errorf("pull of another source: %v", err)
 	}
 	deb = []byte("!<arch>\nnothing")
@@ -271,15 +271,20 @@ func TestInitrd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		names, texts := cpioNames(t, data) // the first of the two archives
-		if diff := cmp.Diff([]string{"0100755 init"}, names); diff != "" || texts["init"] != text {
-			t.Errorf("init %q\n%s", texts["init"], diff)
-		}
 		if len(data)%initrdAlignment != 0 {
 			t.Errorf("length %d: it could overwrite the ACPI tables of QEMU's microvm", len(data))
 		}
-		if !bytes.Contains(data, []byte("modules/order\x00")) {
-			t.Error("the bundle's part is missing")
+		bundled, err := os.ReadFile(filepath.Join(c.Dir(record.ID), initrdName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		last, found := bytes.CutPrefix(data, bundled)
+		if !found || !bytes.Contains(bundled, []byte("modules/order\x00")) {
+			t.Error("the bundle's part does not come first")
+		}
+		names, texts := cpioNames(t, last)
+		if diff := cmp.Diff([]string{"0100755 init"}, names); diff != "" || texts["init"] != text {
+			t.Errorf("init %q\n%s", texts["init"], diff)
 		}
 	}
 	if len(made) != 2 {

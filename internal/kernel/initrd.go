@@ -44,7 +44,8 @@ func (b Bundle) Initrd(ctx context.Context, guestBinary, cacheDir string) (strin
 	return path, nil
 }
 
-// writeInitrd joins two archives, which the kernel unpacks in turn: /init, and the bundle's part.
+// writeInitrd joins two archives, which the kernel unpacks in turn: the bundle's part, and /init. The later one wins: a
+// user's own initrd has an /init too.
 func (b Bundle) writeInitrd(path, guestBinary string) (err error) {
 	init, err := os.ReadFile(guestBinary)
 	if err != nil {
@@ -64,11 +65,11 @@ func (b Bundle) writeInitrd(path, guestBinary string) (err error) {
 			err = errors.Join(err, os.Remove(out.Name()))
 		}
 	}()
-	var first bytes.Buffer
-	if err := writeCPIO(&first, []cpioFile{{name: "init", mode: cpio.TypeReg | 0o755, data: init}}); err != nil {
+	var last bytes.Buffer
+	if err := writeCPIO(&last, []cpioFile{{name: "init", mode: cpio.TypeReg | 0o755, data: init}}); err != nil {
 		return errors.Join(err, out.Close())
 	}
-	n, err := io.Copy(out, io.MultiReader(&first, rest))
+	n, err := io.Copy(out, io.MultiReader(rest, &last))
 	if err != nil {
 		return errors.Join(err, out.Close())
 	}

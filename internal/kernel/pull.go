@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"time"
 
 	"banger/api"
 	"banger/internal/debian"
@@ -53,14 +52,7 @@ func Pull(ctx context.Context, archive debian.Archive, meta, source, dir string)
 	if err != nil {
 		return Bundle{}, err
 	}
-	depmod, err := disk.FindTool("depmod", "kmod")
-	if err != nil {
-		return Bundle{}, err
-	}
-	if err := disk.RequireFree(dir, workBytes); err != nil {
-		return Bundle{}, err
-	}
-	work, err := os.MkdirTemp(dir, "work-")
+	work, err := workFolder(dir)
 	if err != nil {
 		return Bundle{}, fmt.Errorf("pull kernel: %w", err)
 	}
@@ -70,11 +62,19 @@ func Pull(ctx context.Context, archive debian.Archive, meta, source, dir string)
 	if err != nil {
 		return Bundle{}, fmt.Errorf("pull kernel %s: %w", source, err)
 	}
-	m := Manifest{Name: source, Source: fmt.Sprintf("%s %s of %s", pkg.Name, pkg.Version, source), CreatedAt: time.Now().UTC().Truncate(time.Second)}
-	if m, err = assemble(ctx, depmod, deb, work, dir, m); err != nil {
+	m := Manifest{Name: source, Source: fmt.Sprintf("%s %s of %s", pkg.Name, pkg.Version, source)}
+	if m, err = assembleDeb(ctx, deb, work, dir, m); err != nil {
 		return Bundle{}, fmt.Errorf("make bundle of %s: %w", pkg.Name, err)
 	}
 	return Bundle{Dir: dir, Manifest: m}, nil
+}
+
+// workFolder makes a folder in dir for what is not to stay.
+func workFolder(dir string) (string, error) {
+	if err := disk.RequireFree(dir, workBytes); err != nil {
+		return "", err
+	}
+	return os.MkdirTemp(dir, "work-")
 }
 
 // fetchKernel downloads the package the suite's meta package stands for.
@@ -111,66 +111,28 @@ func kernelOf(packages map[string]debian.Package, meta string) (debian.Package, 
 	return pkg, nil
 }
 
-// assemble turns the kernel package into the bundle's files in dir.
-func assemble(ctx context.Context, depmod, deb, work, dir string, m Manifest) (_ Manifest, err error) {
+// assembleDeb makes the bundle of a kernel package.
+func assembleDeb(ctx context.Context, deb, work, dir string, m Manifest) (_ Manifest, err error) {
 	stage := progress.Start(ctx, "unpack kernel")
-	defer func() { stage.End(err) }()
-	tree := filepath.Join(work, "tree")
-	unpacked, err := unpack(ctx, deb, tree)
+	p, err := unpack(ctx, deb, filepath.Join(work, "tree"))
+	stage.End(err)
 	if err != nil {
 		return Manifest{}, err
 	}
-	m.Release = unpacked.release
-	image, err := vmlinux(unpacked.bzImage)
-	if err != nil {
-		return Manifest{}, err
-	}
-	if err := os.WriteFile(filepath.Join(dir, vmlinuxName), image, 0o644); err != nil {
-		return Manifest{}, err
-	}
-	if err := runDepmod(ctx, depmod, tree, m.Release); err != nil {
-		return Manifest{}, err
-	}
-	releaseDir := filepath.Join(tree, "lib/modules", m.Release)
-	index, err := readModuleIndex(releaseDir)
-	if err != nil {
-		return Manifest{}, err
-	}
-	modules, err := index.plan(initrdModules, initrdModulesIfAny, initrdModulesLater)
-	if err != nil {
-		return Manifest{}, err
-	}
-	initrd, err := bundleInitrd(releaseDir, modules)
-	if err != nil {
-		return Manifest{}, err
-	}
-	if err := os.WriteFile(filepath.Join(dir, initrdName), initrd, 0o644); err != nil {
-		return Manifest{}, err
-	}
-	if err := modulesDrive(ctx, filepath.Join(tree, "lib/modules"), filepath.Join(dir, modulesName), unpacked.built); err != nil {
-		return Manifest{}, err
-	}
-	return seal(ctx, dir, m)
-}
-
-// unpacked is what was found in a kernel package.
-type unpacked struct {
-	release string
-	bzImage []byte
-	built   time.Time // of the kernel, for reproducible drives
+	return assemble(ctx, p, dir, m)
 }
 
 // unpack reads a kernel package: the kernel into memory, its modules below tree/lib/modules.
-func unpack(ctx context.Context, deb, tree string) (unpacked, error) {
-	var u unpacked
+func unpack(ctx context.Context, deb, tree string) (parts, error) {
+	p := parts{tree: tree}
 	err := debian.ReadDeb(ctx, deb, func(h *tar.Header, r io.Reader) error {
 		if release, ok := strings.CutPrefix(h.Name, "boot/vmlinuz-"); ok {
 			if h.Size > maxBzImageBytes {
 				return fmt.Errorf("kernel of %d bytes", h.Size)
 			}
 			var err error
-			u.release, u.built = release, h.ModTime
-			u.bzImage, err = io.ReadAll(r)
+			p.release, p.built = release, h.ModTime
+			p.kernel, err = io.ReadAll(r)
 			return err
 		}
 		name := strings.TrimPrefix(h.Name, "usr/") // Debian 13 has /usr/lib/modules, Debian 12 /lib/modules
@@ -180,12 +142,12 @@ func unpack(ctx context.Context, deb, tree string) (unpacked, error) {
 		return writeEntry(filepath.Join(tree, name), h, r)
 	})
 	if err != nil {
-		return unpacked{}, err
+		return parts{}, err
 	}
-	if !releasePattern.MatchString(u.release) {
-		return unpacked{}, fmt.Errorf("package has no kernel, or of a bad release %.100q", u.release)
+	if !releasePattern.MatchString(p.release) {
+		return parts{}, fmt.Errorf("package has no kernel, or of a bad release %.100q", p.release)
 	}
-	return u, nil
+	return p, nil
 }
 
 // writeEntry writes a folder or a file of the modules tree. Links are left out: the ones there are (build, source)

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"bytes"
+	"compress/bzip2"
 	"compress/gzip"
 	"debug/elf"
 	"encoding/binary"
@@ -111,6 +112,8 @@ func decompressor(data []byte) (io.ReadCloser, error) {
 		return io.NopCloser(x), nil
 	case bytes.HasPrefix(data, []byte{0x1f, 0x8b}):
 		return gzip.NewReader(r)
+	case bytes.HasPrefix(data, []byte("BZh")):
+		return io.NopCloser(bzip2.NewReader(r)), nil
 	case bytes.HasPrefix(data, []byte{0x02, 0x21, 0x4c, 0x18}): // legacy frame, the one the kernel uses
 		return io.NopCloser(lz4.NewReader(r)), nil
 	}

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"debug/elf"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"io"
 	"os/exec"
@@ -108,6 +109,23 @@ func TestVmlinux(t *testing.T) {
 	}
 }
 
+// printf 'hello\n' | bzip2
+const bzip2Hello = "425a6839314159265359c1c080e2000001410000100244a00030cd00c3462997177245385090c1c080e2"
+
+func TestDecompressBzip2(t *testing.T) {
+	packed, err := hex.DecodeString(bzip2Hello)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := decompressor(packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plain, err := io.ReadAll(r); string(plain) != "hello\n" || err != nil {
+		t.Errorf("%q, %v", plain, err)
+	}
+}
+
 func TestVmlinuxErrors(t *testing.T) {
 	plain := fakeVmlinux(t)
 	packed := zstdOf(t, plain)
@@ -131,7 +149,7 @@ func TestVmlinuxErrors(t *testing.T) {
 		{"ErrTruncated", good[:len(good)/2], "outside the file"},
 		{"ErrHugeSize", bzImageOf(packed, maxVmlinuxBytes+1), "plain size"},
 		{"ErrShorterThanSaid", bzImageOf(packed, len(plain)+1), "unpack kernel"},
-		{"ErrUnknownCompression", bzImageOf([]byte("BZh91AY&SY"), 10), "unknown compression"},
+		{"ErrUnknownCompression", bzImageOf([]byte("\x5d\x00\x00 lzma"), 10), "unknown compression"},
 		{"ErrDamaged", with(func(b []byte) { clear(b[4*sectorBytes+110 : 4*sectorBytes+130]) }), "unpack kernel"},
 		{"ErrNotELF", bzImageOf(zstdOf(t, make([]byte, 100)), 100), "read kernel"},
 	} {

@@ -48,7 +48,7 @@ func (n guestNetwork) interfaces() []firecracker.NetworkInterface {
 }
 
 // kernelArgs is the kernel command line. Firecracker's default one is replaced, because it holds nomodule.
-func kernelArgs(name string, n guestNetwork) string {
+func kernelArgs(name string, more []string) string {
 	return strings.Join(append([]string{
 		"console=ttyS0", "quiet",
 		"reboot=k",            // by the keyboard controller: the reset that every VMM sees
@@ -58,7 +58,7 @@ func kernelArgs(name string, n guestNetwork) string {
 		"net.ifnames=0",       // eth0, whatever the bus
 		"random.trust_cpu=on", // the daemon adds entropy of its own as soon as the agent answers
 		"banger.hostname=" + name,
-	}, n.args()...), " ")
+	}, more...), " ")
 }
 
 // bootPlan is everything the VMM is told before the start.
@@ -73,19 +73,38 @@ type bootPlan struct {
 }
 
 // bootFiles are the paths of what a VM has in common with others.
-type bootFiles struct{ rootfs, vmlinux, modules, initrd string }
+type bootFiles struct {
+	rootfs, vmlinux, initrd string
+	modules                 string // empty when the kernel bundle has none
+	imageUUID               string // of the root filesystem, when it has not the label that banger gives
+}
 
-// planBoot says how a VM is booted from an image and a kernel bundle. The guest finds its drives by filesystem label,
-// so their order does not matter; none is a root device, because the initrd joins them.
+// args are the kernel arguments by which banger-guest finds what does not look as usual.
+func (f bootFiles) args() []string {
+	var args []string
+	if f.imageUUID != "" {
+		args = append(args, "banger.image="+f.imageUUID)
+	}
+	if f.modules == "" {
+		args = append(args, "banger.modules=none")
+	}
+	return args
+}
+
+// planBoot says how a VM is booted from an image and a kernel bundle. The guest finds its drives by what is in them, so
+// their order does not matter; none is a root device, because the initrd joins them.
 func planBoot(name string, cpus, memoryMiB int, dir Dir, f bootFiles, n guestNetwork) bootPlan {
+	drives := []firecracker.Drive{
+		{DriveID: "image", PathOnHost: f.rootfs, IsReadOnly: true},
+		{DriveID: "disk", PathOnHost: dir.Disk(), CacheType: firecracker.CacheWriteback},
+	}
+	if f.modules != "" {
+		drives = append(drives, firecracker.Drive{DriveID: "modules", PathOnHost: f.modules, IsReadOnly: true})
+	}
 	return bootPlan{
 		machine: firecracker.MachineConfig{VCPUCount: cpus, MemSizeMiB: memoryMiB},
-		source:  firecracker.BootSource{KernelImagePath: f.vmlinux, InitrdPath: f.initrd, BootArgs: kernelArgs(name, n)},
-		drives: []firecracker.Drive{
-			{DriveID: "image", PathOnHost: f.rootfs, IsReadOnly: true},
-			{DriveID: "disk", PathOnHost: dir.Disk(), CacheType: firecracker.CacheWriteback},
-			{DriveID: "modules", PathOnHost: f.modules, IsReadOnly: true},
-		},
+		source:  firecracker.BootSource{KernelImagePath: f.vmlinux, InitrdPath: f.initrd, BootArgs: kernelArgs(name, append(n.args(), f.args()...))},
+		drives:  drives,
 		nics:    n.interfaces(),
 		vsock:   firecracker.Vsock{GuestCID: guestCID, UDSPath: dir.VsockSocket()},
 		serial:  firecracker.Serial{SerialOutPath: dir.ConsoleLog(), RateLimiter: &firecracker.TokenBucket{Size: consoleBytesPerSecond, RefillTimeMS: 1000}},

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -60,7 +61,7 @@ func (m *Manager) Create(ctx context.Context, want api.CreateVM) (api.VM, error)
 	if err != nil {
 		return api.VM{}, err
 	}
-	kernel, err := m.Kernels.Ensure(ctx, orDefault(want.Kernel, m.Config.Kernel))
+	kernel, err := m.Kernels.Ensure(ctx, cmp.Or(want.Kernel, image.KernelID, m.Config.Kernel))
 	if err != nil {
 		return api.VM{}, err
 	}

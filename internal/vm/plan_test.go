@@ -139,6 +139,16 @@ balloon 0 MiB deflate=true report=true
 	}
 }
 
+// What does not look as usual is told to the guest.
+func TestPlanBootForeign(t *testing.T) {
+	got := describePlan(planBoot("web", 1, 512, "/v/abc", bootFiles{rootfs: "/i/rootfs", vmlinux: "/k/vmlinux", initrd: "/k/initrd", imageUUID: "0123"}, guestNetwork{}))
+	for _, want := range []string{"arg banger.image=0123\n", "arg banger.modules=none\n", "drive disk /v/abc/disk.ext4 root=false ro=false cache=Writeback\nvsock"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("plan without %q:\n%s", want, got)
+		}
+	}
+}
+
 func TestCheckSocketPaths(t *testing.T) {
 	longest := maxSocketPathBytes - len("/vsock.sock")
 	if err := Dir("/" + strings.Repeat("x", longest-1)).checkSocketPaths(); err != nil {

@@ -23,11 +23,13 @@ import (
 type launch struct {
 	binary string // the VMM's program
 	initrd string
-	lock   *os.File // ours until the VMM has inherited it
-	live   *live
-	vmm    *firecracker.Client
-	tap    network.Tap                  // the zero value without a network
-	enter  func(argv []string) []string // runs the VMM where its tap is; nil without a network
+	// imageUUID is that of the image's filesystem, when it has not the label that banger gives; else empty.
+	imageUUID string
+	lock      *os.File // ours until the VMM has inherited it
+	live      *live
+	vmm       *firecracker.Client
+	tap       network.Tap                  // the zero value without a network
+	enter     func(argv []string) []string // runs the VMM where its tap is; nil without a network
 }
 
 // startSteps bring a stopped VM up. Undone in reverse they stop a VM in whatever state it is.
@@ -98,6 +100,9 @@ func (m *machine) checkFiles(ctx context.Context) error {
 		return err
 	}
 	var err error
+	if m.imageUUID, err = m.Images.ForeignUUID(m.rec.ImageID); err != nil {
+		return err
+	}
 	if m.initrd, err = m.Kernels.Initrd(ctx, m.rec.KernelID, m.GuestBinary); err != nil {
 		return err
 	}
@@ -107,7 +112,8 @@ func (m *machine) checkFiles(ctx context.Context) error {
 
 func (m *machine) plannedBoot() bootPlan {
 	return planBoot(m.rec.Name, m.rec.CPUs, m.rec.MemoryMiB, m.dir, bootFiles{
-		rootfs: m.Images.Rootfs(m.rec.ImageID), vmlinux: m.Kernels.Vmlinux(m.rec.KernelID), modules: m.Kernels.Modules(m.rec.KernelID), initrd: m.initrd,
+		rootfs: m.Images.Rootfs(m.rec.ImageID), imageUUID: m.imageUUID,
+		vmlinux: m.Kernels.Vmlinux(m.rec.KernelID), modules: m.Kernels.Modules(m.rec.KernelID), initrd: m.initrd,
 	}, guestNetwork{m.tap, m.rec.Address, m.Config.Subnet})
 }
 

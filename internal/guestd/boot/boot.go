@@ -6,7 +6,7 @@
 //  1. mount kernel file systems: /proc, /sys, /dev, /dev/pts, /dev/shm, /run
 //  2. read kernel command line: keys "banger.*"
 //  3. load modules: those that /modules/order lists; what the boot does not wait for loads beside it until step 8
-//  4. find disks: virtio-blk drives by their ext4 label
+//  4. find disks: virtio-blk drives by their ext4 label, an image that was not made by banger by its UUID
 //  5. join root: image below, VM's disk above, by overlayfs; /home, /root and /var/lib/docker straight from the disk
 //  6. mount kernel modules: the modules drive over the root's lib/modules
 //  7. write identity: host name, hosts line, machine-id
@@ -107,7 +107,11 @@ func (s *state) readCmdline(context.Context) error {
 }
 
 func (s *state) findDisks(ctx context.Context) (err error) {
-	s.disks, err = waitDisks(ctx, "/sys/block", "/dev", diskWait, moduleWait)
+	grace := moduleWait
+	if s.cmdline.Modules == "none" {
+		grace = 0
+	}
+	s.disks, err = waitDisks(ctx, "/sys/block", "/dev", s.cmdline.Image, diskWait, grace)
 	return err
 }
 

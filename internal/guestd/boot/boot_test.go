@@ -83,31 +83,38 @@ func mkfs(t *testing.T, path, label string) {
 	if err := os.Truncate(path, 2<<20); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("mkfs.ext4", "-q", "-L", label, path).CombinedOutput(); err != nil {
+	name := []string{"-L", label}
+	if label == foreign {
+		name = []string{"-U", foreign[:8] + "-" + foreign[8:12] + "-" + foreign[12:16] + "-" + foreign[16:20] + "-" + foreign[20:]}
+	}
+	if out, err := exec.Command("mkfs.ext4", append(name, "-q", path)...).CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.ext4: %v: %s", err, out)
 	}
 }
 
-func TestReadLabel(t *testing.T) {
+// foreign is the UUID of an image that banger did not make; as a label it stands for a file system with it.
+const foreign = "0123456789abcdef0123456789abcdef"
+
+func TestReadVolume(t *testing.T) {
 	ext4 := filepath.Join(t.TempDir(), "ext4")
 	mkfs(t, ext4, LabelModules)
-	if got, err := readLabelOf(ext4); got != LabelModules || err != nil {
-		t.Errorf("got %q, %v, want %q", got, err, LabelModules)
+	if label, uuid, err := readVolume(ext4); label != LabelModules || !validUUID(uuid) || err != nil {
+		t.Errorf("got %q, %q, %v, want %q", label, uuid, err, LabelModules)
 	}
 	for name, content := range map[string][]byte{"Empty": nil, "Short": make([]byte, 1100), "Zeros": make([]byte, 4096)} {
-		if got, err := ReadLabel(bytes.NewReader(content)); !errors.Is(err, ErrNotExt4) {
+		if got, _, err := ReadVolume(bytes.NewReader(content)); !errors.Is(err, ErrNotExt4) {
 			t.Errorf("%s: got %q, %v, want ErrNotExt4", name, got, err)
 		}
 	}
 }
 
-func FuzzReadLabel(f *testing.F) {
+func FuzzReadVolume(f *testing.F) {
 	sb := make([]byte, 2048)
 	sb[1024+0x38], sb[1024+0x39] = 0x53, 0xEF
 	copy(sb[1024+0x78:], "banger-modules-x")
 	f.Add(sb)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if label, err := ReadLabel(bytes.NewReader(b)); err == nil && len(label) > 16 {
+		if label, uuid, err := ReadVolume(bytes.NewReader(b)); err == nil && (len(label) > 16 || !validUUID(uuid)) {
 			t.Errorf("label %q is longer than its field", label)
 		}
 	})
@@ -116,22 +123,33 @@ func FuzzReadLabel(f *testing.F) {
 func TestWaitDisks(t *testing.T) {
 	tests := []struct {
 		name    string
-		drives  map[string]string
+		drives  map[string]string // label by drive; an image of that UUID when the label is one
+		image   string
 		want    Disks
 		wantErr string
 	}{
-		{"All", map[string]string{"vda": LabelModules, "vdb": LabelDisk, "vdc": LabelImage}, Disks{Image: "vdc", Disk: "vdb", Modules: "vda"}, ""},
-		{"NoModules", map[string]string{"vda": LabelImage, "vdb": LabelDisk}, Disks{Image: "vda", Disk: "vdb"}, ""},
+		{
+			"Foreign", map[string]string{"vda": LabelImage, "vdb": foreign, "vdc": LabelDisk, "vdd": LabelModules}, foreign,
+			Disks{Image: "vdb", Disk: "vdc", Modules: "vdd"}, "",
+		},
+		{
+			"ErrNoForeign", map[string]string{"vda": LabelImage, "vdb": LabelDisk}, foreign,
+			Disks{}, `no drive with the ext4 UUID ` + foreign + ` (there is: vda (banger-image), vdb (banger-disk))`,
+		},
+		{"All", map[string]string{"vda": LabelModules, "vdb": LabelDisk, "vdc": LabelImage}, "", Disks{Image: "vdc", Disk: "vdb", Modules: "vda"}, ""},
+		{"NoModules", map[string]string{"vda": LabelImage, "vdb": LabelDisk}, "", Disks{Image: "vda", Disk: "vdb"}, ""},
 		{
 			"FirstCounts",
 			map[string]string{"vda": LabelImage, "vdb": LabelDisk, "vdc": LabelImage, "vdd": LabelModules},
+			"",
 			Disks{Image: "vda", Disk: "vdb", Modules: "vdd"},
 			"",
 		},
-		{"ErrNone", nil, Disks{}, `no drive with the ext4 label "banger-image" (there is: no virtio drive at all)`},
+		{"ErrNone", nil, "", Disks{}, `no drive with the ext4 label "banger-image" (there is: no virtio drive at all)`},
 		{
 			"ErrNoDisk",
 			map[string]string{"vda": LabelImage, "vdb": "", "vdc": "other"},
+			"",
 			Disks{},
 			`no drive with the ext4 label "banger-disk" (there is: vda (banger-image), vdb (no ext4), vdc (other))`,
 		},
@@ -149,7 +167,7 @@ func TestWaitDisks(t *testing.T) {
 				}
 				mkfs(t, filepath.Join(dev, name), label)
 			}
-			got, err := waitDisks(t.Context(), sys, dev, 50*time.Millisecond, time.Millisecond)
+			got, err := waitDisks(t.Context(), sys, dev, tt.image, 50*time.Millisecond, time.Millisecond)
 			if tt.wantErr != "" {
 				checkErr(t, err, tt.wantErr)
 				return
@@ -169,7 +187,7 @@ func TestWaitDisksLate(t *testing.T) {
 	sys, dev := t.TempDir(), t.TempDir()
 	done := make(chan error, 1)
 	go func() {
-		_, err := waitDisks(t.Context(), sys, dev, time.Minute, time.Minute)
+		_, err := waitDisks(t.Context(), sys, dev, "", time.Minute, time.Minute)
 		done <- err
 	}()
 	for name, label := range map[string]string{"vda": LabelImage, "vdb": LabelDisk, "vdc": LabelModules} {
@@ -333,6 +351,6 @@ func TestRecord(t *testing.T) {
 func TestRunStopsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := waitDisks(ctx, t.TempDir(), t.TempDir(), time.Hour, time.Hour)
+	_, err := waitDisks(ctx, t.TempDir(), t.TempDir(), "", time.Hour, time.Hour)
 	checkErr(t, err, "no drive with the ext4 label")
 }

@@ -15,6 +15,8 @@ const (
 // Cmdline is what the kernel command line tells banger-guest. Empty fields were not given.
 type Cmdline struct {
 	Hostname string // banger.hostname
+	Image    string // banger.image: UUID of the image's file system, 32 hex digits, when its label is not LabelImage
+	Modules  string // banger.modules: "none" when there is no such drive to wait for
 	Network  Network
 }
 
@@ -31,11 +33,20 @@ func ParseCmdline(line string) (Cmdline, error) {
 	if c.Hostname != "" && !validHostname(c.Hostname) {
 		return Cmdline{}, fmt.Errorf("banger.hostname=%.80q: not a host name", c.Hostname)
 	}
+	if c.Image = given["banger.image"]; c.Image != "" && !validUUID(c.Image) {
+		return Cmdline{}, fmt.Errorf("banger.image=%.80q: not a UUID", c.Image)
+	}
+	c.Modules = given["banger.modules"]
 	var err error
 	if c.Network, err = parseNetwork(given); err != nil {
 		return Cmdline{}, err
 	}
 	return c, nil
+}
+
+// validUUID reports whether text is 32 lower-case hex digits.
+func validUUID(text string) bool {
+	return len(text) == 32 && strings.Trim(text, "0123456789abcdef") == ""
 }
 
 // validHostname reports whether name is a sequence of DNS labels that the kernel takes as its node name.
