@@ -72,7 +72,7 @@ type PullKernel struct {
 // ImportKernel asks for a kernel bundle of files of this host, by absolute path: Deb alone, or Vmlinux with an initrd and
 // modules as one likes.
 type ImportKernel struct {
-	Name    string `json:"name"`
+	Name    string `json:"name,omitempty"`
 	Deb     string `json:"deb,omitempty"`     // a linux-image package
 	Vmlinux string `json:"vmlinux,omitempty"` // ELF or bzImage
 	Initrd  string `json:"initrd,omitempty"`  // is unpacked before banger's own, whose /init wins
@@ -83,12 +83,12 @@ type ImportKernel struct {
 type RegisterImage struct {
 	Name   string        `json:"name"`
 	Rootfs string        `json:"rootfs"`           // an ext4 filesystem
-	Kernel *ImportKernel `json:"kernel,omitempty"` // that it names; Name is the image's
+	Kernel *ImportKernel `json:"kernel,omitempty"` // that it names; without a name of its own
 }
 
 // Pruned is what a prune removed, or would remove.
 type Pruned struct {
-	Removed    []string `json:"removed"` // ids of images
+	Removed    []string `json:"removed"` // ids
 	FreedBytes int64    `json:"freed_bytes"`
 	DryRun     bool     `json:"dry_run,omitempty"`
 }

@@ -230,21 +230,59 @@ func upgrade(conn net.Conn, r *bufio.Reader, request *http.Request) (*http.Respo
 	return response, nil
 }
 
-// Images returns all images by name.
+// Images returns all images by name, those without one last.
 func (c *Client) Images(ctx context.Context) ([]Image, error) {
 	return call[[]Image](ctx, c, http.MethodGet, "/v1/images", nil)
 }
 
 // Image returns one image, by name or by a unique prefix of its id.
 func (c *Client) Image(ctx context.Context, ref string) (Image, error) {
-	return call[Image](ctx, c, http.MethodGet, "/v1/images/"+url.PathEscape(ref), nil)
+	return call[Image](ctx, c, http.MethodGet, imagePath(ref, ""), nil)
 }
 
-// RemoveImage deletes an image that no VM uses.
+// RemoveImage takes a name from an image, and with the last one deletes it; an id deletes it with all its names. One that
+// VMs use is a conflict.
 func (c *Client) RemoveImage(ctx context.Context, ref string) error {
-	_, err := call[struct{}](ctx, c, http.MethodDelete, "/v1/images/"+url.PathEscape(ref), nil)
+	_, err := call[struct{}](ctx, c, http.MethodDelete, imagePath(ref, ""), nil)
 	return err
 }
+
+// TagImage gives an image one more name, which moves to it from another one.
+func (c *Client) TagImage(ctx context.Context, ref string, t TagImage) (Image, error) {
+	return call[Image](ctx, c, http.MethodPost, imagePath(ref, "/tags"), t)
+}
+
+// PruneImages deletes the images that have neither a name nor a VM; with dryRun it only says which.
+func (c *Client) PruneImages(ctx context.Context, dryRun bool) (Pruned, error) {
+	return call[Pruned](ctx, c, http.MethodPost, "/v1/images/prune?dry_run="+strconv.FormatBool(dryRun), nil)
+}
+
+// RegisterImage makes an image of a filesystem that stays where it is.
+func (c *Client) RegisterImage(ctx context.Context, i RegisterImage, progress func(Progress)) (Image, error) {
+	return stream[Image](ctx, c, "/v1/images/register", i, progress)
+}
+
+// PromoteImage copies a registered image into the store; it keeps its id.
+func (c *Client) PromoteImage(ctx context.Context, ref string, progress func(Progress)) (Image, error) {
+	return stream[Image](ctx, c, imagePath(ref, "/promote"), nil, progress)
+}
+
+// SaveImage returns the image, with the kernel that it names, as an archive. One that was cut ends with an error, not with
+// io.EOF.
+func (c *Client) SaveImage(ctx context.Context, ref string) (io.ReadCloser, error) {
+	response, err := c.send(ctx, http.MethodGet, imagePath(ref, "/archive"), nil)
+	if err != nil {
+		return nil, err
+	}
+	return response.Body, nil
+}
+
+// LoadImage makes the image of an archive, under name or, when that is empty, under the archive's own.
+func (c *Client) LoadImage(ctx context.Context, archive io.Reader, name string, progress func(Progress)) (Image, error) {
+	return stream[Image](ctx, c, "/v1/images/load?name="+url.QueryEscape(name), archive, progress)
+}
+
+func imagePath(ref, verb string) string { return "/v1/images/" + url.PathEscape(ref) + verb }
 
 // Kernels returns all kernel bundles by name.
 func (c *Client) Kernels(ctx context.Context) ([]Kernel, error) {
@@ -261,7 +299,18 @@ func (c *Client) PullKernel(ctx context.Context, p PullKernel, progress func(Pro
 	return stream[Kernel](ctx, c, "/v1/kernels", p, progress)
 }
 
-// RemoveKernel deletes a kernel bundle that no VM uses.
+// ImportKernel makes a kernel bundle of files of the daemon's host.
+func (c *Client) ImportKernel(ctx context.Context, k ImportKernel, progress func(Progress)) (Kernel, error) {
+	return stream[Kernel](ctx, c, "/v1/kernels/import", k, progress)
+}
+
+// PruneKernels deletes the kernels that have neither a name nor a VM nor an image; with dryRun it only says which.
+func (c *Client) PruneKernels(ctx context.Context, dryRun bool) (Pruned, error) {
+	return call[Pruned](ctx, c, http.MethodPost, "/v1/kernels/prune?dry_run="+strconv.FormatBool(dryRun), nil)
+}
+
+// RemoveKernel takes a name from a kernel bundle, and with the last one deletes it; an id deletes it with all its names.
+// One that VMs or images use is a conflict.
 func (c *Client) RemoveKernel(ctx context.Context, ref string) error {
 	_, err := call[struct{}](ctx, c, http.MethodDelete, "/v1/kernels/"+url.PathEscape(ref), nil)
 	return err

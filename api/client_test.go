@@ -92,8 +92,34 @@ func TestClientRequests(t *testing.T) {
 		}, "PUT /v1/vms/web/files?path=%2Fa+b tar"},
 		{"Image", func(ctx context.Context, c *Client) error { _, err := c.Image(ctx, "debian:trixie"); return err }, "GET /v1/images/debian:trixie "},
 		{"RemoveImage", func(ctx context.Context, c *Client) error { return c.RemoveImage(ctx, "x") }, "DELETE /v1/images/x "},
+		{"TagImage", func(ctx context.Context, c *Client) error {
+			_, err := c.TagImage(ctx, "oci:a/b", TagImage{"c"})
+			return err
+		}, `POST /v1/images/oci:a%2Fb/tags {"name":"c"}`},
+		{"PruneImages", func(ctx context.Context, c *Client) error { _, err := c.PruneImages(ctx, true); return err }, "POST /v1/images/prune?dry_run=true "},
+		{"RegisterImage", func(ctx context.Context, c *Client) error {
+			_, err := c.RegisterImage(ctx, RegisterImage{Name: "x", Rootfs: "/r"}, nil)
+			return err
+		}, `POST /v1/images/register {"name":"x","rootfs":"/r"}`},
+		{"PromoteImage", func(ctx context.Context, c *Client) error { _, err := c.PromoteImage(ctx, "x", nil); return err }, "POST /v1/images/x/promote "},
+		{"SaveImage", func(ctx context.Context, c *Client) error {
+			archive, err := c.SaveImage(ctx, "x")
+			if err == nil {
+				archive.Close()
+			}
+			return err
+		}, "GET /v1/images/x/archive "},
+		{"LoadImage", func(ctx context.Context, c *Client) error {
+			_, err := c.LoadImage(ctx, strings.NewReader("archive"), "a b", nil)
+			return err
+		}, "POST /v1/images/load?name=a+b archive"},
+		{"ImportKernel", func(ctx context.Context, c *Client) error {
+			_, err := c.ImportKernel(ctx, ImportKernel{Name: "x", Deb: "/d"}, nil)
+			return err
+		}, `POST /v1/kernels/import {"name":"x","deb":"/d"}`},
+		{"PruneKernels", func(ctx context.Context, c *Client) error { _, err := c.PruneKernels(ctx, false); return err }, "POST /v1/kernels/prune?dry_run=false "},
 		{"PullKernel", func(ctx context.Context, c *Client) error {
-			_, err := c.PullKernel(ctx, PullKernel{"debian:sid"}, nil)
+			_, err := c.PullKernel(ctx, PullKernel{Source: "debian:sid"}, nil)
 			return err
 		}, `POST /v1/kernels {"source":"debian:sid"}`},
 		{"RemoveKernel", func(ctx context.Context, c *Client) error { return c.RemoveKernel(ctx, "x") }, "DELETE /v1/kernels/x "},

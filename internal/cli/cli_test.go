@@ -143,6 +143,14 @@ func TestBadUsage(t *testing.T) {
 		{"host-service add web", "requires at least 2 arg"},
 		{"host-service add web http", `"http" is no TCP port`},
 		{"host-service rm web 70000", `"70000" is no TCP port`},
+		{"image save x", "say where to"},
+		{"image save", "accepts 1 arg(s), received 0"},
+		{"image register x", "say which filesystem"},
+		{"image register x --rootfs f --modules m", "belong to a kernel"},
+		{"image tag x", "accepts 2 arg(s), received 1"},
+		{"image prune x", "unknown command"},
+		{"kernel import x", "either --deb or --vmlinux"},
+		{"kernel import x --deb a --vmlinux b", "either --deb or --vmlinux"},
 		{"kernel pull a b", "accepts at most 1 arg(s), received 2"},
 	}
 	for _, tt := range tests {

@@ -63,8 +63,10 @@ func inspectManyCommand[T any](a *app, thing string, get func(*api.Client, conte
 
 func removeManyCommand(a *app, thing string, remove func(*api.Client, context.Context, string) error, complete cobra.CompletionFunc) *cobra.Command {
 	return &cobra.Command{
-		Use:               "rm NAME...",
-		Short:             "Delete " + thing + "s that no machine uses",
+		Use:   "rm NAME...",
+		Short: "Take names from " + thing + "s, and delete them with their last name",
+		Long: "Take names from " + thing + "s; one that loses its last name is deleted. An id deletes it with all its names.\n" +
+			"What a machine uses stays, and the error names the machine.",
 		Example:           fmt.Sprintf("  banger %s rm debian:trixie", thing),
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: complete,
@@ -90,3 +92,63 @@ func removeManyCommand(a *app, thing string, remove func(*api.Client, context.Co
 		},
 	}
 }
+
+// pruneCommand deletes what nobody can name or uses.
+func pruneCommand(a *app, thing, short string, prune func(*api.Client, context.Context, bool) (api.Pruned, error)) *cobra.Command {
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:     "prune",
+		Short:   short,
+		Example: fmt.Sprintf("  banger %s prune --dry-run\n  banger %s prune", thing, thing),
+		Args:    args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer client.CloseIdle()
+			pruned, err := prune(client, cmd.Context(), dryRun)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(pruned)
+			}
+			for _, id := range pruned.Removed {
+				fmt.Fprintln(a.Stdout, shortID(id))
+			}
+			freed := "freed"
+			if dryRun {
+				freed = "would free"
+			}
+			fmt.Fprintf(a.Stderr, "%s %s\n", freed, size(pruned.FreedBytes))
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would go")
+	return cmd
+}
+
+// makeThing runs a request that takes long and answers with one thing, shown by row.
+func makeThing[T any](ctx context.Context, a *app, ask func(context.Context, *api.Client, func(api.Progress)) (T, error), row func(T) []string) error {
+	client, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer client.CloseIdle()
+	display := a.newDisplay()
+	made, err := ask(ctx, client, display.show)
+	display.close()
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(made)
+	}
+	return a.table([][]string{row(made)})
+}
+
+func imageRow(i api.Image) []string {
+	return []string{names(i.Names), size(i.SizeBytes), shortID(i.ID)}
+}
+func kernelRow(k api.Kernel) []string { return []string{names(k.Names), k.Release, shortID(k.ID)} }

@@ -69,11 +69,7 @@ var settings = []setting{
 
 // Load reads the settings; getenv is os.Getenv or a test's.
 func Load(getenv func(string) string) (Config, []Setting, error) {
-	home := getenv("HOME")
-	path := getenv("BANGER_CONFIG")
-	if path == "" {
-		path = filepath.Join(orElse(getenv("XDG_CONFIG_HOME"), filepath.Join(home, ".config")), "banger", "config.toml")
-	}
+	home, path := getenv("HOME"), filePath(getenv)
 	inFile, err := readFile(path)
 	if err != nil {
 		return Config{}, nil, err
@@ -101,6 +97,14 @@ func Load(getenv func(string) string) (Config, []Setting, error) {
 		return Config{}, nil, api.Errorf(api.CodeInvalid, "unknown setting %q in %s", key, path).WithHint("see the known ones: banger config show")
 	}
 	return c, shown, nil
+}
+
+// filePath returns where the settings file is, or would be.
+func filePath(getenv func(string) string) string {
+	if path := getenv("BANGER_CONFIG"); path != "" {
+		return path
+	}
+	return filepath.Join(orElse(getenv("XDG_CONFIG_HOME"), filepath.Join(getenv("HOME"), ".config")), "banger", "config.toml")
 }
 
 // readFile returns the file's keys, tables joined with dots; a missing file has none.

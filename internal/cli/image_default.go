@@ -1,0 +1,50 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"banger/api"
+	"banger/internal/config"
+)
+
+func (a *app) imageDefaultCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "default [NAME]",
+		Short: "Say which image machines get that name none",
+		Long: `Say which image a new machine gets that names none: the setting "image", which this command writes into config.toml.
+Without NAME it shows the one that counts now.`,
+		Example:           "  banger image default work\n  banger config show",
+		Args:              args(cobra.MaximumNArgs(1)),
+		ValidArgsFunction: a.completeImages,
+		RunE: func(cmd *cobra.Command, given []string) error {
+			if len(given) == 0 {
+				_, err := fmt.Fprintln(a.Stdout, a.config.Image)
+				return err
+			}
+			client, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer client.CloseIdle()
+			_, err = client.Image(cmd.Context(), given[0])
+			if api.CodeOf(err) == api.CodeNotFound && strings.HasPrefix(given[0], "debian:") {
+				err = nil // the first machine makes it
+			}
+			if err != nil {
+				return err
+			}
+			path, err := config.SetImage(a.Getenv, given[0])
+			if err != nil {
+				return err
+			}
+			if a.Getenv("BANGER_IMAGE") != "" {
+				fmt.Fprintf(a.Stderr, "BANGER_IMAGE=%s still counts more than %s\n", a.Getenv("BANGER_IMAGE"), path)
+			}
+			_, err = fmt.Fprintln(a.Stdout, given[0])
+			return err
+		},
+	}
+}
