@@ -170,7 +170,11 @@ func (s *Store) DeleteArtifact(ctx context.Context, k Kind, id string) error {
 		if err != nil {
 			return err
 		}
-		return api.Errorf(api.CodeConflict, "%s is in use by %s", k, listed(names)).WithHint("remove those first: banger rm NAME")
+		hint := "remove those VMs first: banger rm NAME"
+		if k == KindKernel {
+			hint = "remove those first: banger rm NAME, banger image rm NAME"
+		}
+		return api.Errorf(api.CodeConflict, "%s is in use by %s", k, listed(names)).WithHint("%s", hint)
 	}
 	if err != nil {
 		return fmt.Errorf("delete record of %s %s: %w", k, id, err)
