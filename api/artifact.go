@@ -17,8 +17,8 @@ type Image struct {
 	KernelID     string         `json:"kernel_id,omitempty"` // the kernel that it names; its VMs boot it unless they name another
 	SizeBytes    int64          `json:"size_bytes"`          // length of its filesystem, which may be sparse
 	// OwnBytes and SharedBytes are what its filesystem takes on the host. Shared is what does not come back when the
-	// image is removed, as far as the host's filesystem tells: all of a file with more than one hard link, and the
-	// extents that a reflink shares.
+	// image is removed, as far as the host's filesystem tells: all of a file with more than one hard link, the extents
+	// that a reflink shares, and a registered image's file.
 	OwnBytes    int64     `json:"own_bytes"`
 	SharedBytes int64     `json:"shared_bytes"`
 	CreatedAt   time.Time `json:"created_at"`

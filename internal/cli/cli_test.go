@@ -396,8 +396,8 @@ func TestCompletionScripts(t *testing.T) {
 func TestCompletion(t *testing.T) {
 	home := fakeDaemon(t, map[string]http.HandlerFunc{
 		"GET /v1/vms":     says([]api.VM{{Name: "web", State: api.StateRunning, Image: "debian:trixie"}}),
-		"GET /v1/images":  says([]api.Image{{Name: "debian:trixie"}}),
-		"GET /v1/kernels": says([]api.Kernel{{Name: "debian:trixie", Release: "6.12"}}),
+		"GET /v1/images":  says([]api.Image{{Name: "debian:trixie", Names: []string{"debian:trixie"}}}),
+		"GET /v1/kernels": says([]api.Kernel{{Name: "debian:trixie", Names: []string{"debian:trixie"}, Release: "6.12"}}),
 	})
 	tests := []struct{ args, want string }{
 		{"start |", "web\trunning, debian:trixie\n:4\n"},

@@ -51,7 +51,7 @@ func (a *app) completeImages(*cobra.Command, []string, string) ([]string, cobra.
 		images, err := client.Images(ctx)
 		var names []string
 		for _, image := range images {
-			names = append(names, image.Name)
+			names = append(names, image.Names...)
 		}
 		return names, err
 	})
@@ -62,7 +62,9 @@ func (a *app) completeKernels(*cobra.Command, []string, string) ([]string, cobra
 		kernels, err := client.Kernels(ctx)
 		var names []string
 		for _, kernel := range kernels {
-			names = append(names, kernel.Name+"\t"+kernel.Release)
+			for _, name := range kernel.Names {
+				names = append(names, name+"\t"+kernel.Release)
+			}
 		}
 		return names, err
 	})

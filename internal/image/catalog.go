@@ -164,6 +164,9 @@ func (c *Catalog) describe(r store.Artifact, users []string) api.Image {
 		image.Trouble = err.Error()
 		return image
 	}
+	if m.InPlace != "" {
+		usage.OwnBytes = 0 // the user's, and stays
+	}
 	image.OwnBytes, image.SharedBytes = usage.OwnBytes, usage.AllocatedBytes-usage.OwnBytes
 	return image
 }
