@@ -93,7 +93,7 @@ func (s Shelf) Prune(ctx context.Context, dryRun bool) (api.Pruned, error) {
 // OwnBytes returns what the removal of that artifact gives back. What cannot be read counts nothing.
 func (s Shelf) OwnBytes(id string) int64 {
 	var sum int64
-	entries, _ := os.ReadDir(s.Dir(id)) // as above
+	entries, _ := os.ReadDir(s.Dir(id))
 	for _, entry := range entries {
 		if usage, err := disk.UsageOf(filepath.Join(s.Dir(id), entry.Name())); err == nil && entry.Type().IsRegular() {
 			sum += usage.OwnBytes
