@@ -37,7 +37,7 @@ func TestLife(t *testing.T) {
 	if running.State != api.StateRunning || running.VMM == nil || running.StartedAt == nil || running.Reason != "" {
 		t.Errorf("Start = %+v", running)
 	}
-	want := []string{"check files", "record start", "take lock", "join network", "open forwards", "start VMM", "configure VMM", "boot kernel", "wait for agent", "set clock", "record running"}
+	want := []string{"check files", "record start", "take lock", "join network", "open forwards", "start VMM", "configure VMM", "boot kernel", "wait for agent", "set clock", "authorize key", "record running"}
 	if diff := cmp.Diff(want, stages); diff != "" {
 		t.Errorf("stages (-want +got):\n%s", diff)
 	}
