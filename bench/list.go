@@ -101,8 +101,8 @@ func openDatabase(path string) (*sql.DB, error) {
 
 // queryVMs reads every column of every VM, with the names of its image and kernel, and counts the rows.
 func queryVMs(ctx context.Context, db *sql.DB) (int, error) {
-	rows, err := db.QueryContext(ctx, `SELECT vms.*, images.name, kernels.name FROM vms
-JOIN images ON images.id = vms.image_id JOIN kernels ON kernels.id = vms.kernel_id ORDER BY vms.created_at, vms.id`)
+	rows, err := db.QueryContext(ctx, `SELECT vms.*, i.name, k.name FROM vms
+JOIN image_names i ON i.image_id = vms.image_id JOIN kernel_names k ON k.kernel_id = vms.kernel_id ORDER BY vms.created_at, vms.id`)
 	if err != nil {
 		return 0, fmt.Errorf("query VMs: %w", err)
 	}
