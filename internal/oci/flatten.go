@@ -1,0 +1,264 @@
+package oci
+
+import (
+	"archive/tar"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path/filepath"
+	"slices"
+
+	"banger/api"
+	"banger/internal/disk"
+	"banger/internal/progress"
+)
+
+// scan applies all layers to a tree, reading each to its end and checking its digests.
+func (i *Image) scan(ctx context.Context) (_ *tree, err error) {
+	stage := progress.Start(ctx, "read layers")
+	defer func() { stage.End(err) }()
+	stage.SetTotal(i.CompressedBytes())
+	t := newTree(i.limits, i.CompressedBytes())
+	for n, l := range i.layers {
+		if err := i.scanLayer(ctx, t, n, l); err != nil {
+			return nil, describe(ctx, n, l, err)
+		}
+		stage.Add(l.size)
+	}
+	return t, nil
+}
+
+// describe tells which layer is bad, and removes it from the cache when it has rotted there.
+func describe(ctx context.Context, n int, l layer, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case l.digest == "":
+		return refuse("layer %d: %w", n+1, err)
+	case l.forget != nil && !l.intact(ctx):
+		err = errors.Join(err, l.forget(l.digest))
+		return api.Errorf(api.CodeUnavailable, "cached layer sha256:%.12s was damaged and is removed: %w", l.digest, err).WithHint("try again: it is fetched anew")
+	}
+	return refuse("layer %d (sha256:%.12s): %w", n+1, l.digest, err)
+}
+
+// intact reports whether the blob is what it was when it was fetched.
+func (l layer) intact(ctx context.Context) bool {
+	sum := sha256.New()
+	_, err := io.Copy(sum, contextReader{ctx, io.NewSectionReader(l.blob, 0, l.size)})
+	return err == nil && hex.EncodeToString(sum.Sum(nil)) == l.digest
+}
+
+func (i *Image) scanLayer(ctx context.Context, t *tree, n int, l layer) error {
+	in, err := l.openHashed(i.limits.unpacked(i.CompressedBytes()) + maxTarOverhead(i.limits))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.close() }()
+	in.Reader = contextReader{ctx, in.Reader}
+	err = eachEntry(in, func(entry int, h *tar.Header, _ io.Reader) error {
+		if err := t.add(h, place{layer: n, entry: entry, whiteouts: i.whiteouts}); err != nil {
+			return fmt.Errorf("entry %.200q: %w", h.Name, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return in.verify()
+}
+
+// maxTarOverhead is what headers and padding may add to the contents: three records of 512 bytes for an entry.
+func maxTarOverhead(l Limits) int64 { return int64(l.Entries)*3*512 + l.MetadataBytes }
+
+// eachEntry calls do for each entry of a tar, numbered from 0.
+func eachEntry(r io.Reader, do func(entry int, h *tar.Header, contents io.Reader) error) error {
+	in := tar.NewReader(r)
+	for entry := 0; ; entry++ {
+		h, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil && !errors.Is(err, tar.ErrInsecurePath) { // names are judged by the tree
+			return err
+		}
+		if err := do(entry, h, in); err != nil {
+			return err
+		}
+	}
+}
+
+// Flatten writes the image as one tar: folders first, parents before children, then files in the order of their
+// layers, then hard links. The same image gives the same bytes. It returns the image's errors and w's.
+func (i *Image) Flatten(ctx context.Context, w io.Writer) error {
+	t, err := i.scan(ctx)
+	if err != nil {
+		return err
+	}
+	return i.write(ctx, t, w)
+}
+
+func (i *Image) write(ctx context.Context, t *tree, w io.Writer) (err error) {
+	stage := progress.Start(ctx, "write root filesystem")
+	defer func() { stage.End(err) }()
+	out := writer{tar: tar.NewWriter(w), contents: make([]map[int]*inode, len(i.layers)), stage: stage}
+	if err := out.folder("", t.root); err != nil {
+		return err
+	}
+	stage.SetTotal(out.bytes)
+	for n, l := range i.layers {
+		if err := out.layer(ctx, l, out.contents[n]); err != nil {
+			return fmt.Errorf("read layer %d again: %w", n+1, err)
+		}
+	}
+	for _, link := range out.links {
+		if err := out.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeLink, Name: link.name, Linkname: link.to.name, Format: tar.FormatPAX}); err != nil {
+			return fmt.Errorf("write %.200q: %w", link.name, err)
+		}
+	}
+	return out.tar.Close()
+}
+
+// writer writes a tree as a tar.
+type writer struct {
+	tar      *tar.Writer
+	contents []map[int]*inode // for each layer: the files to be taken from it, by entry
+	links    []link
+	bytes    int64 // of all contents
+	stage    *progress.Stage
+}
+
+type link struct {
+	name string
+	to   *inode
+}
+
+// folder writes all below n that has no contents, and notes what has.
+func (w *writer) folder(name string, n *node) error {
+	n.inode.name = name + "/" // the root is "/"
+	if err := w.header(n.inode); err != nil {
+		return err
+	}
+	for _, base := range slices.Sorted(maps.Keys(n.children)) {
+		child := n.children[base]
+		childName := base
+		if name != "" {
+			childName = name + "/" + base
+		}
+		if len(childName) > maxPathBytes {
+			return refuse("a name of %d bytes", len(childName))
+		}
+		if err := w.child(childName, child); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *writer) child(name string, n *node) error {
+	switch {
+	case n.children != nil:
+		return w.folder(name, n)
+	case n.inode.name != "":
+		w.links = append(w.links, link{name, n.inode})
+		return nil
+	}
+	n.inode.name = name
+	if n.inode.size == 0 {
+		return w.header(n.inode)
+	}
+	if w.contents[n.inode.layer] == nil {
+		w.contents[n.inode.layer] = map[int]*inode{}
+	}
+	w.contents[n.inode.layer][n.inode.entry] = n.inode
+	w.bytes += n.inode.size
+	return nil
+}
+
+func (w *writer) header(n *inode) error {
+	name := n.name
+	if name == "/" {
+		name = "./"
+	}
+	h := &tar.Header{
+		Typeflag: n.kind, Name: name, Linkname: n.link, Size: n.size, Mode: n.mode, Uid: n.uid, Gid: n.gid,
+		ModTime: n.modified, Devmajor: n.major, Devminor: n.minor, PAXRecords: n.xattrs, Format: tar.FormatPAX,
+	}
+	if err := w.tar.WriteHeader(h); err != nil {
+		return fmt.Errorf("write %.200q: %w", name, err)
+	}
+	return nil
+}
+
+// errChanged says that a file was written to while it was read.
+var errChanged = errors.New("it has changed since it was checked")
+
+// layer copies the contents of files from a layer, which scan has checked.
+func (w *writer) layer(ctx context.Context, l layer, files map[int]*inode) error {
+	if len(files) == 0 {
+		return nil
+	}
+	var blob io.Reader = io.NewSectionReader(l.blob, 0, l.size)
+	plain, _, err := decompress(contextReader{ctx, blob})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = plain.Close() }()
+	missing := len(files)
+	done := errors.New("all are copied")
+	err = eachEntry(plain, func(entry int, h *tar.Header, contents io.Reader) error {
+		n := files[entry]
+		if n == nil {
+			return nil
+		}
+		if h.Size != n.size {
+			return errChanged
+		}
+		if err := w.header(n); err != nil {
+			return err
+		}
+		if _, err := io.Copy(w.tar, w.stage.Reader(contextReader{ctx, contents})); err != nil {
+			return fmt.Errorf("write %.200q: %w", n.name, err)
+		}
+		if missing--; missing == 0 {
+			return done
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, done):
+		return nil
+	case err == nil:
+		return errChanged
+	}
+	return err
+}
+
+// WriteExt4 writes the image as a read-only ext4 filesystem to path, which must not exist; on an error nothing stays
+// there.
+func (i *Image) WriteExt4(ctx context.Context, path, label string) error {
+	t, err := i.scan(ctx)
+	if err != nil {
+		return err
+	}
+	if err := disk.RequireFree(filepath.Dir(path), t.bytes); err != nil {
+		return err
+	}
+	r, w := io.Pipe()
+	written := make(chan error, 1)
+	go func() {
+		err := i.write(ctx, t, w)
+		w.CloseWithError(err) // nil means the end of the file
+		written <- err
+	}()
+	err = disk.FromTar(ctx, r, path, label)
+	r.CloseWithError(err) // the writer stops, if it has not
+	if werr := <-written; werr != nil && errors.Is(err, werr) {
+		return werr // it is the cause, not the filesystem
+	}
+	return err
+}
