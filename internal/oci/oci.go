@@ -81,11 +81,9 @@ type Limits struct {
 	Entries       int   // names in all layers together; default 10^6
 	MetadataBytes int64 // their names, links and attributes; default 256 MiB. An entry costs about 300 bytes of memory more
 	Bytes         int64 // contents of all files together; default 64 GiB
-	Ratio         int64 // contents may be 1 GiB, and this much larger than the layers as they are stored; default 200
+	Ratio         int64 // how much larger contents may be than the layers as they are stored; default 200
+	FreeBytes     int64 // may come out of layers of any size: small images of zeroes are harmless; default 1 GiB
 }
-
-// freeBytes may come out of layers of any size: small images of zeroes are harmless.
-const freeBytes = 1 << 30
 
 func (l Limits) withDefaults() Limits {
 	if l.Entries == 0 {
@@ -100,12 +98,15 @@ func (l Limits) withDefaults() Limits {
 	if l.Ratio == 0 {
 		l.Ratio = 200
 	}
+	if l.FreeBytes == 0 {
+		l.FreeBytes = 1 << 30
+	}
 	return l
 }
 
 // unpacked is how much may come out of layers that take stored bytes.
 func (l Limits) unpacked(stored int64) int64 {
-	return min(l.Bytes, freeBytes+l.Ratio*min(stored, l.Bytes))
+	return min(l.Bytes, l.FreeBytes+l.Ratio*min(stored, l.Bytes))
 }
 
 // refuse is the error for an image that is damaged or hostile.
