@@ -15,12 +15,13 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 
 	"banger/api"
 )
 
 const (
-	maxArchiveEntries = 100_000
+	maxArchiveEntries = 10_000
 
 	blobsDir      = "blobs/sha256/"
 	saveManifest  = "manifest.json" // of docker save
@@ -84,8 +85,16 @@ func unpackFile(ctx context.Context, file *os.File, size int64, scratch string, 
 		return nil, 0, errors.Join(err, out.Close())
 	}
 	unpacked, err := io.Copy(out, &limitedReader{plain, limits.unpacked(size)})
+	switch {
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT):
+		err = explainFull(scratch, err)
+	case err != nil:
+		err = refuse("%w", err)
+	}
 	if err != nil {
-		return nil, 0, errors.Join(explainFull(scratch, err), out.Close())
+		return nil, 0, errors.Join(err, out.Close())
 	}
 	return out, unpacked, nil
 }
@@ -140,6 +149,8 @@ func indexArchive(ctx context.Context, r *io.SectionReader) (*archive, error) {
 		}
 		name := path.Clean("/" + h.Name)[1:]
 		switch h.Typeflag {
+		case tar.TypeGNUSparse:
+			return nil, fmt.Errorf("entry %.200q is sparse", h.Name)
 		case tar.TypeReg:
 			for key := range h.PAXRecords {
 				if strings.HasPrefix(key, sparsePrefix) {
