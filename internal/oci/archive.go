@@ -59,7 +59,6 @@ func OpenArchive(ctx context.Context, path, scratch string, limits Limits) (_ *I
 	if err != nil {
 		return nil, fmt.Errorf("read archive %s: %w", path, err)
 	}
-	image.Source = strings.TrimSpace("archive " + path + " " + image.Source)
 	image.files = []*os.File{file}
 	return image, nil
 }

@@ -21,8 +21,7 @@ const partPrefix = ".new-"
 // Cache keeps layers as registries serve them, one file each, named by the sha256 of its content. All images share
 // them. It is safe for concurrent use by one process.
 type Cache struct {
-	Dir      string // made when it is needed
-	MaxBytes int64  // what Trim leaves
+	Dir string // made when it is needed
 
 	mu    sync.Mutex               // guards busy
 	busy  map[string]chan struct{} // digests being fetched; closed when that ended

@@ -29,6 +29,10 @@ func (i *Image) scan(ctx context.Context) (_ *tree, err error) {
 		}
 		stage.Add(l.size)
 	}
+	// Docker makes the folder that commands start in when it starts a container; nobody does it here.
+	if _, err := t.folder(i.Config.WorkingDir, len(i.layers), true); err != nil {
+		return nil, refuse("working directory %.200q: %w", i.Config.WorkingDir, err)
+	}
 	return t, nil
 }
 

@@ -39,7 +39,7 @@ type Config struct {
 
 // Image is an image whose layers are at hand. Close it after use; it is not safe for concurrent use.
 type Image struct {
-	Source string // where it is from, with the digest where there is one
+	Source string // what it says it is: name@digest from a registry, a tag from an archive, or nothing
 	Config Config
 
 	layers    []layer
@@ -175,7 +175,7 @@ func OpenTar(path string, limits Limits) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Image{Source: "tar " + path, layers: []layer{{blob: file, size: size}}, limits: limits.withDefaults(), files: []*os.File{file}}, nil
+	return &Image{layers: []layer{{blob: file, size: size}}, limits: limits.withDefaults(), files: []*os.File{file}}, nil
 }
 
 // contextReader ends a stream when its context does.
