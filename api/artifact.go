@@ -44,6 +44,12 @@ type ImageDefaults struct {
 	Cmd        []string `json:"cmd,omitempty"`        // the command when none is given
 }
 
+// PullImage asks for an image; it is made anew, also when there is one of that name, which then loses it.
+type PullImage struct {
+	Source string `json:"source"`         // oci:REFERENCE, docker-archive:FILE, tar:FILE (absolute paths), debian:SUITE or ubuntu:SUITE
+	Name   string `json:"name,omitempty"` // empty: the source, or a file's name without its suffixes
+}
+
 // TagImage gives an image one more name.
 type TagImage struct {
 	Name string `json:"name"`

@@ -294,6 +294,11 @@ func (c *Client) Kernel(ctx context.Context, ref string) (Kernel, error) {
 	return call[Kernel](ctx, c, http.MethodGet, "/v1/kernels/"+url.PathEscape(ref), nil)
 }
 
+// PullImage makes an image from a registry, a file or a distribution's archive.
+func (c *Client) PullImage(ctx context.Context, p PullImage, progress func(Progress)) (Image, error) {
+	return stream[Image](ctx, c, "/v1/images/pull", p, progress)
+}
+
 // PullKernel fetches a kernel bundle; one that is there already is kept and returned.
 func (c *Client) PullKernel(ctx context.Context, p PullKernel, progress func(Progress)) (Kernel, error) {
 	return stream[Kernel](ctx, c, "/v1/kernels", p, progress)

@@ -41,8 +41,8 @@ const StdinWindow = 8
 type Exec struct {
 	Argv []string `json:"argv,omitempty"` // empty: the user's login shell
 	Env  []string `json:"env,omitempty"`  // K=V, on top of the VM's own
-	Dir  string   `json:"dir,omitempty"`  // empty: the user's home
-	User string   `json:"user,omitempty"` // empty: root
+	Dir  string   `json:"dir,omitempty"`  // empty: the image's, or the user's home
+	User string   `json:"user,omitempty"` // empty: the image's, or root
 	TTY  *TTY     `json:"tty,omitempty"`  // nil: pipes, stdout and stderr apart
 
 	Stdin bool `json:"stdin,omitempty"` // input follows in frames; without it the command's input is empty

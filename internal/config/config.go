@@ -34,6 +34,7 @@ type Config struct {
 	BootTimeout   time.Duration // from the VMM's start until the agent answers
 	StopTimeout   time.Duration // for the guest's own shutdown, then it is killed
 	DebianMirror  string        // URL of a Debian archive
+	UbuntuMirror  string        // URL of an Ubuntu archive
 	KernelPackage string        // Debian package that depends on the kernel to pull
 }
 
@@ -64,6 +65,7 @@ var settings = []setting{
 	{"boot_timeout", "BANGER_BOOT_TIMEOUT", "2m", func(c *Config, v string) error { return setDuration(&c.BootTimeout, v) }},
 	{"stop_timeout", "BANGER_STOP_TIMEOUT", "1m", func(c *Config, v string) error { return setDuration(&c.StopTimeout, v) }},
 	{"sources.debian_mirror", "BANGER_DEBIAN_MIRROR", "http://deb.debian.org/debian", func(c *Config, v string) error { return setText(&c.DebianMirror, v) }},
+	{"sources.ubuntu_mirror", "BANGER_UBUNTU_MIRROR", "http://archive.ubuntu.com/ubuntu", func(c *Config, v string) error { return setText(&c.UbuntuMirror, v) }},
 	{"sources.kernel_package", "BANGER_KERNEL_PACKAGE", "linux-image-cloud-amd64", func(c *Config, v string) error { return setText(&c.KernelPackage, v) }},
 }
 

@@ -46,7 +46,7 @@ func TestLoadDefaults(t *testing.T) {
 	want := Config{
 		Home: "/h/.local/share/banger", Image: "debian:trixie", Kernel: "debian:trixie", CPUs: 2, MemoryMiB: 1024, DiskMiB: 16384, VMM: "auto",
 		Network: api.NetworkUser, Subnet: netip.MustParsePrefix("172.30.0.0/16"),
-		BootTimeout: 2 * time.Minute, StopTimeout: time.Minute, DebianMirror: "http://deb.debian.org/debian", KernelPackage: "linux-image-cloud-amd64",
+		BootTimeout: 2 * time.Minute, StopTimeout: time.Minute, DebianMirror: "http://deb.debian.org/debian", UbuntuMirror: "http://archive.ubuntu.com/ubuntu", KernelPackage: "linux-image-cloud-amd64",
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("Load (-want +got):\n%s", diff)

@@ -15,6 +15,18 @@ func (s *Server) inspectImage(r *http.Request) (api.Image, error) {
 	return s.images.Inspect(r.Context(), r.PathValue("image"))
 }
 
+func (s *Server) pullImage(r *http.Request) (api.Image, error) {
+	body, err := decode[api.PullImage](r)
+	if err != nil {
+		return api.Image{}, err
+	}
+	rec, err := s.images.Pull(r.Context(), body.Source, body.Name)
+	if err != nil {
+		return api.Image{}, err
+	}
+	return s.images.Inspect(r.Context(), rec.ID)
+}
+
 func (s *Server) removeImage(r *http.Request) (struct{}, error) {
 	return struct{}{}, s.images.Remove(r.Context(), r.PathValue("image"))
 }

@@ -1,11 +1,13 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -36,7 +38,12 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 	defer s.sessions.Done()
 	ctx, cancel := context.WithCancel(s.ctx) // a hijacked request's own context no longer tells that the client left
 	defer cancel()
-	command, err := startCommand(ctx, r.Context(), agent, execSpec(body, vm.Env))
+	defaults, err := s.images.Defaults(vm.ImageID)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	command, err := startCommand(ctx, r.Context(), agent, execSpec(body, vm.Env, defaults))
 	if err != nil {
 		fail(w, err)
 		return
@@ -80,8 +87,11 @@ func startCommand(ctx, client context.Context, agent *guest.Client, spec guest.E
 	return nil, err
 }
 
-func execSpec(e api.Exec, vmEnv []string) guest.ExecSpec {
-	spec := guest.ExecSpec{Argv: e.Argv, Env: append(append([]string{}, vmEnv...), e.Env...), Dir: e.Dir, User: e.User, NoStdin: !e.Stdin}
+// execSpec is what the guest is asked to run: what the image says, below what the VM says, below what the caller says.
+func execSpec(e api.Exec, vmEnv []string, image api.ImageDefaults) guest.ExecSpec {
+	spec := guest.ExecSpec{
+		Argv: e.Argv, Env: slices.Concat(image.Env, vmEnv, e.Env), Dir: cmp.Or(e.Dir, image.WorkDir), User: cmp.Or(e.User, image.User), NoStdin: !e.Stdin,
+	}
 	if e.TTY != nil {
 		spec.Terminal = &guest.Terminal{Rows: e.TTY.Rows, Cols: e.TTY.Cols, Term: e.TTY.Term}
 	}

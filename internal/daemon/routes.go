@@ -48,6 +48,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /v1/vms/{vm}/exec", s.exec)
 
 	mux.HandleFunc("GET /v1/images", answer(s.listImages))
+	mux.HandleFunc("POST /v1/images/pull", s.mutation(stream(s.pullImage)))
 	mux.HandleFunc("GET /v1/images/{image}", answer(s.inspectImage))
 	mux.HandleFunc("DELETE /v1/images/{image}", s.mutation(answer(s.removeImage)))
 	mux.HandleFunc("POST /v1/images/{image}/tags", s.mutation(answer(s.tagImage)))

@@ -26,6 +26,7 @@ import (
 	"banger/internal/image"
 	"banger/internal/kernel"
 	"banger/internal/network"
+	"banger/internal/oci"
 	"banger/internal/store"
 	"banger/internal/vm"
 )
@@ -98,7 +99,10 @@ func Run(ctx context.Context, c config.Config, tools host.Tools, log *slog.Logge
 			Root: filepath.Join(c.Home, "kernels"), Store: db, Archive: debian.Archive{Mirror: c.DebianMirror}, Package: c.KernelPackage,
 		},
 	}
-	s.images = &image.Catalog{Root: filepath.Join(c.Home, "images"), Store: db, Kernels: s.kernels, Mirror: c.DebianMirror}
+	s.images = &image.Catalog{
+		Root: filepath.Join(c.Home, "images"), Store: db, Kernels: s.kernels, Mirror: c.DebianMirror, UbuntuMirror: c.UbuntuMirror,
+		Layers: &oci.Cache{Dir: filepath.Join(c.Home, "cache", "layers", "sha256")},
+	}
 	if err := errors.Join(s.images.Sweep(ctx), s.kernels.Sweep(ctx)); err != nil {
 		return err
 	}

@@ -15,6 +15,12 @@ import (
 //go:embed archive-keyring.pgp
 var Keyring []byte
 
+// UbuntuKeyring is Ubuntu's archive keyring, in the same form: ubuntu-archive-keyring.gpg of Debian's package
+// ubuntu-keyring 2023.11.28.1. Only mmdebstrap uses it.
+//
+//go:embed ubuntu-keyring.pgp
+var UbuntuKeyring []byte
+
 func archiveKeys() (openpgp.EntityList, error) {
 	keys, err := openpgp.ReadKeyRing(bytes.NewReader(Keyring))
 	if err != nil {

@@ -95,7 +95,7 @@ var layers = [][]string{
 	{"internal/vm", "internal/host"},
 	{"internal/image", "internal/kernel", "internal/network", "internal/ssh"},
 	{"internal/artifact"},
-	{"internal/firecracker", "internal/guest", "internal/store", "internal/debian", "internal/config"},
+	{"internal/firecracker", "internal/guest", "internal/store", "internal/debian", "internal/oci", "internal/config"},
 	{"internal/disk"},
 	{"internal/progress", "internal/build"},
 	{"api"},
@@ -139,6 +139,7 @@ var forbidden = []struct {
 	{"internal/fcqemu", []string{"internal/vm", "internal/store", "internal/daemon", "internal/guest", "internal/cli", "internal/firecracker"}, "firecracker-qemu is a product of its own"},
 	{"internal/qemu", []string{"internal/vm", "internal/store", "internal/daemon", "internal/fcqemu", "internal/cli"}, "it is the lower half of firecracker-qemu"},
 	{"internal/store", []string{"internal/disk", "internal/vm", "internal/image", "internal/kernel"}, "it keeps records, nothing else"},
+	{"internal/oci", []string{"internal/store", "internal/debian", "internal/config", "internal/guest", "internal/firecracker"}, "it turns images into filesystems, whoever keeps them"},
 	{"internal/disk", []string{"internal/store", "internal/vm", "internal/image", "internal/kernel"}, "it works on files"},
 }
 

@@ -28,10 +28,10 @@ const (
 	workRoot = "/var/tmp"
 )
 
-// Build makes the image of a source ("debian:trixie") from mirror in dir, an empty folder that the caller publishes.
-// work is a folder below workRoot. On an error the content of dir is of no use, and nothing of the build runs any more.
+// Build makes the image of a source ("debian:trixie", "ubuntu:noble") from mirror in dir, an empty folder that the caller
+// publishes. work is a folder below workRoot. On an error the content of dir is of no use, and nothing of the build runs any more.
 func Build(ctx context.Context, source, mirror, work, dir string) (Manifest, error) {
-	suite, err := suiteOf(source)
+	from, err := distributionOf(source)
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -43,8 +43,8 @@ func Build(ctx context.Context, source, mirror, work, dir string) (Manifest, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, buildDeadline, fmt.Errorf("image build took longer than %s", buildDeadline))
 	defer cancel()
-	p := plan{suite: suite, mirror: strings.TrimRight(mirror, "/"), keyring: filepath.Join(work, "keyring.gpg"), statusFile: filepath.Join(work, "status")}
-	if err := os.WriteFile(p.keyring, debian.Keyring, 0o644); err != nil {
+	p := plan{suite: from.suite, components: from.components, mirror: strings.TrimRight(mirror, "/"), keyring: filepath.Join(work, "keyring.gpg"), statusFile: filepath.Join(work, "status")}
+	if err := os.WriteFile(p.keyring, from.keyring, 0o644); err != nil {
 		return Manifest{}, err
 	}
 	if err := stream(ctx, p, work, filepath.Join(dir, rootfsName)); err != nil {

@@ -17,6 +17,7 @@ import (
 	"banger/internal/debian"
 	"banger/internal/disk"
 	"banger/internal/kernel"
+	"banger/internal/oci"
 	"banger/internal/progress"
 	"banger/internal/store"
 )
@@ -27,7 +28,10 @@ type Catalog struct {
 	Root    string
 	Store   *store.Store
 	Kernels *kernel.Catalog // of the kernels that images name
-	Mirror  string          // Debian archive to build from; empty is Debian's own
+	Layers  *oci.Cache      // of images from registries
+
+	Mirror       string // Debian archive to build from; empty is Debian's own
+	UbuntuMirror string // Ubuntu archive to build from
 }
 
 func (c *Catalog) shelf() artifact.Shelf {
@@ -47,16 +51,21 @@ func (c *Catalog) Dir(id string) string { return c.shelf().Dir(id) }
 // Rootfs returns the path of the root filesystem of the image with that id.
 func (c *Catalog) Rootfs(id string) string { return filepath.Join(c.Dir(id), rootfsName) }
 
-// Ensure returns the image of that name or id, verified, and builds it when ref is a source without an image.
+// Ensure returns the image of that name or id, verified, and makes it when ref is a source without an image. Files are
+// no such sources: which image they stand for changes with them.
 func (c *Catalog) Ensure(ctx context.Context, ref string) (store.Image, error) {
 	record, err := c.shelf().Open(ctx, ref)
 	if api.CodeOf(err) != api.CodeNotFound || !strings.Contains(ref, ":") {
 		return record, err
 	}
-	if _, err := suiteOf(ref); err != nil {
+	kind, rest, err := parseSource(ref)
+	if err != nil {
 		return store.Image{}, err
 	}
-	return c.shelf().Ensure(ctx, ref, sealed(ref, func(ctx context.Context, dir string) (Manifest, error) { return c.bootstrap(ctx, ref, dir) }))
+	if kind == sourceArchive || kind == sourceTar {
+		return store.Image{}, api.Errorf(api.CodeUnsupported, "image %s: a file is made an image first", ref).WithHint("banger image pull %s --name NAME", ref)
+	}
+	return c.shelf().Ensure(ctx, ref, sealed(ref, func(ctx context.Context, dir string) (Manifest, error) { return c.fetch(ctx, kind, ref, rest, dir) }))
 }
 
 // Verify checks the image of that id: its file is hashed, unless its stamp is still the trusted one.
@@ -186,7 +195,7 @@ func (c *Catalog) Remove(ctx context.Context, ref string) error { return c.shelf
 // Sweep removes what a crash left: half-made folders, folders without a record, work folders. Call it at the daemon's
 // start, before anything is built.
 func (c *Catalog) Sweep(ctx context.Context) error {
-	errs := []error{c.shelf().Sweep(ctx)}
+	errs := []error{c.shelf().Sweep(ctx), c.Layers.Sweep()}
 	left, err := filepath.Glob(filepath.Join(workRoot, c.workPrefix()+"*"))
 	errs = append(errs, err)
 	for _, work := range left {
@@ -211,5 +220,9 @@ func (c *Catalog) bootstrap(ctx context.Context, source, dir string) (_ Manifest
 	if err := os.Chmod(work, 0o755); err != nil { // the build's ids are not the user's
 		return Manifest{}, err
 	}
-	return Build(ctx, source, cmp.Or(c.Mirror, debian.DefaultMirror), work, dir)
+	mirror := c.UbuntuMirror
+	if strings.HasPrefix(source, sourceDebian) {
+		mirror = cmp.Or(c.Mirror, debian.DefaultMirror)
+	}
+	return Build(ctx, source, mirror, work, dir)
 }

@@ -5,17 +5,16 @@
 //	rootfs.ext4    read-only drive, label banger-image; of a registered image a symlink to the user's own file
 //	manifest.json  Manifest
 //
-// Debian images are built by the host's mmdebstrap, without root, and become a filesystem while they stream.
+// Debian and Ubuntu images are built by the host's mmdebstrap, without root, and become a filesystem while they stream;
+// others come from registries and archives (package oci).
 package image
 
 import (
 	"fmt"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"banger/api"
-	"banger/internal/debian"
 	"banger/internal/disk"
 )
 
@@ -64,16 +63,4 @@ func load(dir string) (Manifest, error) {
 		return Manifest{}, fmt.Errorf("read manifest of image: %w: version %d", disk.ErrDamaged, m.Version)
 	}
 	return m, nil
-}
-
-// sourcePrefix begins the only kind of source there is.
-const sourcePrefix = "debian:"
-
-// suiteOf returns the suite in a source "debian:SUITE".
-func suiteOf(source string) (string, error) {
-	suite, ok := strings.CutPrefix(source, sourcePrefix)
-	if !ok {
-		return "", api.Errorf(api.CodeUnsupported, "images of %q can not be built", source).WithHint("images are debian:SUITE, for example debian:trixie")
-	}
-	return suite, debian.CheckSuite(suite)
 }

@@ -19,6 +19,7 @@ import (
 
 	"banger/api"
 	"banger/internal/disk"
+	"banger/internal/oci"
 	"banger/internal/progress"
 	"banger/internal/store"
 )
@@ -85,7 +86,7 @@ func fakeHost(t *testing.T, behaviour string) (*Catalog, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	c := &Catalog{Root: filepath.Join(dir, "images"), Store: s}
+	c := &Catalog{Root: filepath.Join(dir, "images"), Store: s, Layers: &oci.Cache{Dir: filepath.Join(dir, "layers")}}
 	t.Cleanup(func() { nothingLeft(t, c) })
 	return c, runs
 }
@@ -300,7 +301,8 @@ func TestSweep(t *testing.T) {
 func TestEnsureErrors(t *testing.T) {
 	c, _ := fakeHost(t, "exit 1")
 	for ref, want := range map[string]api.Code{
-		"nothing": api.CodeNotFound, "ubuntu:noble": api.CodeUnsupported, "debian:buzz": api.CodeUnsupported, "debian:": api.CodeUnsupported,
+		"nothing": api.CodeNotFound, "fedora:42": api.CodeUnsupported, "debian:buzz": api.CodeUnsupported, "debian:": api.CodeUnsupported,
+		"ubuntu:24.04": api.CodeInvalid, "oci:UPPER": api.CodeInvalid, "tar:/a": api.CodeUnsupported, "docker-archive:a": api.CodeInvalid,
 	} {
 		if _, err := c.Ensure(t.Context(), ref); api.CodeOf(err) != want {
 			t.Errorf("ensure %q: %v, want code %s", ref, err, want)

@@ -14,6 +14,7 @@ import (
 
 	"banger/api"
 	"banger/internal/disk"
+	"banger/internal/oci"
 	"banger/internal/store"
 )
 
@@ -26,7 +27,7 @@ func testCatalog(t *testing.T) *Catalog {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	c := &Catalog{Root: filepath.Join(dir, "images"), Store: s}
+	c := &Catalog{Root: filepath.Join(dir, "images"), Store: s, Layers: &oci.Cache{Dir: filepath.Join(dir, "layers")}}
 	t.Cleanup(func() { nothingLeft(t, c) })
 	return c
 }

@@ -28,6 +28,7 @@ const buildEpoch = 1754697600
 // plan is what one run of mmdebstrap is given.
 type plan struct {
 	suite, mirror string
+	components    string
 	keyring       string // file with the archive's keys
 	statusFile    string // where dpkg's status file of the new root is written to
 }
@@ -52,15 +53,17 @@ func (p plan) args() []string {
 	return append(args, p.sources()...)
 }
 
-// sources are the apt lines to install from. Security updates are taken from beside the mirror, when it is called
-// "debian" as all of Debian's own are.
+// sources are the apt lines to install from. Debian's security updates are taken from beside the mirror, when it is
+// called "debian" as all of Debian's own are; Ubuntu's are on the mirror.
 func (p plan) sources() []string {
 	lines := []string{
-		fmt.Sprintf("deb %s %s main", p.mirror, p.suite),
-		fmt.Sprintf("deb %s %s-updates main", p.mirror, p.suite),
+		fmt.Sprintf("deb %s %s %s", p.mirror, p.suite, p.components),
+		fmt.Sprintf("deb %s %s-updates %s", p.mirror, p.suite, p.components),
 	}
 	if site, ok := strings.CutSuffix(p.mirror, "/debian"); ok {
-		lines = append(lines, fmt.Sprintf("deb %s/debian-security %s-security main", site, p.suite))
+		lines = append(lines, fmt.Sprintf("deb %s/debian-security %s-security %s", site, p.suite, p.components))
+	} else if strings.HasSuffix(p.mirror, "/ubuntu") {
+		lines = append(lines, fmt.Sprintf("deb %s %s-security %s", p.mirror, p.suite, p.components))
 	}
 	return lines
 }

@@ -12,7 +12,7 @@ import (
 )
 
 func TestPlan(t *testing.T) {
-	p := plan{suite: "trixie", mirror: "http://deb.debian.org/debian", keyring: "/w/keyring.gpg", statusFile: "/w/it's/status"}
+	p := plan{suite: "trixie", components: "main", mirror: "http://deb.debian.org/debian", keyring: "/w/keyring.gpg", statusFile: "/w/it's/status"}
 	got := p.args()
 	want := []string{
 		"--mode=unshare", "--variant=minbase", "--format=tar", "--verbose",
@@ -34,6 +34,15 @@ func TestPlan(t *testing.T) {
 	p.mirror = "http://mirror.example/linux"
 	if got := p.sources(); len(got) != 2 {
 		t.Errorf("sources of a mirror that is not called debian: %q", got)
+	}
+	p = plan{suite: "noble", components: "main universe", mirror: "http://archive.ubuntu.com/ubuntu"}
+	want = []string{
+		"deb http://archive.ubuntu.com/ubuntu noble main universe",
+		"deb http://archive.ubuntu.com/ubuntu noble-updates main universe",
+		"deb http://archive.ubuntu.com/ubuntu noble-security main universe",
+	}
+	if diff := cmp.Diff(want, p.sources()); diff != "" {
+		t.Error(diff)
 	}
 }
 

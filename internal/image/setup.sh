@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# Turns a fresh Debian root at $1 into an image many VMs share.
+# Turns a fresh Debian or Ubuntu root at $1 into an image many VMs share.
 set -eu
 root=$1
 
@@ -63,11 +63,21 @@ done
 mkdir -p "$root/etc/systemd/journald.conf.d"
 printf '[Journal]\nStorage=persistent\nSystemMaxUse=64M\n' >"$root/etc/systemd/journald.conf.d/banger.conf"
 
-# Sources as a fresh Debian has them, trusted by the keyring package's own file.
+# Sources as a fresh system has them, trusted by the keyring package's own file.
 # shellcheck source=/dev/null
-suite=$(. "$root/etc/os-release" && echo "$VERSION_CODENAME")
+. "$root/etc/os-release"
+suite=$VERSION_CODENAME
 rm -f "$root/etc/apt/sources.list" "$root"/etc/apt/sources.list.d/*
-cat >"$root/etc/apt/sources.list.d/debian.sources" <<SOURCES
+if [ "$ID" = ubuntu ]; then
+	cat >"$root/etc/apt/sources.list.d/ubuntu.sources" <<SOURCES
+Types: deb
+URIs: http://archive.ubuntu.com/ubuntu
+Suites: $suite $suite-updates $suite-security
+Components: main restricted universe multiverse
+Signed-By: /usr/share/keyrings/ubuntu-archive-keyring.gpg
+SOURCES
+else
+	cat >"$root/etc/apt/sources.list.d/debian.sources" <<SOURCES
 Types: deb
 URIs: http://deb.debian.org/debian
 Suites: $suite $suite-updates
@@ -80,6 +90,7 @@ Suites: $suite-security
 Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 SOURCES
+fi
 
 # Left over from the build, and different each time.
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/log/apt

@@ -16,6 +16,7 @@ import (
 	"banger/internal/image"
 	"banger/internal/kernel"
 	"banger/internal/network"
+	"banger/internal/oci"
 	"banger/internal/store"
 )
 
@@ -54,7 +55,7 @@ func newHome(t *testing.T, how string) *home {
 	h.write(agentBinary, "init")
 	h.options = Options{
 		Store:   db,
-		Images:  &image.Catalog{Root: filepath.Join(dir, "images"), Store: db},
+		Images:  &image.Catalog{Root: filepath.Join(dir, "images"), Store: db, Layers: &oci.Cache{Dir: filepath.Join(dir, "layers")}},
 		Kernels: &kernel.Catalog{Root: filepath.Join(dir, "kernels"), Store: db},
 		Config: config.Config{
 			Home: dir, Image: "debian:trixie", Kernel: "debian:trixie", CPUs: 1, MemoryMiB: 128, DiskMiB: 64,
