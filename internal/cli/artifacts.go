@@ -9,7 +9,7 @@ import (
 )
 
 func (a *app) imageCommand() *cobra.Command {
-	return group("image", "Images: the root filesystems that machines share", "  banger image ls\n  banger image save debian:trixie -o trixie.tar.zst",
+	return group("image", "Images: the root filesystems that machines share", "  banger image ls\n  banger image pull oci:busybox",
 		listCommand(a, "images", (*api.Client).Images, func(images []api.Image) [][]string {
 			rows := [][]string{{"NAME", "SIZE", "CREATED", "USED BY", "ID"}}
 			for _, i := range images {
@@ -21,6 +21,7 @@ func (a *app) imageCommand() *cobra.Command {
 		removeManyCommand(a, "image", (*api.Client).RemoveImage, a.completeImages),
 		pruneCommand(a, "image", "Delete the images that have neither a name nor a machine", (*api.Client).PruneImages),
 		a.imageTagCommand(), a.imageDefaultCommand(), a.imageRegisterCommand(), a.imagePromoteCommand(), a.imageSaveCommand(), a.imageLoadCommand(),
+		a.imagePullCommand(),
 	)
 }
 

@@ -151,6 +151,9 @@ func TestBadUsage(t *testing.T) {
 		{"image prune x", "unknown command"},
 		{"kernel import x", "either --deb or --vmlinux"},
 		{"kernel import x --deb a --vmlinux b", "either --deb or --vmlinux"},
+		{"run -d --entrypoint sh", "-d starts no command"},
+		{"image pull", "accepts 1 arg(s), received 0"},
+		{"image pull tar:", "tar: names no file"},
 		{"kernel pull a b", "accepts at most 1 arg(s), received 2"},
 	}
 	for _, tt := range tests {

@@ -25,7 +25,7 @@ type vmFlags struct {
 func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 	set := cmd.Flags()
 	set.StringVarP(&f.name, "name", "n", "", "name, a DNS label (default: made up)")
-	set.StringVarP(&f.image, "image", "i", "", "image (default from the settings)")
+	set.StringVarP(&f.image, "image", "i", "", "image, or a source to pull it from such as oci:alpine (default from the settings)")
 	set.StringVar(&f.kernel, "kernel", "", "kernel bundle (default: the one that the image names, or from the settings)")
 	set.IntVarP(&f.cpus, "cpus", "c", 0, "number of CPUs (default from the settings)")
 	set.StringVarP(&f.memory, "memory", "m", "", "memory, such as 512MiB or 2GiB (default from the settings)")
@@ -43,8 +43,12 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 // request turns the flags into what the API takes. The image is named even when it is the default: `image default` changes
 // the settings of the next command, not those of a daemon that runs.
 func (f *vmFlags) request(a *app, cmd *cobra.Command) (api.CreateVM, error) {
+	image, err := absoluteSource(cmp.Or(f.image, a.config.Image))
+	if err != nil {
+		return api.CreateVM{}, err
+	}
 	want := api.CreateVM{
-		Name: f.name, Image: cmp.Or(f.image, a.config.Image), Kernel: f.kernel, CPUs: f.cpus, Env: a.expandEnv(f.env),
+		Name: f.name, Image: image, Kernel: f.kernel, CPUs: f.cpus, Env: a.expandEnv(f.env),
 		Network: api.Network(f.network), Isolated: f.isolated, HostServices: f.hostServices,
 	}
 	for _, text := range f.publish {

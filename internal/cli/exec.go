@@ -13,7 +13,9 @@ func (a *app) execCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "exec [flags] NAME -- COMMAND...",
 		Short: "Run a command in a running machine",
-		Long:  "Run a command in a running machine. The exit code is the command's; 128+n when signal n ended it.",
+		Long: `Run a command in a running machine. The exit code is the command's; 128+n when signal n ended it.
+
+An image from a registry may say in which environment and directory and as which user commands run; the flags go before.`,
 		Example: `  banger exec web -- uname -a
   banger exec -it web -- bash
   banger exec -i web -- sh -c 'cat > /tmp/x' < file
@@ -42,8 +44,8 @@ func (a *app) execCommand() *cobra.Command {
 	flags.BoolVarP(&interactive, "interactive", "i", false, "give the command this standard input")
 	flags.BoolVarP(&tty, "tty", "t", false, "give the command a pseudo terminal")
 	flags.StringArrayVarP(&env, "env", "e", nil, "environment, NAME=VALUE, or NAME for the value here; many")
-	flags.StringVarP(&dir, "workdir", "w", "", "directory to run in (default: the user's home)")
-	flags.StringVarP(&user, "user", "u", "", "user to run as: name, uid, name:group or uid:gid (default: root)")
+	flags.StringVarP(&dir, "workdir", "w", "", "directory to run in (default: the image's, or the user's home)")
+	flags.StringVarP(&user, "user", "u", "", "user to run as: name, uid, name:group or uid:gid (default: the image's, or root)")
 	return cmd
 }
 
@@ -64,7 +66,7 @@ func (a *app) shellCommand() *cobra.Command {
 			return a.session(cmd.Context(), client, given[0], api.Exec{Dir: dir, User: user}, sessionOptions{stdin: true, tty: a.onTerminal()})
 		},
 	}
-	cmd.Flags().StringVarP(&dir, "workdir", "w", "", "directory to start in (default: the user's home)")
-	cmd.Flags().StringVarP(&user, "user", "u", "", "user whose shell it is (default: root)")
+	cmd.Flags().StringVarP(&dir, "workdir", "w", "", "directory to start in (default: the image's, or the user's home)")
+	cmd.Flags().StringVarP(&user, "user", "u", "", "user whose shell it is (default: the image's, or root)")
 	return cmd
 }

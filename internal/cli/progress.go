@@ -108,28 +108,41 @@ func (b *bars) show(p api.Progress) {
 	}
 }
 
+// barWhenSized fills a line with a bar as soon as its size is known: most stages learn theirs after they have begun.
+type barWhenSized struct{ bar, none mpb.BarFiller }
+
+func (f barWhenSized) Fill(w io.Writer, s decor.Statistics) error {
+	if s.Total > 0 {
+		return f.bar.Fill(w, s)
+	}
+	return f.none.Fill(w, s)
+}
+
+// beside is what stands behind a line that goes on: how much of how much, and the stage's own words.
+func beside(s decor.Statistics, words *string) string {
+	if s.Completed || s.Aborted {
+		return ""
+	}
+	text := ""
+	if s.Total > 0 {
+		text = fmt.Sprintf(" %s / %s", size(s.Current), size(s.Total))
+	}
+	if words != nil && *words != "" {
+		text += " " + *words
+	}
+	return text
+}
+
 // add makes the line of a new stage. b.mu must be held.
 func (b *bars) add(p api.Progress) *mpb.Bar {
 	detail := new(atomic.Pointer[string])
-	style := mpb.NopStyle().Build()
-	appended := []decor.Decorator{}
-	if p.TotalBytes > 0 {
-		style = mpb.BarStyle().Build()
-		appended = append(appended, decor.OnComplete(decor.Counters(decor.SizeB1024(0), " % .1f / % .1f"), ""))
-	}
-	appended = append(appended, decor.Any(func(s decor.Statistics) string {
-		if words := detail.Load(); words != nil && *words != "" && !s.Completed && !s.Aborted {
-			return " " + *words
-		}
-		return ""
-	}))
-	bar := b.container.MustAdd(p.TotalBytes, style,
+	bar := b.container.MustAdd(p.TotalBytes, barWhenSized{mpb.BarStyle().Build(), mpb.NopStyle().Build()},
 		mpb.PrependDecorators(
 			decor.OnAbort(decor.OnComplete(decor.Spinner(nil), "✓"), " "), // aborted bars are dropped
 			decor.Name(" "+p.Stage+" "),
 			decor.Elapsed(decor.ET_STYLE_GO),
 		),
-		mpb.AppendDecorators(appended...),
+		mpb.AppendDecorators(decor.Any(func(s decor.Statistics) string { return beside(s, detail.Load()) })),
 		mpb.BarFillerClearOnComplete(),
 	)
 	b.byStage[p.Stage], b.details[p.Stage] = bar, detail

@@ -17,16 +17,21 @@ const removeTimeout = time.Minute
 func (a *app) runCommand() *cobra.Command {
 	var flags vmFlags
 	var remove, detach bool
-	var waitFor string
+	var waitFor, entrypoint string
 	cmd := &cobra.Command{
 		Use:   "run [flags] [-- COMMAND...]",
 		Short: "Make and start a machine, then run a command or a shell in it",
 		Long: `Make and start a machine, then run COMMAND in it with this terminal, or a login shell when there is none.
-The exit code is the command's. A missing image or kernel is made first.`,
+The exit code is the command's. A missing image or kernel is made first.
+
+An image from a registry brings defaults of its own, which are used as in a container: its environment, working
+directory and user; its entrypoint stands before COMMAND, and without COMMAND its own command runs, unless that is
+only a shell or an init. With -d nothing of it is started: the machine runs the image's init, if it has one.`,
 		Example: `  banger run                                   # a shell in a new machine
   banger run --rm -- cat /etc/os-release       # the machine is gone afterwards
   banger run -d --name web --memory 2GiB       # leave it running
-  tar c . | banger run --rm -- tar tv          # pipes work`,
+  tar c . | banger run --rm -- tar tv          # pipes work
+  banger run --rm --image oci:python:3-slim    # what "docker run -it" runs`,
 		Args: args(func(cmd *cobra.Command, given []string) error {
 			if len(given) > 0 && cmd.ArgsLenAtDash() != 0 {
 				return fmt.Errorf("unexpected %q: the command goes behind --", given[0])
@@ -42,24 +47,32 @@ The exit code is the command's. A missing image or kernel is made first.`,
 			switch {
 			case condition != api.WaitRunning && condition != api.WaitBooted:
 				return badUsage(cmd, "--wait: %q is neither %s nor %s", waitFor, api.WaitRunning, api.WaitBooted)
+			case detach && cmd.Flags().Changed("entrypoint"):
+				return badUsage(cmd, "-d starts no command: --entrypoint has nothing to do")
 			case detach && len(argv) > 0:
 				return badUsage(cmd, "-d leaves the machine running without a command; run one with: banger exec NAME -- COMMAND")
 			case a.json && !detach:
 				return badUsage(cmd, "--json needs -d: the output is the command's")
 			}
 			want.AutoRemove, want.Lease = remove, remove && !detach
-			return a.run(cmd.Context(), want, condition, detach, argv)
+			command := func(image api.ImageDefaults) []string { return commandOf(image, argv, nil) }
+			if cmd.Flags().Changed("entrypoint") {
+				command = func(image api.ImageDefaults) []string { return commandOf(image, argv, &entrypoint) }
+			}
+			return a.run(cmd.Context(), want, condition, detach, command)
 		},
 	}
 	flags.register(a, cmd)
 	cmd.Flags().BoolVar(&remove, "rm", false, "remove the machine afterwards, whatever happens")
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "leave the machine running and print its name")
+	cmd.Flags().StringVar(&entrypoint, "entrypoint", "", "program to put before COMMAND instead of the image's entrypoint; \"\" for none")
 	cmd.Flags().StringVar(&waitFor, "wait", string(api.WaitRunning), "what to wait for before the command: running (the agent answers) or booted (all services are up)")
 	registerCompletion(cmd, "wait", cobra.FixedCompletions([]string{string(api.WaitRunning), string(api.WaitBooted)}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-func (a *app) run(ctx context.Context, want api.CreateVM, condition api.WaitFor, detach bool, argv []string) error {
+// run makes a machine, starts it, and runs in it what command makes of its image's defaults; nil is a shell.
+func (a *app) run(ctx context.Context, want api.CreateVM, condition api.WaitFor, detach bool, command func(api.ImageDefaults) []string) error {
 	client, err := a.connect(ctx)
 	if err != nil {
 		return err
@@ -75,7 +88,12 @@ func (a *app) run(ctx context.Context, want api.CreateVM, condition api.WaitFor,
 		_, err = fmt.Fprintln(a.Stdout, vm.Name)
 		return err
 	}
+	var image api.Image
 	if err == nil {
+		image, err = client.Image(ctx, vm.ImageID)
+	}
+	if err == nil {
+		argv := command(image.Defaults)
 		if len(argv) == 0 && !want.AutoRemove {
 			fmt.Fprintf(a.Stderr, "machine %s; it goes on when you leave: banger shell %s, banger stop %s\n", vm.Name, vm.Name, vm.Name)
 		}

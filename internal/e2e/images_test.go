@@ -3,46 +3,141 @@ package e2e
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/json"
+	"errors"
 	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
 	"banger/api"
-	"banger/internal/disk"
-	"banger/internal/image"
-	"banger/internal/store"
 )
 
-// TestNothingButShell boots an image that holds busybox and no init: the agent stays PID 1 and reaps.
-func TestNothingButShell(t *testing.T) {
+// TestPulledImage boots an image of a registry that holds busybox and no init: the agent stays PID 1 and reaps. What the
+// image says of commands is used, and the same image from an archive is the same image.
+func TestPulledImage(t *testing.T) {
 	h := newHome(t)
-	h.addImage("bare", busyboxTar(t))
-	h.banger("run", "-d", "--name", "bare", "--image", "bare", "--memory", "256MiB")
-	if out := h.banger("exec", "bare", "--", "sh", "-c", "cat /proc/1/comm; hostname; echo $HOME"); out != "banger-guest\nbare\n/root\n" && out != "init\nbare\n/root\n" {
-		t.Errorf("the VM says %q", out)
+	registry, source := registryWithBusybox(t)
+	if out := h.banger("run", "--name", "bare", "--image", source, "--memory", "256MiB", "--", "given"); out != "entry given: hello in /srv/app as app\n" {
+		t.Errorf("its entrypoint says %q", out)
+	}
+	for _, test := range []struct {
+		want string
+		args []string
+	}{
+		{"hello /srv/app app\n", []string{"bare", "--", "sh", "-c", "echo $GREETING $(pwd) $(id -un)"}},
+		{"bye / root\n", []string{"-e", "GREETING=bye", "-w", "/", "-u", "root", "bare", "--", "sh", "-c", "echo $GREETING $(pwd) $(id -un)"}},
+		{"bare\n/root\n", []string{"-u", "root", "bare", "--", "sh", "-c", "hostname; echo $HOME"}},
+		{"4755 1000:100\n", []string{"bare", "--", "stat", "-c", "%a %u:%g", "/bin/owned"}},
+		{"2\n", []string{"bare", "--", "stat", "-c", "%h", "/bin/linked"}},
+		{"gone\n", []string{"bare", "--", "sh", "-c", "test -e /tmp/lower || echo gone"}},
+	} {
+		if out := h.banger(append([]string{"exec"}, test.args...)...); out != test.want {
+			t.Errorf("exec %v: %q, want %q", test.args, out, test.want)
+		}
+	}
+	if out := h.banger("exec", "bare", "--", "cat", "/proc/1/comm"); out != "banger-guest\n" && out != "init\n" {
+		t.Errorf("PID 1 is %q", out)
 	}
 	h.banger("exec", "bare", "--", "sh", "-c", "(sleep 0.2 &) ; true") // an orphan, which PID 1 has to reap
 	eventually(t, "no zombies", func() bool {
 		return strings.TrimSpace(h.banger("exec", "bare", "--", "sh", "-c", "grep -l '^State:.Z' /proc/[0-9]*/status | wc -l")) == "0"
 	})
 	h.banger("wait", "bare", "--for", "booted")
-	h.banger("exec", "bare", "--", "sh", "-c", "echo kept > /root/file")
+	h.banger("exec", "-u", "root", "bare", "--", "sh", "-c", "echo kept > /root/file")
 	h.banger("stop", "bare")
 	h.wantState("bare", api.StateStopped, "stopped")
 	h.banger("start", "bare")
-	if out := h.banger("exec", "bare", "--", "cat", "/root/file"); out != "kept\n" {
+	if out := h.banger("exec", "-u", "root", "bare", "--", "cat", "/root/file"); out != "kept\n" {
 		t.Errorf("after stop and start the file holds %q", out)
 	}
+	h.banger("rm", "-f", "bare")
+
+	pulled := h.image(source)
+	want := api.ImageDefaults{Env: []string{"GREETING=hello"}, WorkDir: "/srv/app", User: "app", Entrypoint: []string{"/bin/entry"}, Cmd: []string{"standard"}}
+	if diff := cmp.Diff(want, pulled.Defaults); diff != "" {
+		t.Errorf("defaults: %s", diff)
+	}
+	before := registry.blobs.Load()
+	h.banger("image", "pull", source, "--name", "again")
+	if n := registry.blobs.Load() - before; n != 1 {
+		t.Errorf("a second pull fetched %d blobs, want the configuration alone", n)
+	}
+	h.banger("image", "pull", "docker-archive:"+registry.saved)
+	if again, saved := h.image("again"), h.image("saved"); again.ID != pulled.ID || saved.ID != pulled.ID {
+		t.Errorf("pulled %.12s, again %.12s, from an archive %.12s", pulled.ID, again.ID, saved.ID)
+	}
+}
+
+// TestPullFails shows what a user sees, and that nothing half-made is left.
+func TestPullFails(t *testing.T) {
+	h := newHome(t)
+	registry, source := registryWithBusybox(t)
+	text := filepath.Join(t.TempDir(), "text")
+	if err := os.WriteFile(text, []byte("no archive"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	images := h.banger("image", "ls")
+	h.fails(1, "no image "+registry.host+"/none:latest", "image", "pull", "oci:"+registry.host+"/none")
+	h.fails(1, "no image", "run", "--rm", "--image", "oci:"+registry.host+"/none", "--", "true")
+	h.fails(1, "sources are oci:REFERENCE", "image", "pull", "busybox")
+	h.fails(1, "bad image", "image", "pull", "tar:"+text)
+	h.fails(1, "no such file", "image", "pull", "docker-archive:/none")
+	h.fails(1, "banger image pull tar:"+text, "create", "--image", "tar:"+text)
+	h.fails(2, "names no file", "image", "pull", "tar:")
+	h.fails(1, "cannot be a name", "image", "pull", source, "--name", "a b")
+
+	registry.hang.Store(true)
+	for name, end := range map[string]func(*exec.Cmd) error{
+		"Ctrl-C":             func(pull *exec.Cmd) error { return pull.Process.Signal(os.Interrupt) },
+		"the daemon's death": func(*exec.Cmd) error { return syscall.Kill(h.daemon().PID, syscall.SIGKILL) },
+	} {
+		pull := h.command(t.Context(), "image", "pull", source)
+		if err := pull.Start(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the pull waits for a layer", func() bool { return registry.waiting.Load() > 0 })
+		if err := end(pull); err != nil {
+			t.Fatal(err)
+		}
+		if err := pull.Wait(); err == nil {
+			t.Errorf("after %s the pull ends with exit status 0", name)
+		}
+		eventually(t, "the registry's client has gone", func() bool { return registry.waiting.Load() == 0 })
+		if now := h.banger("image", "ls"); now != images {
+			t.Errorf("after %s the images are\n%s", name, now)
+		}
+		eventually(t, "nothing half-made is left", func() bool {
+			cached, _ := filepath.Glob(filepath.Join(h.dir, "cache", "layers", "sha256", ".new-*"))
+			half, _ := filepath.Glob(filepath.Join(h.dir, "images", ".new-*"))
+			return len(cached)+len(half) == 0
+		})
+	}
+	registry.hang.Store(false)
+	h.banger("image", "pull", source)
 }
 
 // TestOpenRC boots an image whose init is sysvinit's, with OpenRC's services.
 func TestOpenRC(t *testing.T) {
 	h := newHome(t)
-	h.addImage("openrc", bootstrap(t, "sysvinit-core", "openrc", "iproute2"))
+	h.banger("image", "pull", "tar:"+bootstrap(t, "sysvinit-core", "openrc", "iproute2"), "--name", "openrc")
 	h.banger("run", "-d", "--name", "rc", "--image", "openrc", "--memory", "512MiB", "--wait", "booted")
 	if out := h.banger("exec", "rc", "--", "sh", "-c", "cat /proc/1/comm; hostname; rc-status -r"); !strings.HasPrefix(out, "init\nrc\n") {
 		t.Errorf("the VM says %q", out)
@@ -56,40 +151,111 @@ func TestOpenRC(t *testing.T) {
 	}
 }
 
-// addImage puts an image made from a tar into a home whose daemon has not started yet.
-func (h *home) addImage(name string, root io.Reader) {
+// image returns an image as the API shows it.
+func (h *home) image(name string) api.Image {
 	h.t.Helper()
-	folder, err := disk.NewFolder(filepath.Join(h.dir, "images"))
+	var images []api.Image
+	if err := json.Unmarshal([]byte(h.banger("image", "inspect", name)), &images); err != nil || len(images) != 1 {
+		h.t.Fatalf("inspect %s: %v, %d images", name, err, len(images))
+	}
+	return images[0]
+}
+
+// busyRegistry is a registry in this process.
+type busyRegistry struct {
+	host  string
+	saved string // file with its image, as `docker save` writes it
+
+	blobs   atomic.Int32 // requests for blobs
+	hang    atomic.Bool  // blobs are not answered
+	waiting atomic.Int32 // requests that hang
+}
+
+// registryWithBusybox serves an image of two layers, and returns its source.
+func registryWithBusybox(t *testing.T) (*busyRegistry, string) {
+	t.Helper()
+	r := &busyRegistry{saved: filepath.Join(t.TempDir(), "saved.tar")}
+	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		if request.Method == http.MethodGet && strings.Contains(request.URL.Path, "/blobs/") {
+			r.blobs.Add(1)
+			if r.hang.Load() {
+				r.waiting.Add(1)
+				<-request.Context().Done()
+				r.waiting.Add(-1)
+				return
+			}
+		}
+		inner.ServeHTTP(w, request)
+	}))
+	t.Cleanup(server.Close)
+	r.host = strings.TrimPrefix(server.URL, "http://")
+
+	image, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{OS: "linux", Architecture: "amd64", Config: v1.Config{
+		Env: []string{"GREETING=hello"}, WorkingDir: "/srv/app", User: "app", Entrypoint: []string{"/bin/entry"}, Cmd: []string{"standard"},
+	}})
 	if err != nil {
-		h.t.Fatal(err)
+		t.Fatal(err)
 	}
-	rootfs := filepath.Join(folder, "rootfs.ext4")
-	if err := disk.FromTar(h.t.Context(), root, rootfs, disk.LabelImage); err != nil {
-		h.t.Fatal(err)
+	for _, text := range [][]byte{busyboxTar(t), upperTar(t)} {
+		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(text)), nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if image, err = mutate.AppendLayers(image, layer); err != nil {
+			t.Fatal(err)
+		}
 	}
-	sum, size, err := disk.SHA256(h.t.Context(), rootfs)
+	tag, err := name.NewTag(r.host + "/team/busybox:1")
 	if err != nil {
-		h.t.Fatal(err)
+		t.Fatal(err)
 	}
-	m := image.Manifest{Version: 1, ID: sum, Name: name, Source: "test", Architecture: "amd64", SizeBytes: size, CreatedAt: time.Now()}
-	if err := disk.WriteManifest(filepath.Join(folder, "manifest.json"), m); err != nil {
-		h.t.Fatal(err)
+	if err := errors.Join(remote.Write(tag, image), tarball.WriteToFile(r.saved, tag, image)); err != nil {
+		t.Fatal(err)
 	}
-	if err := disk.Publish(folder, filepath.Join(h.dir, "images", sum)); err != nil {
-		h.t.Fatal(err)
+	r.blobs.Store(0)
+	return r, "oci:" + tag.String()
+}
+
+// upperTar is a layer over busyboxTar's.
+func upperTar(t *testing.T) []byte {
+	t.Helper()
+	const entry = "#!/bin/sh\necho entry \"$@\": $GREETING in $(pwd) as $(id -un)\n"
+	return tarOf(t, []tarEntry{
+		{tar.Header{Typeflag: tar.TypeReg, Name: "etc/passwd", Mode: 0o644}, "root:x:0:0:root:/root:/bin/sh\napp:x:1000:100:app:/tmp:/bin/sh\n"},
+		{tar.Header{Typeflag: tar.TypeReg, Name: "bin/entry", Mode: 0o755}, entry},
+		{tar.Header{Typeflag: tar.TypeReg, Name: "bin/owned", Mode: 0o4755, Uid: 1000, Gid: 100}, "x"},
+		{tar.Header{Typeflag: tar.TypeLink, Name: "bin/linked", Linkname: "bin/owned"}, ""},
+		{tar.Header{Typeflag: tar.TypeReg, Name: "tmp/.wh.lower"}, ""},
+	})
+}
+
+type tarEntry struct {
+	header tar.Header
+	data   string
+}
+
+func tarOf(t *testing.T, entries []tarEntry) []byte {
+	t.Helper()
+	var buffer bytes.Buffer
+	w := tar.NewWriter(&buffer)
+	for _, e := range entries {
+		e.header.Size, e.header.ModTime = int64(len(e.data)), time.Unix(1e9, 0)
+		if err := w.WriteHeader(&e.header); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, e.data); err != nil {
+			t.Fatal(err)
+		}
 	}
-	s, err := store.Open(h.t.Context(), filepath.Join(h.dir, "state.db"))
-	if err != nil {
-		h.t.Fatal(err)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
 	}
-	defer s.Close()
-	if err := s.PutArtifact(h.t.Context(), store.KindImage, store.Artifact{ID: sum, Name: name, Source: "test", SizeBytes: size, CreatedAt: time.Now()}); err != nil {
-		h.t.Fatal(err)
-	}
+	return buffer.Bytes()
 }
 
 // busyboxTar is a root with the host's static busybox and its applets, and nothing else.
-func busyboxTar(t *testing.T) io.Reader {
+func busyboxTar(t *testing.T) []byte {
 	t.Helper()
 	path, err := exec.LookPath("busybox")
 	if err != nil {
@@ -103,46 +269,28 @@ func busyboxTar(t *testing.T) io.Reader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var buffer bytes.Buffer
-	w := tar.NewWriter(&buffer)
-	add := func(h tar.Header, data []byte) {
-		t.Helper()
-		h.Size, h.ModTime = int64(len(data)), time.Unix(1e9, 0)
-		if err := w.WriteHeader(&h); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(data); err != nil {
-			t.Fatal(err)
-		}
-	}
+	var entries []tarEntry
 	for _, dir := range []string{"bin", "dev", "etc", "proc", "root", "run", "sys", "tmp"} {
-		add(tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}, nil)
+		entries = append(entries, tarEntry{tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}, ""})
 	}
-	add(tar.Header{Typeflag: tar.TypeReg, Name: "bin/busybox", Mode: 0o755}, program)
-	add(tar.Header{Typeflag: tar.TypeReg, Name: "etc/passwd", Mode: 0o644}, []byte("root:x:0:0:root:/root:/bin/sh\n"))
+	entries = append(entries,
+		tarEntry{tar.Header{Typeflag: tar.TypeReg, Name: "bin/busybox", Mode: 0o755}, string(program)},
+		tarEntry{tar.Header{Typeflag: tar.TypeReg, Name: "tmp/lower", Mode: 0o644}, "hidden"})
 	for applet := range strings.FieldsSeq(string(applets)) {
 		if applet != "busybox" && applet != "init" && applet != "linuxrc" {
-			add(tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + applet, Linkname: "busybox"}, nil)
+			entries = append(entries, tarEntry{tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + applet, Linkname: "busybox"}, ""})
 		}
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return &buffer
+	return tarOf(t, entries)
 }
 
-// bootstrap makes a Debian root with those packages and without systemd.
-func bootstrap(t *testing.T, packages ...string) io.Reader {
+// bootstrap makes a tar of a Debian root with those packages and without systemd, and returns its path.
+func bootstrap(t *testing.T, packages ...string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "root.tar")
 	command := exec.CommandContext(t.Context(), "mmdebstrap", "--variant=minbase", "--include="+strings.Join(packages, ","), "trixie", path, "http://deb.debian.org/debian")
 	if out, err := command.CombinedOutput(); err != nil {
 		t.Fatalf("mmdebstrap: %v\n%s", err, out)
 	}
-	file, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { file.Close() })
-	return file
+	return path
 }
