@@ -21,6 +21,8 @@ type options struct {
 	creates        int // of each image
 	lists          int // of each number of VMs
 	streams        int // each way
+	filesystems    int // made from a tar by each contender
+	pulls          int // of each kind
 }
 
 // bench is what every section works with.
@@ -44,6 +46,8 @@ var sections = []section{
 	{"memory", (*bench).measureMemory},
 	{"throughput", (*bench).measureThroughput},
 	{"forward", (*bench).measureForward},
+	{"ext4", (*bench).measureExt4},
+	{"pull", (*bench).measurePull},
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -74,13 +78,15 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.home, "home", "", "a banger home folder to use, with its image and kernel; empty makes one and removes it")
 	flags.StringVar(&o.bin, "bin", "bin", "folder of banger's programs")
 	flags.StringVar(&o.out, "o", "bench/results.json", "file for the samples")
-	flags.StringVar(&o.only, "only", "", "sections to measure, with commas between; empty is all: cold,exec,create,list,memory,throughput,forward")
+	flags.StringVar(&o.only, "only", "", "sections to measure, with commas between; empty is all: cold,exec,create,list,memory,throughput,forward,ext4,pull")
 	flags.IntVar(&o.cold, "cold", 7, "cold starts of each contender")
 	flags.IntVar(&o.execs, "execs", 300, "warm execs of each contender")
 	flags.IntVar(&o.commands, "commands", 20, "runs of the whole command banger exec")
 	flags.IntVar(&o.creates, "creates", 20, "VMs created from each image")
 	flags.IntVar(&o.lists, "lists", 50, "listings of each number of VMs")
 	flags.IntVar(&o.streams, "streams", 3, "streams each way")
+	flags.IntVar(&o.filesystems, "filesystems", 5, "filesystems made by each contender")
+	flags.IntVar(&o.pulls, "pulls", 5, "pulls of each kind")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -89,7 +95,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 			return o, fmt.Errorf("there is no section %q", name)
 		}
 	}
-	if min(o.cold, o.execs, o.commands, o.creates, o.lists, o.streams) < 1 {
+	if min(o.cold, o.execs, o.commands, o.creates, o.lists, o.streams, o.filesystems, o.pulls) < 1 {
 		return o, errors.New("every count must be 1 or more")
 	}
 	return o, nil

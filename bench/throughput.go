@@ -32,16 +32,16 @@ func (b *bench) measureThroughput(ctx context.Context) (_ result, err error) {
 		timed("in: wc -c", func(ctx context.Context) error { return b.streamIn(ctx, vm.ID) }),
 	)
 	for _, s := range took {
-		r.Series = append(r.Series, rates(s))
+		r.Series = append(r.Series, rates(streamMiB, s))
 	}
 	return r, err
 }
 
-// rates turns the times of streams into how fast they were.
-func rates(took series) series {
+// rates turns the times of streams of so many MiB into how fast they were.
+func rates(mib float64, took series) series {
 	var samples []float64
 	for _, ms := range took.Samples {
-		samples = append(samples, streamMiB/(ms/1000))
+		samples = append(samples, mib/(ms/1000))
 	}
 	return newSeries(took.Name, "MiB/s", samples...)
 }

@@ -8,7 +8,7 @@ import (
 )
 
 func TestRates(t *testing.T) {
-	got := rates(newSeries("out", "ms", 1000, 32_000))
+	got := rates(streamMiB, newSeries("out", "ms", 1000, 32_000))
 	if diff := cmp.Diff(newSeries("out", "MiB/s", 256, 8), got); diff != "" {
 		t.Error(diff)
 	}
