@@ -151,16 +151,6 @@ func TestOpenRC(t *testing.T) {
 	}
 }
 
-// image returns an image as the API shows it.
-func (h *home) image(name string) api.Image {
-	h.t.Helper()
-	var images []api.Image
-	if err := json.Unmarshal([]byte(h.banger("image", "inspect", name)), &images); err != nil || len(images) != 1 {
-		h.t.Fatalf("inspect %s: %v, %d images", name, err, len(images))
-	}
-	return images[0]
-}
-
 // busyRegistry is a registry in this process.
 type busyRegistry struct {
 	host  string
