@@ -196,7 +196,11 @@ func TestImportDeb(t *testing.T) {
 // TestCatalogFaults: a daemon that is killed in the middle, a broken archive and a full disk leave nothing.
 func TestCatalogFaults(t *testing.T) {
 	h := newHome(t)
-	h.addImage("bare", busyboxTar(t))
+	root := filepath.Join(h.dir, "bare.tar")
+	if err := os.WriteFile(root, busyboxTar(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.banger("image", "pull", "tar:"+root, "--name", "bare")
 	archive := filepath.Join(h.dir, "bare.tar.zst")
 	h.banger("image", "save", "bare", "-o", archive)
 	whole, err := os.ReadFile(archive)
