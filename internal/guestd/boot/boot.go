@@ -7,7 +7,8 @@
 //  2. read kernel command line: keys "banger.*"
 //  3. load modules: those that /modules/order lists; what the boot does not wait for loads beside it until step 8
 //  4. find disks: virtio-blk drives by their ext4 label, an image that was not made by banger by its UUID
-//  5. join root: image below, VM's disk above, by overlayfs; /home, /root and /var/lib/docker straight from the disk
+//  5. join root: image below, VM's disk above, by overlayfs; /home, /root and /var/lib/docker straight from the disk.
+//     With "banger.root=own", while an image is built, the image drive is the root, writable, and there is no disk
 //  6. mount kernel modules: the modules drive over the root's lib/modules
 //  7. write identity: host name, hosts line, machine-id
 //  8. finish modules: the network card's is among them
@@ -111,7 +112,7 @@ func (s *state) findDisks(ctx context.Context) (err error) {
 	if s.cmdline.Modules == "none" {
 		grace = 0
 	}
-	s.disks, err = waitDisks(ctx, "/sys/block", "/dev", s.cmdline.Image, diskWait, grace)
+	s.disks, err = waitDisks(ctx, "/sys/block", "/dev", s.cmdline.Image, s.cmdline.OwnRoot, diskWait, grace)
 	return err
 }
 

@@ -29,6 +29,8 @@ func TestParseCmdline(t *testing.T) {
 		{"LastCounts", "banger.hostname=a banger.hostname=b", Cmdline{Hostname: "b"}, ""},
 		{"UnknownKey", "banger.later=x banger.hostname=a", Cmdline{Hostname: "a"}, ""},
 		{"Domain", "banger.hostname=a.vm\n", Cmdline{Hostname: "a.vm"}, ""},
+		{"OwnRoot", "banger.root=own", Cmdline{OwnRoot: true}, ""},
+		{"ErrRoot", "banger.root=rw", Cmdline{}, "banger.root=\"rw\": not known"},
 		{"ErrCharacter", "banger.hostname=a_b", Cmdline{}, "not a host name"},
 		{"ErrDash", "banger.hostname=-a", Cmdline{}, "not a host name"},
 		{"ErrEmptyLabel", "banger.hostname=a..b", Cmdline{}, "not a host name"},
@@ -167,7 +169,7 @@ func TestWaitDisks(t *testing.T) {
 				}
 				mkfs(t, filepath.Join(dev, name), label)
 			}
-			got, err := waitDisks(t.Context(), sys, dev, tt.image, 50*time.Millisecond, time.Millisecond)
+			got, err := waitDisks(t.Context(), sys, dev, tt.image, false, 50*time.Millisecond, time.Millisecond)
 			if tt.wantErr != "" {
 				checkErr(t, err, tt.wantErr)
 				return
@@ -182,12 +184,27 @@ func TestWaitDisks(t *testing.T) {
 	}
 }
 
+// While an image is built there is no disk to wait for.
+func TestWaitDisksOwnRoot(t *testing.T) {
+	sys, dev := t.TempDir(), t.TempDir()
+	for name, label := range map[string]string{"vda": "banger-inputs", "vdb": LabelImage, "vdc": LabelModules} {
+		mkfs(t, filepath.Join(dev, name), label)
+		if err := os.Mkdir(filepath.Join(sys, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := Disks{Image: filepath.Join(dev, "vdb"), Modules: filepath.Join(dev, "vdc")}
+	if got, err := waitDisks(t.Context(), sys, dev, "", true, time.Minute, time.Minute); got != want || err != nil {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+}
+
 // A drive that appears late is found.
 func TestWaitDisksLate(t *testing.T) {
 	sys, dev := t.TempDir(), t.TempDir()
 	done := make(chan error, 1)
 	go func() {
-		_, err := waitDisks(t.Context(), sys, dev, "", time.Minute, time.Minute)
+		_, err := waitDisks(t.Context(), sys, dev, "", false, time.Minute, time.Minute)
 		done <- err
 	}()
 	for name, label := range map[string]string{"vda": LabelImage, "vdb": LabelDisk, "vdc": LabelModules} {
@@ -351,6 +368,6 @@ func TestRecord(t *testing.T) {
 func TestRunStopsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := waitDisks(ctx, t.TempDir(), t.TempDir(), "", time.Hour, time.Hour)
+	_, err := waitDisks(ctx, t.TempDir(), t.TempDir(), "", false, time.Hour, time.Hour)
 	checkErr(t, err, "no drive with the ext4 label")
 }

@@ -17,6 +17,7 @@ type Cmdline struct {
 	Hostname string // banger.hostname
 	Image    string // banger.image: UUID of the image's file system, 32 hex digits, when its label is not LabelImage
 	Modules  string // banger.modules: "none" when there is no such drive to wait for
+	OwnRoot  bool   // banger.root=own: the image drive is this VM's alone, and its root as it is
 	Network  Network
 }
 
@@ -37,6 +38,13 @@ func ParseCmdline(line string) (Cmdline, error) {
 		return Cmdline{}, fmt.Errorf("banger.image=%.80q: not a UUID", c.Image)
 	}
 	c.Modules = given["banger.modules"]
+	switch root := given["banger.root"]; root {
+	case "":
+	case "own":
+		c.OwnRoot = true
+	default:
+		return Cmdline{}, fmt.Errorf("banger.root=%.80q: not known", root)
+	}
 	var err error
 	if c.Network, err = parseNetwork(given); err != nil {
 		return Cmdline{}, err

@@ -50,6 +50,9 @@ func (p rootPlan) overlay() mount {
 }
 
 func (s *state) joinRoot(context.Context) error {
+	if s.cmdline.OwnRoot {
+		return mount{s.disks.Image, newRoot, "ext4", unix.MS_NOATIME, ""}.do()
+	}
 	plan := rootPlan{image: "/image", disk: "/disk", root: newRoot}
 	for _, m := range plan.drives(s.disks) {
 		if err := m.do(); err != nil {
