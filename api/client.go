@@ -392,6 +392,11 @@ func call[T any](ctx context.Context, c *Client, method, path string, body any) 
 // stream makes one request that answers with Events, gives progress to the callback (which may be nil) and returns
 // the result.
 func stream[T any](ctx context.Context, c *Client, path string, body any, progress func(Progress)) (T, error) {
+	return streamLog[T](ctx, c, path, body, progress, nil)
+}
+
+// streamLog is stream for a request that also has a log to tell, in whole lines.
+func streamLog[T any](ctx context.Context, c *Client, path string, body any, progress func(Progress), log func(lines string)) (T, error) {
 	var none T
 	response, err := c.send(ctx, http.MethodPost, path, body)
 	if err != nil {
@@ -414,6 +419,8 @@ func stream[T any](ctx context.Context, c *Client, path string, body any, progre
 			return *event.Result, nil
 		case event.Progress != nil && progress != nil:
 			progress(*event.Progress)
+		case event.Log != "" && log != nil:
+			log(event.Log)
 		}
 	}
 }

@@ -47,9 +47,10 @@ const (
 	CheckFailed  CheckStatus = "failed"  // banger cannot run VMs like this
 )
 
-// Event is one line of the stream with which long requests answer: progress, then exactly one Result or Error.
+// Event is one line of the stream with which long requests answer: progress and log, then exactly one Result or Error.
 type Event[T any] struct {
 	Progress *Progress `json:"progress,omitempty"`
+	Log      string    `json:"log,omitempty"` // whole lines of what a guest says while it is worked in
 	Result   *T        `json:"result,omitempty"`
 	Error    *Error    `json:"error,omitempty"`
 }

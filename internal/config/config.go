@@ -36,7 +36,18 @@ type Config struct {
 	DebianMirror  string        // URL of a Debian archive
 	UbuntuMirror  string        // URL of an Ubuntu archive
 	KernelPackage string        // Debian package that depends on the kernel to pull
+
+	// Where image builds take things from; package provision parses them.
+	NPMRegistry      string // URL
+	Mise, Opencode   string // see package download
+	TmuxTPM          string // git repositories: URL or absolute path, with #REF behind
+	TmuxResurrect    string
+	TmuxContinuum    string
+	DockerRepository string // URL of an apt repository with docker-ce; empty for the distribution's own Docker
 }
+
+// DefaultDebianMirror is Debian's own archive.
+const DefaultDebianMirror = "http://deb.debian.org/debian"
 
 // Setting is one value and where it came from.
 type Setting struct {
@@ -64,10 +75,23 @@ var settings = []setting{
 	{"vmm", "BANGER_VMM", "auto", func(c *Config, v string) error { return setText(&c.VMM, v) }},
 	{"boot_timeout", "BANGER_BOOT_TIMEOUT", "2m", func(c *Config, v string) error { return setDuration(&c.BootTimeout, v) }},
 	{"stop_timeout", "BANGER_STOP_TIMEOUT", "1m", func(c *Config, v string) error { return setDuration(&c.StopTimeout, v) }},
-	{"sources.debian_mirror", "BANGER_DEBIAN_MIRROR", "http://deb.debian.org/debian", func(c *Config, v string) error { return setText(&c.DebianMirror, v) }},
+	{"sources.debian_mirror", "BANGER_DEBIAN_MIRROR", DefaultDebianMirror, func(c *Config, v string) error { return setText(&c.DebianMirror, v) }},
 	{"sources.ubuntu_mirror", "BANGER_UBUNTU_MIRROR", "http://archive.ubuntu.com/ubuntu", func(c *Config, v string) error { return setText(&c.UbuntuMirror, v) }},
 	{"sources.kernel_package", "BANGER_KERNEL_PACKAGE", "linux-image-cloud-amd64", func(c *Config, v string) error { return setText(&c.KernelPackage, v) }},
+	{"sources.npm_registry", "BANGER_NPM_REGISTRY", "https://registry.npmjs.org", func(c *Config, v string) error { return setText(&c.NPMRegistry, v) }},
+	{"sources.mise", "BANGER_MISE", defaultMise, func(c *Config, v string) error { return setText(&c.Mise, v) }},
+	{"sources.opencode", "BANGER_OPENCODE", defaultOpencode, func(c *Config, v string) error { return setText(&c.Opencode, v) }},
+	{"sources.tmux_tpm", "BANGER_TMUX_TPM", "https://github.com/tmux-plugins/tpm#v3.1.0", func(c *Config, v string) error { return setText(&c.TmuxTPM, v) }},
+	{"sources.tmux_resurrect", "BANGER_TMUX_RESURRECT", "https://github.com/tmux-plugins/tmux-resurrect#v4.0.0", func(c *Config, v string) error { return setText(&c.TmuxResurrect, v) }},
+	{"sources.tmux_continuum", "BANGER_TMUX_CONTINUUM", "https://github.com/tmux-plugins/tmux-continuum#v3.1.0", func(c *Config, v string) error { return setText(&c.TmuxContinuum, v) }},
+	{"sources.docker_repository", "BANGER_DOCKER_REPOSITORY", ofDistribution, func(c *Config, v string) error { return setRepository(&c.DockerRepository, v) }},
 }
+
+// Versions and hashes of what goes into developer images are pinned together.
+const (
+	defaultMise     = "npm:@jdxcode/mise-linux-x64@2026.9.15#sha512-ButPFGyztN0Rk/HOHvHuf+W80CkvQRAjbDWHvhGJc3PnL3e2KhCYZIOyjx8wPkhr9VJa/7sJZXpxtt5JLjsfaQ=="
+	defaultOpencode = "npm:opencode-linux-x64@1.18.34#sha512-RTAMjCve4euxP2QKLuvRmdoW5J5DQK1DiZqt+7slfixyjAEi79QC2Df2oYKogibaAI4IEU8uzenoJeEl3k+UEw=="
+)
 
 // Load reads the settings; getenv is os.Getenv or a test's.
 func Load(getenv func(string) string) (Config, []Setting, error) {
@@ -147,6 +171,22 @@ func orElse(value, other string) string {
 func setText(to *string, v string) error {
 	if *to = strings.TrimSpace(v); *to == "" {
 		return errors.New("is empty")
+	}
+	return nil
+}
+
+// ofDistribution is the value of a setting for an apt repository that says: none, the distribution has it itself.
+const ofDistribution = "distribution"
+
+func setRepository(to *string, v string) error {
+	v = strings.TrimSpace(v)
+	switch {
+	case v == ofDistribution:
+		*to = ""
+	case strings.HasPrefix(v, "https://"):
+		*to = v
+	default:
+		return fmt.Errorf("%q is neither %q nor the https URL of an apt repository", v, ofDistribution)
 	}
 	return nil
 }

@@ -47,6 +47,9 @@ func TestLoadDefaults(t *testing.T) {
 		Home: "/h/.local/share/banger", Image: "debian:trixie", Kernel: "debian:trixie", CPUs: 2, MemoryMiB: 1024, DiskMiB: 16384, VMM: "auto",
 		Network: api.NetworkUser, Subnet: netip.MustParsePrefix("172.30.0.0/16"),
 		BootTimeout: 2 * time.Minute, StopTimeout: time.Minute, DebianMirror: "http://deb.debian.org/debian", UbuntuMirror: "http://archive.ubuntu.com/ubuntu", KernelPackage: "linux-image-cloud-amd64",
+		NPMRegistry: "https://registry.npmjs.org", Mise: defaultMise, Opencode: defaultOpencode,
+		TmuxTPM: "https://github.com/tmux-plugins/tpm#v3.1.0", TmuxResurrect: "https://github.com/tmux-plugins/tmux-resurrect#v4.0.0",
+		TmuxContinuum: "https://github.com/tmux-plugins/tmux-continuum#v3.1.0",
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("Load (-want +got):\n%s", diff)
