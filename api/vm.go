@@ -1,6 +1,10 @@
 package api
 
-import "time"
+import (
+	"strconv"
+	"strings"
+	"time"
+)
 
 // State is where a VM is in its life. Only the daemon changes it.
 type State string
@@ -30,6 +34,7 @@ type VM struct {
 	DiskMiB      int        `json:"disk_mib"` // apparent size of its own disk, which is sparse
 	Env          []string   `json:"env,omitempty"`
 	AutoRemove   bool       `json:"auto_remove,omitempty"` // removed as soon as it stops
+	Builds       string     `json:"builds,omitempty"`      // the name of the image that it was made to build; its disk is its root
 	Network      Network    `json:"network"`
 	Address      string     `json:"address,omitempty"` // IPv4, its own for its whole life
 	MAC          string     `json:"mac,omitempty"`
@@ -112,7 +117,20 @@ const (
 	WaitRunning WaitFor = "running" // the agent answers
 	WaitBooted  WaitFor = "booted"  // the image's init system says that boot is finished
 	WaitStopped WaitFor = "stopped" // no VMM is left
+	// Besides these, WaitPort gives "port:N": something in the guest listens on that TCP port.
 )
+
+const waitPortPrefix = "port:"
+
+// WaitPort is the condition that something in the guest listens on a TCP port.
+func WaitPort(port int) WaitFor { return WaitFor(waitPortPrefix + strconv.Itoa(port)) }
+
+// Port returns the port of a condition that WaitPort gave.
+func (w WaitFor) Port() (port int, ok bool) {
+	digits, ok := strings.CutPrefix(string(w), waitPortPrefix)
+	port, err := strconv.Atoi(digits)
+	return port, ok && err == nil && port > 0 && port <= 65535
+}
 
 // StopVM says how to stop a VM.
 type StopVM struct {

@@ -23,7 +23,8 @@ type VM struct {
 	DiskMiB       int
 	Env           []string
 	AutoRemove    bool
-	Leased        bool // removed with the client that holds its lease
+	Leased        bool   // removed with the client that holds its lease
+	Builds        string // name of the image that it was made to build; empty for others
 	Network       api.Network
 	Address       netip.Addr // leased for the VM's life; invalid without a network
 	NAT           bool       // reaches the world beyond the other VMs
@@ -50,7 +51,7 @@ type ListedVM struct {
 }
 
 const vmColumns = `
-SELECT id, name, image_id, kernel_id, cpus, memory_mib, disk_mib, env, auto_remove, leased, network, address, nat, isolated,
+SELECT id, name, image_id, kernel_id, cpus, memory_mib, disk_mib, env, auto_remove, leased, builds, network, address, nat, isolated,
 	host_services, mtu, host_key, state, reason,
 	vmm_binary, vmm_pid, vmm_start_ticks, created_at, started_at, stopped_at,
 	COALESCE((SELECT n.name FROM image_names n WHERE n.image_id = vms.image_id ORDER BY n.rowid LIMIT 1), image_id),
@@ -62,7 +63,7 @@ FROM vms`
 func scanVM(row interface{ Scan(...any) error }) (v ListedVM, err error) {
 	var created, started, stopped int64
 	var env, address, services, forwards string
-	err = row.Scan(&v.ID, &v.Name, &v.ImageID, &v.KernelID, &v.CPUs, &v.MemoryMiB, &v.DiskMiB, &env, &v.AutoRemove, &v.Leased,
+	err = row.Scan(&v.ID, &v.Name, &v.ImageID, &v.KernelID, &v.CPUs, &v.MemoryMiB, &v.DiskMiB, &env, &v.AutoRemove, &v.Leased, &v.Builds,
 		&v.Network, &address, &v.NAT, &v.Isolated,
 		&services, &v.MTU, &v.HostKey, &v.State, &v.Reason, &v.VMMBinary, &v.VMMPID, &v.VMMStartTicks, &created, &started, &stopped, &v.ImageName, &v.KernelName, &forwards)
 	if err != nil {
@@ -134,9 +135,9 @@ func insertVM(ctx context.Context, tx *sql.Tx, v *VM) error {
 		address = v.Address.String()
 	}
 	_, err = tx.ExecContext(ctx, `
-INSERT INTO vms (id, name, image_id, kernel_id, cpus, memory_mib, disk_mib, env, auto_remove, leased, network, address, nat, isolated, host_services, state, created_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		v.ID, v.Name, v.ImageID, v.KernelID, v.CPUs, v.MemoryMiB, v.DiskMiB, string(env), v.AutoRemove, v.Leased,
+INSERT INTO vms (id, name, image_id, kernel_id, cpus, memory_mib, disk_mib, env, auto_remove, leased, builds, network, address, nat, isolated, host_services, state, created_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		v.ID, v.Name, v.ImageID, v.KernelID, v.CPUs, v.MemoryMiB, v.DiskMiB, string(env), v.AutoRemove, v.Leased, v.Builds,
 		v.Network, address, v.NAT, v.Isolated, string(services), v.State, toMillis(v.CreatedAt))
 	return err
 }

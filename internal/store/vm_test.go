@@ -23,7 +23,7 @@ func TestVMEveryFieldSurvives(t *testing.T) {
 	image, kernel := withArtifacts(t, s)
 	want := VM{
 		ID: "abcdef012345", Name: "web", ImageID: image, KernelID: kernel, CPUs: 3, MemoryMiB: 512, DiskMiB: 4096,
-		Env: []string{"A=b", "EMPTY=", "TEXT=with \"quotes\" and \n lines"}, AutoRemove: true, Leased: true,
+		Env: []string{"A=b", "EMPTY=", "TEXT=with \"quotes\" and \n lines"}, AutoRemove: true, Leased: true, Builds: "mine",
 		Network: api.NetworkUser, Address: netip.MustParseAddr("172.30.0.2"), NAT: true, Isolated: true,
 		Forwards:     []api.Forward{{Protocol: api.UDP, Host: netip.MustParseAddr("127.0.0.1"), HostPort: 5353, GuestPort: 53}},
 		HostServices: []int{80, 5432}, MTU: 1400, HostKey: "ssh-ed25519 AAAA",

@@ -77,6 +77,7 @@ type bootFiles struct {
 	rootfs, vmlinux, initrd string
 	modules                 string // empty when the kernel bundle has none
 	imageUUID               string // of the root filesystem, when it has not the label that banger gives
+	inputs                  string // of a VM that builds an image, which has none below it: its disk is its root
 }
 
 // args are the kernel arguments by which banger-guest finds what does not look as usual.
@@ -84,6 +85,9 @@ func (f bootFiles) args() []string {
 	var args []string
 	if f.imageUUID != "" {
 		args = append(args, "banger.image="+f.imageUUID)
+	}
+	if f.inputs != "" {
+		args = append(args, "banger.root=own")
 	}
 	if f.modules == "" {
 		args = append(args, "banger.modules=none")
@@ -94,8 +98,12 @@ func (f bootFiles) args() []string {
 // planBoot says how a VM is booted from an image and a kernel bundle. The guest finds its drives by what is in them, so
 // their order does not matter; none is a root device, because the initrd joins them.
 func planBoot(name string, cpus, memoryMiB int, dir Dir, f bootFiles, n guestNetwork) bootPlan {
+	shared := firecracker.Drive{DriveID: "image", PathOnHost: f.rootfs, IsReadOnly: true}
+	if f.inputs != "" {
+		shared = firecracker.Drive{DriveID: "inputs", PathOnHost: f.inputs, IsReadOnly: true}
+	}
 	drives := []firecracker.Drive{
-		{DriveID: "image", PathOnHost: f.rootfs, IsReadOnly: true},
+		shared,
 		{DriveID: "disk", PathOnHost: dir.Disk(), CacheType: firecracker.CacheWriteback},
 	}
 	if f.modules != "" {

@@ -33,6 +33,7 @@ type machine struct {
 	rec store.ListedVM
 	dir Dir
 	launch
+	build *Build // what it is made for; nil for a VM of its own, and when another daemon has made it
 }
 
 func (m *Manager) machine(rec store.ListedVM) *machine {
@@ -183,6 +184,9 @@ func (m *machine) insertRecord(ctx context.Context) error {
 		return m.Store.InsertVM(ctx, &m.rec.VM, m.leaseAddress)
 	}
 	name := madeUpName()
+	if m.rec.Builds != "" {
+		name = buildName(m.rec.Builds)
+	}
 	var err error
 	for _, m.rec.Name = range []string{name, name + "-" + m.rec.ID[:4], name + "-" + m.rec.ID} {
 		if err = m.Store.InsertVM(ctx, &m.rec.VM, m.leaseAddress); api.CodeOf(err) != api.CodeConflict {

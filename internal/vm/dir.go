@@ -16,6 +16,9 @@ type Dir string
 // Disk is the VM's own ext4 filesystem, sparse.
 func (d Dir) Disk() string { return filepath.Join(string(d), "disk.ext4") }
 
+// Inputs is the read-only drive of a VM that builds an image.
+func (d Dir) Inputs() string { return filepath.Join(string(d), "inputs.ext4") }
+
 // Lock is held (flock) by the VMM for its whole life; it alone says whether the VM runs.
 func (d Dir) Lock() string { return filepath.Join(string(d), "lock") }
 

@@ -208,3 +208,22 @@ func left(d Dir) []string {
 	}
 	return names
 }
+
+// adoptImage makes the file, which lies in the image's folder, the image's content.
+func (h *home) adoptImage(rootfs string) {
+	h.t.Helper()
+	file, err := disk.Describe(h.t.Context(), filepath.Dir(rootfs), "rootfs.ext4")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	work := filepath.Join(h.dir, "work")
+	if err := errors.Join(h.store.DeleteArtifact(h.t.Context(), store.KindImage, h.image), os.MkdirAll(work, 0o700), os.Rename(rootfs, filepath.Join(work, "rootfs.ext4"))); err != nil {
+		h.t.Fatal(err)
+	}
+	h.image = file.SHA256
+	m := image.Manifest{Version: 1, ID: file.SHA256, Name: "debian:trixie", SizeBytes: file.SizeBytes}
+	h.publish(work, "images", file.SHA256, m)
+	if err := h.store.PutArtifact(h.t.Context(), store.KindImage, store.Artifact{ID: m.ID, Name: m.Name, CreatedAt: time.Now()}); err != nil {
+		h.t.Fatal(err)
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -200,7 +201,7 @@ func (m *Manager) describe(rec store.ListedVM) api.VM {
 		Network: rec.Network, NAT: rec.NAT, Isolated: rec.Isolated, HostServices: rec.HostServices, MTU: rec.MTU, HostKey: rec.HostKey,
 		CPUs: rec.CPUs, MemoryMiB: rec.MemoryMiB, DiskMiB: rec.DiskMiB, Env: rec.Env, AutoRemove: rec.AutoRemove,
 		CreatedAt: rec.CreatedAt, StartedAt: orNil(rec.StartedAt), StoppedAt: orNil(rec.StoppedAt),
-		Dir: string(m.Dir(rec.ID)),
+		Builds: rec.Builds, Dir: string(m.Dir(rec.ID)),
 	}
 	if rec.Address.IsValid() {
 		v.Address, v.MAC = rec.Address.String(), network.MAC(rec.Address)
@@ -248,26 +249,55 @@ func (m *Manager) Wait(ctx context.Context, ref string, condition api.WaitFor) (
 		return api.VM{}, err
 	}
 	want := api.StateRunning
-	switch condition {
-	case api.WaitStopped:
+	port, isPort := condition.Port()
+	switch {
+	case condition == api.WaitStopped:
 		want = api.StateStopped
-	case api.WaitRunning, api.WaitBooted:
+	case condition == api.WaitRunning, condition == api.WaitBooted, isPort:
 	default:
 		return api.VM{}, api.Errorf(api.CodeInvalid, "cannot wait for %q", condition).
-			WithHint("one of %s, %s, %s", api.WaitRunning, api.WaitBooted, api.WaitStopped)
+			WithHint("one of %s, %s, %s, port:N", api.WaitRunning, api.WaitBooted, api.WaitStopped)
 	}
 	rec, err = m.waitState(ctx, rec, want)
-	if err != nil || condition != api.WaitBooted {
+	if err != nil || condition != api.WaitBooted && !isPort {
 		return m.describe(rec), err
 	}
 	agent, v, err := m.Agent(ctx, rec.ID)
 	if err != nil {
 		return v, err
 	}
+	if isPort {
+		return v, waitListening(ctx, agent, port)
+	}
 	if _, err := agent.WaitBooted(ctx); err != nil {
 		return v, fmt.Errorf("wait for the boot of %s: %w", rec.Name, err)
 	}
 	return v, nil
+}
+
+// listenInterval is how often a guest is asked what listens; it has no way to tell by itself.
+const listenInterval = 250 * time.Millisecond
+
+// waitListening waits until something in the guest listens on a TCP port, or the guest is gone.
+func waitListening(ctx context.Context, agent *guest.Client, port int) error {
+	tick := time.NewTicker(listenInterval)
+	defer tick.Stop()
+	for {
+		ports, err := agent.Ports(ctx)
+		if err != nil {
+			return fmt.Errorf("wait for port %d: %w", port, err)
+		}
+		for _, p := range ports {
+			if strings.HasPrefix(p.Network, "tcp") && int(p.Address.Port()) == port {
+				return nil
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // waitState waits for a state. Waiting for a VM to run ends with an error when it is stopped and nothing starts it.

@@ -139,6 +139,31 @@ balloon 0 MiB deflate=true report=true
 	}
 }
 
+// A VM that builds has no image below its disk, and a drive with what it is built from.
+func TestPlanBootOfBuild(t *testing.T) {
+	got := describePlan(planBoot("build-web", 1, 128, "/v/abc", bootFiles{vmlinux: "/k/vmlinux", modules: "/k/modules", initrd: "/k/initrd", inputs: "/v/abc/inputs.ext4"}, guestNetwork{}))
+	for _, want := range []string{
+		"arg banger.root=own\n",
+		"drive inputs /v/abc/inputs.ext4 root=false ro=true cache=\ndrive disk /v/abc/disk.ext4 root=false ro=false cache=Writeback\ndrive modules /k/modules root=false ro=true cache=\nvsock",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the plan lacks %q:\n%s", want, got)
+		}
+	}
+}
+
+func TestBuildName(t *testing.T) {
+	for image, want := range map[string]string{"web": "build-web", "Mine:2.0_x": "build-mine-2-0-x", strings.Repeat("ab", 40): "build-" + strings.Repeat("ab", 20), "ü": "build", "a.": "build-a"} {
+		got := buildName(image)
+		if got != want {
+			t.Errorf("the VM that builds %q is named %q, want %q", image, got, want)
+		}
+		if err := CheckName(got); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // What does not look as usual is told to the guest.
 func TestPlanBootForeign(t *testing.T) {
 	got := describePlan(planBoot("web", 1, 512, "/v/abc", bootFiles{rootfs: "/i/rootfs", vmlinux: "/k/vmlinux", initrd: "/k/initrd", imageUUID: "0123"}, guestNetwork{}))

@@ -46,19 +46,27 @@ func (m *Manager) recoverVM(ctx context.Context, machine *machine) error {
 	case api.StateCreating, api.StateRemoving:
 		return m.tearDown(ctx, machine)
 	case api.StateStarting:
-		return m.tearDownRun(ctx, machine, "the daemon ended while it was starting")
+		return m.recoverEnd(ctx, machine, "the daemon ended while it was starting")
 	}
 	process, free, err := machine.findVMM()
 	if err != nil {
 		return err
 	}
 	if free || process == nil {
-		return m.tearDownRun(ctx, machine, unseenEnd(rec.State, machine.dir))
+		return m.recoverEnd(ctx, machine, unseenEnd(rec.State, machine.dir))
 	}
 	m.adopt(machine, process)
 	if rec.State == api.StateStopping {
 		go m.finishStop(machine)
 		return nil
+	}
+	return m.recoverLease(ctx, machine)
+}
+
+// recoverEnd records the end of a VM that is not running any more; one that belonged to a client which is gone too is removed.
+func (m *Manager) recoverEnd(ctx context.Context, machine *machine, reason string) error {
+	if err := m.tearDownRun(ctx, machine, reason); err != nil || machine.rec.AutoRemove {
+		return err
 	}
 	return m.recoverLease(ctx, machine)
 }

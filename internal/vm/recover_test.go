@@ -32,7 +32,9 @@ func TestRecoverWithoutVMM(t *testing.T) {
 		{"StoppedLeased", api.StateStopped, true, true, true, "gone"},
 		{"Starting", api.StateStarting, false, false, true, "stopped: the daemon ended while it was starting"},
 		{"StartingAutoRemove", api.StateStarting, true, false, true, "gone"},
+		{"StartingLeased", api.StateStarting, false, true, true, "gone"},
 		{"Running", api.StateRunning, false, false, true, "stopped: vmm died"},
+		{"RunningLeased", api.StateRunning, false, true, true, "gone"},
 		{"RunningAutoRemove", api.StateRunning, true, false, true, "gone"},
 		{"Stopping", api.StateStopping, false, false, true, "stopped: stopped"},
 	}

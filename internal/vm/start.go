@@ -111,10 +111,14 @@ func (m *machine) checkFiles(ctx context.Context) error {
 }
 
 func (m *machine) plannedBoot() bootPlan {
-	return planBoot(m.rec.Name, m.rec.CPUs, m.rec.MemoryMiB, m.dir, bootFiles{
+	files := bootFiles{
 		rootfs: m.Images.Rootfs(m.rec.ImageID), imageUUID: m.imageUUID,
 		vmlinux: m.Kernels.Vmlinux(m.rec.KernelID), modules: m.Kernels.Modules(m.rec.KernelID), initrd: m.initrd,
-	}, guestNetwork{m.tap, m.rec.Address, m.Config.Subnet})
+	}
+	if m.rec.Builds != "" { // its disk is a copy of the image, with a label of ours
+		files.rootfs, files.imageUUID, files.inputs = "", "", m.dir.Inputs()
+	}
+	return planBoot(m.rec.Name, m.rec.CPUs, m.rec.MemoryMiB, m.dir, files, guestNetwork{m.tap, m.rec.Address, m.Config.Subnet})
 }
 
 func (m *machine) recordStart(ctx context.Context) error {
