@@ -5,7 +5,7 @@ SOURCES := $(shell find api cmd internal proto -name '*.go' -o -name '*.sh' -o -
 PROGRAMS := bin/banger bin/banger-guest bin/firecracker-qemu
 LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: run build test test-unit test-e2e check bench generate clean
+.PHONY: run build test test-images test-unit test-e2e check bench generate clean
 
 run: ## install what is missing, build, and show a microVM
 	@scripts/setup.sh run
@@ -22,6 +22,11 @@ test: ## everything: unit, integration and end-to-end with real VMs
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory -s build
 	@scripts/test.sh
+
+test-images: ## the developer images, built whole: a quarter of an hour without KVM
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory -s build
+	@GOFLAGS=-tags=images scripts/test.sh 'TestAgentImage|TestBuildWithoutPackage'
 
 check: ## formatting, vet, linters, shell scripts
 	@test -z "$$(gofmt -l api bench cmd internal proto test)" || { gofmt -l api bench cmd internal proto test; exit 1; }

@@ -11,7 +11,9 @@ type Image struct {
 	Architecture string         `json:"architecture,omitempty"` // as Debian names it
 	Preset       string         `json:"preset,omitempty"`       // that it was built with
 	PresetSHA256 string         `json:"preset_sha256,omitempty"`
-	Packages     []string       `json:"packages,omitempty"` // "name version", by name
+	InputsSHA256 string         `json:"inputs_sha256,omitempty"` // of what else it was built from
+	Stale        bool           `json:"stale,omitempty"`         // its preset has changed since
+	Packages     []string       `json:"packages,omitempty"`      // "name version", by name
 	Services     []ImageService `json:"services,omitempty"`
 	Defaults     ImageDefaults  `json:"defaults,omitzero"`
 	KernelID     string         `json:"kernel_id,omitempty"` // the kernel that it names; its VMs boot it unless they name another

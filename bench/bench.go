@@ -48,6 +48,7 @@ var sections = []section{
 	{"forward", (*bench).measureForward},
 	{"ext4", (*bench).measureExt4},
 	{"pull", (*bench).measurePull},
+	{"build", (*bench).measureBuild},
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -78,7 +79,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.home, "home", "", "a banger home folder to use, with its image and kernel; empty makes one and removes it")
 	flags.StringVar(&o.bin, "bin", "bin", "folder of banger's programs")
 	flags.StringVar(&o.out, "o", "bench/results.json", "file for the samples")
-	flags.StringVar(&o.only, "only", "", "sections to measure, with commas between; empty is all: cold,exec,create,list,memory,throughput,forward,ext4,pull")
+	flags.StringVar(&o.only, "only", "", "sections to measure, with commas between; empty is all: cold,exec,create,list,memory,throughput,forward,ext4,pull,build")
 	flags.IntVar(&o.cold, "cold", 7, "cold starts of each contender")
 	flags.IntVar(&o.execs, "execs", 300, "warm execs of each contender")
 	flags.IntVar(&o.commands, "commands", 20, "runs of the whole command banger exec")

@@ -33,9 +33,10 @@ if [ $# -gt 0 ]; then
 	exec go test -count=1 -timeout 30m -v -run "$1" ./internal/e2e
 fi
 echo "== shell scripts"
-shellcheck scripts/*.sh .ci/run internal/image/*.sh internal/ssh/*.sh
+shellcheck scripts/*.sh .ci/run internal/image/*.sh internal/provision/steps/*.sh internal/ssh/*.sh
 echo "== vet"
 go vet ./...
+go vet -tags images ./internal/e2e
 echo "== unit and integration, with the race detector"
 go list ./... | grep -v '/internal/e2e$' | xargs go test -count=1 -race -timeout 10m
 echo "== a public Firecracker client, unmodified"

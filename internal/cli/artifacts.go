@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,15 +12,16 @@ import (
 func (a *app) imageCommand() *cobra.Command {
 	return group("image", "Images: the root filesystems that machines share", "  banger image ls\n  banger image pull oci:busybox",
 		listCommand(a, "images", (*api.Client).Images, func(images []api.Image) [][]string {
-			rows := [][]string{{"NAME", "SIZE", "CREATED", "USED BY", "ID"}}
+			rows := [][]string{{"NAME", "SIZE", "PRESET", "PACKAGES", "CREATED", "USED BY", "ID"}}
 			for _, i := range images {
-				rows = append(rows, []string{names(i.Names), size(i.OwnBytes + i.SharedBytes), age(&i.CreatedAt), names(i.UsedBy), shortID(i.ID)})
+				rows = append(rows, []string{names(i.Names), size(i.OwnBytes + i.SharedBytes), presetWords(i), count(i.Packages), age(&i.CreatedAt), names(i.UsedBy), shortID(i.ID)})
 			}
 			return rows
 		}),
 		inspectManyCommand(a, "image", (*api.Client).Image, a.completeImages),
 		removeManyCommand(a, "image", (*api.Client).RemoveImage, a.completeImages),
 		pruneCommand(a, "image", "Delete the images that have neither a name nor a machine", (*api.Client).PruneImages),
+		a.imageBuildCommand(), a.imageLogsCommand(),
 		a.imageTagCommand(), a.imageDefaultCommand(), a.imageRegisterCommand(), a.imagePromoteCommand(), a.imageSaveCommand(), a.imageLoadCommand(),
 		a.imagePullCommand(),
 	)
@@ -47,4 +49,23 @@ func names(all []string) string {
 		return "-"
 	}
 	return strings.Join(all, ", ")
+}
+
+// presetWords names the preset of an image that was built, and says when that has changed since.
+func presetWords(i api.Image) string {
+	switch {
+	case i.Preset == "":
+		return "-"
+	case i.Stale:
+		return i.Preset + ", stale"
+	}
+	return i.Preset
+}
+
+// count is the number of things, when it is known.
+func count(things []string) string {
+	if len(things) == 0 {
+		return "-"
+	}
+	return strconv.Itoa(len(things))
 }

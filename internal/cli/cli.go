@@ -169,7 +169,7 @@ without root and, where there is no KVM, without that too.`,
 	root.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false, "do not show progress")
 	root.AddGroup(&cobra.Group{ID: groupMachines, Title: "Machines:"}, &cobra.Group{ID: groupInside, Title: "Inside a machine:"}, &cobra.Group{ID: groupHost, Title: "This host:"})
 	for group, commands := range map[string][]*cobra.Command{
-		groupMachines: {a.runCommand(), a.createCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(), a.killCommand(), a.rmCommand(), a.lsCommand(), a.inspectCommand(), a.waitCommand(), a.natCommand(), a.forwardCommand(), a.hostServiceCommand()},
+		groupMachines: {a.runCommand(), a.createCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(), a.killCommand(), a.rmCommand(), a.lsCommand(), a.inspectCommand(), a.waitCommand(), a.natCommand(), a.forwardCommand(), a.openCommand(), a.hostServiceCommand()},
 		groupInside:   {a.execCommand(), a.shellCommand(), a.sshCommand(), a.sshProxyCommand(), a.cpCommand(), a.logsCommand(), a.statsCommand(), a.portsCommand()},
 		groupHost:     {a.imageCommand(), a.kernelCommand(), a.doctorCommand(), a.daemonCommand(), a.sshConfigCommand(), a.dnsCommand(), a.netnsCommand(), a.configCommand(), a.versionCommand()},
 	} {

@@ -69,3 +69,25 @@ func (a *app) completeKernels(*cobra.Command, []string, string) ([]string, cobra
 		return names, err
 	})
 }
+
+// completeServices completes a machine, then the services of its image.
+func (a *app) completeServices(cmd *cobra.Command, given []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	switch len(given) {
+	case 0:
+		return a.completeVMs(cmd, given, toComplete)
+	case 1:
+		return a.completions(func(ctx context.Context, client *api.Client) ([]string, error) {
+			vm, err := client.VM(ctx, given[0])
+			if err != nil {
+				return nil, err
+			}
+			image, err := client.Image(ctx, vm.ImageID)
+			var names []string
+			for _, service := range image.Services {
+				names = append(names, service.Name)
+			}
+			return names, err
+		})
+	}
+	return nil, cobra.ShellCompDirectiveNoFileComp
+}

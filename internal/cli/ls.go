@@ -30,11 +30,19 @@ func (a *app) lsCommand() *cobra.Command {
 			}
 			rows := [][]string{{"NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "DISK", "CREATED", "ID"}}
 			for _, vm := range vms {
-				rows = append(rows, []string{vm.Name, stateWords(vm), vm.Image, strconv.Itoa(vm.CPUs), sizeMiB(vm.MemoryMiB), sizeMiB(vm.DiskMiB), age(&vm.CreatedAt), vm.ID})
+				rows = append(rows, []string{vm.Name, stateWords(vm), imageWords(vm), strconv.Itoa(vm.CPUs), sizeMiB(vm.MemoryMiB), sizeMiB(vm.DiskMiB), age(&vm.CreatedAt), vm.ID})
 			}
 			return a.table(rows)
 		},
 	}
+}
+
+// imageWords marks the machines in which an image is made.
+func imageWords(vm api.VM) string {
+	if vm.Builds != "" {
+		return vm.Image + ", builds " + vm.Builds
+	}
+	return vm.Image
 }
 
 // stateWords adds the reason where the state alone would surprise.

@@ -18,9 +18,10 @@ import (
 // keepAfter is how long a stage must have taken to stay on the screen: shorter ones are noise.
 const keepAfter = 200 * time.Millisecond
 
-// display shows the stages of long work. close ends it before anything else is printed.
+// display shows the stages of long work, and what is said meanwhile. close ends it before anything else is printed.
 type display interface {
 	show(api.Progress)
+	say(lines string)
 	close()
 }
 
@@ -39,6 +40,7 @@ func (a *app) newDisplay() display {
 type silent struct{}
 
 func (silent) show(api.Progress) {}
+func (silent) say(string)        {}
 func (silent) close()            {}
 
 // lines writes a line when a stage has ended, and one before when it takes long.
@@ -61,6 +63,12 @@ func (l *lines) show(p api.Progress) {
 	case p.State == api.ProgressFailed:
 		fmt.Fprintf(l.out, "%s: failed after %s\n", p.Stage, seconds(took))
 	}
+}
+
+func (l *lines) say(text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	io.WriteString(l.out, text) //nolint:errcheck // as with the stages: nobody is there to be told
 }
 
 func (l *lines) close() {}
@@ -147,6 +155,11 @@ func (b *bars) add(p api.Progress) *mpb.Bar {
 	)
 	b.byStage[p.Stage], b.details[p.Stage] = bar, detail
 	return bar
+}
+
+// say writes above the bars.
+func (b *bars) say(text string) {
+	io.WriteString(b.container, text) //nolint:errcheck // as above
 }
 
 func (b *bars) forget(stage string) {

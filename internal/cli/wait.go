@@ -15,8 +15,9 @@ func (a *app) waitCommand() *cobra.Command {
 	conditions := []string{string(api.WaitRunning), string(api.WaitBooted), string(api.WaitStopped)}
 	cmd := &cobra.Command{
 		Use:   "wait NAME",
-		Short: "Wait until a machine runs, has booted or has stopped",
+		Short: "Wait until a machine runs, has booted, listens on a port or has stopped",
 		Example: `  banger wait web --for booted
+  banger wait web --for port:8080
   banger wait web --for stopped --timeout 10m`,
 		Args:              args(cobra.ExactArgs(1)),
 		ValidArgsFunction: a.completeOneVM,
@@ -42,7 +43,7 @@ func (a *app) waitCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&condition, "for", string(api.WaitRunning), "running (the agent answers), booted (all services are up) or stopped")
+	cmd.Flags().StringVar(&condition, "for", string(api.WaitRunning), "running (the agent answers), booted (all services are up), port:N (something listens on that TCP port in it) or stopped")
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "give up after this time (default: never)")
 	registerCompletion(cmd, "for", cobra.FixedCompletions(conditions, cobra.ShellCompDirectiveNoFileComp))
 	return cmd

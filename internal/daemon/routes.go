@@ -49,6 +49,8 @@ func (s *Server) routes() http.Handler {
 
 	mux.HandleFunc("GET /v1/images", answer(s.listImages))
 	mux.HandleFunc("POST /v1/images/pull", s.mutation(stream(s.pullImage)))
+	mux.HandleFunc("POST /v1/images/build", s.mutation(streamLog(s.buildImage)))
+	mux.HandleFunc("GET /v1/images/builds/{image}/log", s.buildLog)
 	mux.HandleFunc("GET /v1/images/{image}", answer(s.inspectImage))
 	mux.HandleFunc("DELETE /v1/images/{image}", s.mutation(answer(s.removeImage)))
 	mux.HandleFunc("POST /v1/images/{image}/tags", s.mutation(answer(s.tagImage)))
@@ -117,6 +119,11 @@ func answer[T any](do func(*http.Request) (T, error)) http.HandlerFunc {
 // stream makes a handler of a function that takes long: it answers with api.Events, one JSON object a line, progress
 // first, the result or the error last.
 func stream[T any](do func(*http.Request) (T, error)) http.HandlerFunc {
+	return streamLog(func(r *http.Request, _ io.Writer) (T, error) { return do(r) })
+}
+
+// streamLog is stream for a function that also has a log to tell.
+func streamLog[T any](do func(*http.Request, io.Writer) (T, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		var mu sync.Mutex // stages report from several goroutines
@@ -129,7 +136,9 @@ func stream[T any](do func(*http.Request) (T, error)) http.HandlerFunc {
 			}
 		}
 		ctx := progress.With(r.Context(), func(p api.Progress) { send(api.Event[T]{Progress: &p}) })
-		value, err := do(r.WithContext(ctx))
+		log := &lineWriter{send: func(lines string) { send(api.Event[T]{Log: lines}) }}
+		value, err := do(r.WithContext(ctx), log)
+		log.end()
 		if err != nil {
 			send(api.Event[T]{Error: note(w, err)})
 			return

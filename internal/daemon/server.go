@@ -20,6 +20,7 @@ import (
 
 	"banger/api"
 	"banger/internal/build"
+	"banger/internal/builder"
 	"banger/internal/config"
 	"banger/internal/debian"
 	"banger/internal/host"
@@ -27,6 +28,7 @@ import (
 	"banger/internal/kernel"
 	"banger/internal/network"
 	"banger/internal/oci"
+	"banger/internal/provision"
 	"banger/internal/store"
 	"banger/internal/vm"
 )
@@ -58,6 +60,7 @@ type Server struct {
 	images  *image.Catalog
 	kernels *kernel.Catalog
 	vms     *vm.Manager
+	builder *builder.Builder
 	began   time.Time
 
 	ctx      context.Context // ends when all requests must end
@@ -100,7 +103,7 @@ func Run(ctx context.Context, c config.Config, tools host.Tools, log *slog.Logge
 		},
 	}
 	s.images = &image.Catalog{
-		Root: filepath.Join(c.Home, "images"), Store: db, Kernels: s.kernels, Mirror: c.DebianMirror, UbuntuMirror: c.UbuntuMirror,
+		Root: filepath.Join(c.Home, "images"), Store: db, Kernels: s.kernels, Mirror: c.DebianMirror, UbuntuMirror: c.UbuntuMirror, Stale: provision.Stale,
 		Layers: &oci.Cache{Dir: filepath.Join(c.Home, "cache", "layers", "sha256")},
 	}
 	if err := errors.Join(s.images.Sweep(ctx), s.kernels.Sweep(ctx)); err != nil {
@@ -115,6 +118,9 @@ func Run(ctx context.Context, c config.Config, tools host.Tools, log *slog.Logge
 		},
 	})
 	if err := s.vms.Recover(ctx); err != nil {
+		return errors.Join(err, s.vms.Close())
+	}
+	if s.builder, err = builder.New(s.vms, s.images, c); err != nil {
 		return errors.Join(err, s.vms.Close())
 	}
 	listener, err := listen(SocketPath(c.Home))

@@ -32,6 +32,8 @@ type Catalog struct {
 
 	Mirror       string // Debian archive to build from; empty is Debian's own
 	UbuntuMirror string // Ubuntu archive to build from
+	// Stale reports whether a preset has changed since it had that hash; nil when nobody knows presets.
+	Stale func(preset, sha256 string) bool
 }
 
 func (c *Catalog) shelf() artifact.Shelf {
@@ -167,7 +169,8 @@ func (c *Catalog) describe(r store.Artifact, users []string) api.Image {
 		return image
 	}
 	image.Architecture, image.Packages, image.Preset, image.PresetSHA256 = m.Architecture, m.Packages, m.Preset, m.PresetSHA256
-	image.Services, image.Defaults, image.InPlace = m.Services, m.Defaults, m.InPlace
+	image.InputsSHA256, image.Services, image.Defaults, image.InPlace = m.InputsSHA256, m.Services, m.Defaults, m.InPlace
+	image.Stale = c.Stale != nil && c.Stale(m.Preset, m.PresetSHA256)
 	usage, err := disk.UsageOf(c.Rootfs(r.ID))
 	if err != nil {
 		image.Trouble = err.Error()

@@ -41,6 +41,7 @@ type Manifest struct {
 	// Since version 2.
 	Preset       string             `json:"preset,omitempty"`        // of `image build`
 	PresetSHA256 string             `json:"preset_sha256,omitempty"` // of its list at that time, hex
+	InputsSHA256 string             `json:"inputs_sha256,omitempty"` // of what else it was built from, hex
 	Services     []api.ImageService `json:"services,omitempty"`      // that its VMs offer
 	Kernel       string             `json:"kernel,omitempty"`        // id of the kernel bundle that it names
 	Defaults     api.ImageDefaults  `json:"defaults,omitzero"`       // for commands in its VMs
