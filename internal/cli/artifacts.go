@@ -20,7 +20,7 @@ func (a *app) imageCommand() *cobra.Command {
 		}),
 		inspectManyCommand(a, "image", (*api.Client).Image, a.completeImages),
 		removeManyCommand(a, "image", (*api.Client).RemoveImage, a.completeImages),
-		pruneCommand(a, "image", "Delete the images that have neither a name nor a machine", (*api.Client).PruneImages),
+		pruneCommand(a, "image", "Delete the images that have neither a name nor a machine, and cached layers", (*api.Client).PruneImages),
 		a.imageBuildCommand(), a.imageLogsCommand(),
 		a.imageTagCommand(), a.imageDefaultCommand(), a.imageRegisterCommand(), a.imagePromoteCommand(), a.imageSaveCommand(), a.imageLoadCommand(),
 		a.imagePullCommand(),

@@ -3,6 +3,7 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -93,6 +94,23 @@ func TestNameOf(t *testing.T) {
 		}
 		if got := nameOf(kind, source, rest); got != want {
 			t.Errorf("%s: %q, want %q", source, got, want)
+		}
+	}
+}
+
+func TestPruneLayers(t *testing.T) {
+	c, _ := fakeHost(t, "exit 1")
+	layer := filepath.Join(c.Layers.Dir, strings.Repeat("0a", 32))
+	if err := errors.Join(os.MkdirAll(c.Layers.Dir, 0o755), os.WriteFile(layer, make([]byte, 100), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, dryRun := range []bool{true, false} {
+		pruned, err := c.Prune(t.Context(), dryRun)
+		if err != nil || pruned.FreedBytes != 100 || len(pruned.Removed) != 0 {
+			t.Errorf("dry run %v: %+v, %v", dryRun, pruned, err)
+		}
+		if _, err := os.Stat(layer); (err == nil) != dryRun {
+			t.Errorf("dry run %v: layer %v", dryRun, err)
 		}
 	}
 }

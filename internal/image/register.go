@@ -109,7 +109,21 @@ func (c *Catalog) Promote(ctx context.Context, ref string) (api.Image, error) {
 	return c.Inspect(ctx, record.ID)
 }
 
-// Prune removes the images that have neither a name nor a VM, and says what that gives back; with dryRun it only says.
+// Prune removes the images that have neither a name nor a VM, and the cached layers, which no image needs once it is
+// made; it says what that gives back, and with dryRun it only says.
 func (c *Catalog) Prune(ctx context.Context, dryRun bool) (api.Pruned, error) {
-	return c.shelf().Prune(ctx, dryRun)
+	pruned, err := c.shelf().Prune(ctx, dryRun)
+	if err != nil {
+		return pruned, err
+	}
+	if !dryRun {
+		freed, err := c.Layers.Trim(0)
+		pruned.FreedBytes += freed
+		return pruned, err
+	}
+	layers, err := c.Layers.Layers()
+	for _, l := range layers {
+		pruned.FreedBytes += l.SizeBytes
+	}
+	return pruned, err
 }
