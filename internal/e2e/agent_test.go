@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"io"
 	"net/http"
 	"os/exec"
@@ -64,11 +65,7 @@ func TestAgentImage(t *testing.T) {
 		t.Errorf("opencode answers %s, %v: %.200s", response.Status, err, body)
 	}
 
-	tar, err := io.ReadAll(busyboxTar(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r := h.run(t.Context(), strings.NewReader(string(tar)), "exec", "-i", "dev", "--", "sh", "-c", "cat > /root/busybox.tar"); r.code != 0 {
+	if r := h.run(t.Context(), bytes.NewReader(busyboxTar(t)), "exec", "-i", "dev", "--", "sh", "-c", "cat > /root/busybox.tar"); r.code != 0 {
 		t.Fatal(r.stderr)
 	}
 	_, wait = h.begin("exec", "dev", "--", "sh", "-c", `systemctl is-system-running --wait >&2 || true
