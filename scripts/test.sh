@@ -30,7 +30,7 @@ BANGER_TEST_MODULES=$(find "$scratch/modules" -mindepth 1 -maxdepth 1 -type d -n
 export BANGER_TEST_MODULES
 
 if [ $# -gt 0 ]; then
-	exec go test -count=1 -timeout 30m -v -run "$1" ./internal/e2e
+	exec go test -count=1 -timeout 60m -v -run "$1" ./internal/e2e
 fi
 echo "== shell scripts"
 shellcheck scripts/*.sh .ci/run internal/image/*.sh internal/provision/steps/*.sh internal/ssh/*.sh
@@ -38,8 +38,10 @@ echo "== vet"
 go vet ./...
 go vet -tags images ./internal/e2e
 echo "== unit and integration, with the race detector"
-go list ./... | grep -v '/internal/e2e$' | xargs go test -count=1 -race -timeout 10m
+# The two that take minutes come first, so that the others run beside them.
+slow=(banger/internal/network banger/internal/fcqemu)
+go list ./... | grep -v '/internal/e2e$' | grep -vxF "$(printf '%s\n' "${slow[@]}")" | xargs go test -count=1 -race -timeout 10m "${slow[@]}"
 echo "== a public Firecracker client, unmodified"
 (cd test/sdk && go test -count=1 -timeout 10m ./...)
 echo "== end to end"
-go test -count=1 -timeout 30m ./internal/e2e
+go test -count=1 -timeout 45m ./internal/e2e

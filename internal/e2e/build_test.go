@@ -89,30 +89,6 @@ func TestImageBuild(t *testing.T) {
 	}
 }
 
-// TestImageBuildFails: a script's exit code and last lines are shown, and with --keep-on-failure the machine is there to
-// look around in.
-func TestImageBuildFails(t *testing.T) {
-	h := newHome(t)
-	h.fails(1, "no image x was built here", "image", "logs", "x")
-	h.fails(1, "image debian:trixie alone has", "image", "build", "x", "--size", "64MiB")
-	h.fails(1, "unknown preset", "image", "build", "x", "--preset", "fat")
-	h.fails(2, "needs a name", "image", "build")
-	script := filepath.Join(t.TempDir(), "broken.sh")
-	write(t, script, "echo one; echo trouble >&2; exit 42\n")
-	_, wait := h.begin("image", "build", "x", "--script", script, "--keep-on-failure")
-	if r := wait(); r.code != 1 || !strings.Contains(r.stderr, "step script broken.sh: exit status 42:") || !strings.Contains(r.stderr, "  trouble\n") || !strings.Contains(r.stderr, "banger shell build-x") {
-		t.Fatalf("image build: exit status %d\n%s", r.code, r.stderr)
-	}
-	h.fails(1, "no image", "image", "inspect", "x")
-	if out := h.banger("exec", "build-x", "--", "findmnt", "-no", "FSTYPE", "/"); out != "ext4\n" {
-		t.Errorf("the kept machine's root is %q", out)
-	}
-	if out := h.banger("image", "logs", "x"); !strings.Contains(out, "== failed: step script broken.sh") {
-		t.Errorf("the log:\n%s", out)
-	}
-	h.banger("rm", "-f", "build-x")
-}
-
 // TestImageBuildCut: a build that is interrupted, or whose daemon is killed, leaves nothing, at once or with the next
 // daemon.
 func TestImageBuildCut(t *testing.T) {

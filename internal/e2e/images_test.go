@@ -133,23 +133,6 @@ func TestPullFails(t *testing.T) {
 	h.banger("image", "pull", source)
 }
 
-// TestOpenRC boots an image whose init is sysvinit's, with OpenRC's services.
-func TestOpenRC(t *testing.T) {
-	h := newHome(t)
-	h.banger("image", "pull", "tar:"+bootstrap(t, "sysvinit-core", "openrc", "iproute2"), "--name", "openrc")
-	h.banger("run", "-d", "--name", "rc", "--image", "openrc", "--memory", "512MiB", "--wait", "booted")
-	if out := h.banger("exec", "rc", "--", "sh", "-c", "cat /proc/1/comm; hostname; rc-status -r"); !strings.HasPrefix(out, "init\nrc\n") {
-		t.Errorf("the VM says %q", out)
-	}
-	h.banger("exec", "rc", "--", "sh", "-c", "echo kept > /var/tmp/file")
-	h.banger("stop", "rc")
-	h.wantState("rc", api.StateStopped, "stopped")
-	h.banger("start", "rc")
-	if out := h.banger("exec", "rc", "--", "cat", "/var/tmp/file"); out != "kept\n" {
-		t.Errorf("after stop and start the file holds %q", out)
-	}
-}
-
 // busyRegistry is a registry in this process.
 type busyRegistry struct {
 	host  string
@@ -271,15 +254,4 @@ func busyboxTar(t *testing.T) []byte {
 		}
 	}
 	return tarOf(t, entries)
-}
-
-// bootstrap makes a tar of a Debian root with those packages and without systemd, and returns its path.
-func bootstrap(t *testing.T, packages ...string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "root.tar")
-	command := exec.CommandContext(t.Context(), "mmdebstrap", "--variant=minbase", "--include="+strings.Join(packages, ","), "trixie", path, "http://deb.debian.org/debian")
-	if out, err := command.CombinedOutput(); err != nil {
-		t.Fatalf("mmdebstrap: %v\n%s", err, out)
-	}
-	return path
 }
