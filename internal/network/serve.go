@@ -56,7 +56,7 @@ type keeper struct {
 var errStopped = errors.New("stopped by request")
 
 // Serve keeps the network until it is told to stop, or ctx ends; then it takes all of it down, holder and uplink with it.
-// Killed, or on an error, it leaves the holder for its successor.
+// Killed, or on an error, it leaves the holder for its successor. It keeps the home's lock: the process has to end with it.
 func Serve(ctx context.Context, c ServeConfig, log *slog.Logger) error {
 	if c.Ready != nil {
 		unix.CloseOnExec(int(c.Ready.Fd())) // its end must mean this process's, not its children's
@@ -76,11 +76,9 @@ func serve(ctx context.Context, c ServeConfig, log *slog.Logger) error {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return fmt.Errorf("make network's folder: %w", err)
 	}
-	lock, err := takeLock(d)
-	if err != nil {
+	if err := takeLock(d); err != nil {
 		return err
 	}
-	defer lock.Close()
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	k := &keeper{config: c, log: log, stop: stop}
@@ -88,7 +86,7 @@ func serve(ctx context.Context, c ServeConfig, log *slog.Logger) error {
 		fresh := k.holder != nil && k.holder.found == nil
 		return errors.Join(err, k.tearDown(fresh))
 	}
-	err = k.run(ctx, d)
+	err := k.run(ctx, d)
 	asked := errors.Is(context.Cause(ctx), errStopped) || ctx.Err() != nil
 	if asked {
 		err = nil
@@ -96,20 +94,21 @@ func serve(ctx context.Context, c ServeConfig, log *slog.Logger) error {
 	return errors.Join(err, k.tearDown(asked))
 }
 
-// takeLock takes the home's lock, which the kernel drops with this process.
-func takeLock(d dir) (*os.File, error) {
-	lock, err := os.OpenFile(d.lock(), os.O_CREATE|os.O_RDWR, 0o600)
+// takeLock takes the home's lock, which the kernel drops with this process and nothing else: who finds it free (Client.Stop)
+// may rely on the process being gone.
+func takeLock(d dir) error {
+	lock, err := unix.Open(d.lock(), unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open network's lock: %w", err)
+		return fmt.Errorf("open network's lock: %w", err)
 	}
-	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	err = unix.Flock(lock, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		err = ErrServed
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock network: %w", err), lock.Close())
+		return errors.Join(fmt.Errorf("lock network: %w", err), unix.Close(lock))
 	}
-	return lock, nil
+	return nil
 }
 
 // setUp brings up, in this order: the holder (found or new), the uplink, the links and rules.
