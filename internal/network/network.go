@@ -78,15 +78,14 @@ type Status struct {
 // dir is the folder of a home's network.
 type dir string
 
-func homeDir(home string) dir        { return dir(filepath.Join(home, "net")) }
-func (d dir) lock() string           { return filepath.Join(string(d), "lock") }
-func (d dir) controlSocket() string  { return filepath.Join(string(d), "control.sock") }
-func (d dir) holderSocket() string   { return filepath.Join(string(d), "holder.sock") }
-func (d dir) log() string            { return filepath.Join(string(d), "log") }
-func (d dir) pastaPID() string       { return filepath.Join(string(d), "pasta.pid") }
-func (d dir) portsNote() string      { return filepath.Join(string(d), "ports.json") }
-func (d dir) dnsNote() string        { return filepath.Join(string(d), "dns-is-routed") }
-func (d dir) forwardingNote() string { return filepath.Join(string(d), "turned-on-ip-forward") }
+func homeDir(home string) dir       { return dir(filepath.Join(home, "net")) }
+func (d dir) lock() string          { return filepath.Join(string(d), "lock") }
+func (d dir) controlSocket() string { return filepath.Join(string(d), "control.sock") }
+func (d dir) holderSocket() string  { return filepath.Join(string(d), "holder.sock") }
+func (d dir) log() string           { return filepath.Join(string(d), "log") }
+func (d dir) pastaPID() string      { return filepath.Join(string(d), "pasta.pid") }
+func (d dir) portsNote() string     { return filepath.Join(string(d), "ports.json") }
+func (d dir) dnsNote() string       { return filepath.Join(string(d), "dns-is-routed") }
 
 // socketPathMax is the longest usable path of a unix socket, sun_path without its NUL (unix(7)).
 const socketPathMax = 107

@@ -127,7 +127,7 @@ func (k *keeper) setUp(ctx context.Context, d dir) (err error) {
 	if k.config.Rootless {
 		k.uplink, err = asUplink(startPasta(d, k.holder.pid, k.log))
 	} else {
-		k.uplink, err = asUplink(startVeth(d, k.config.Subnet, k.holder.pid))
+		k.uplink, err = asUplink(startVeth(d, k.config.Subnet, k.holder.pid, k.log))
 	}
 	if err != nil {
 		return err

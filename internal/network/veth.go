@@ -4,10 +4,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
-	"os"
-	"strings"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -15,14 +14,14 @@ import (
 )
 
 const (
-	hostLinkPrefix = "bgr-"
-	forwardSwitch  = "/proc/sys/net/ipv4/ip_forward"
+	hostLinkPrefix  = "bgr-"
+	hostTablePrefix = "banger-host-"
 )
 
 // veth is root's uplink: a pair of interfaces whose host end takes part in the host's routing and is masqueraded there.
-// The host has of it the link, its address and one route, one nftables table, and forwarding turned on.
+// The host has of it the link, its address and one route, one nftables table, two rules in each foreign chain that drops
+// forwarded packets, and forwarding turned on.
 type veth struct {
-	d      dir
 	link   string
 	table  string
 	subnet netip.Prefix
@@ -31,17 +30,21 @@ type veth struct {
 
 func newVeth(d dir, subnet netip.Prefix) *veth {
 	hash := fmt.Sprintf("%x", sha256.Sum256([]byte(d)))[:8]
-	return &veth{d: d, link: hostLinkPrefix + hash, table: "banger-host-" + hash, subnet: subnet, size: hostMTU()}
+	return &veth{link: hostLinkPrefix + hash, table: hostTablePrefix + hash, subnet: subnet, size: hostMTU()}
 }
 
 // startVeth makes the pair between the host and the holder's namespace, in place of what a killed keeper left.
-func startVeth(d dir, subnet netip.Prefix, holder int) (*veth, error) {
+func startVeth(d dir, subnet netip.Prefix, holder int, log *slog.Logger) (*veth, error) {
 	v := newVeth(d, subnet)
 	if err := v.removeHostSide(); err != nil {
 		return nil, err
 	}
 	if err := v.setUp(holder); err != nil {
 		return nil, errors.Join(err, v.close())
+	}
+	// Machines reach each other all the same, and the table of another may belong to its process alone.
+	if err := admit(v.link); err != nil {
+		log.Warn("the host's firewall may drop what machines send", "err", err)
 	}
 	return v, nil
 }
@@ -78,62 +81,22 @@ func (v *veth) setUp(holder int) error {
 	if err := netlink.RouteAdd(route); err != nil {
 		return fmt.Errorf("add route to %s: %w", v.subnet, err)
 	}
-	return v.turnOnForwarding()
+	return turnOnForwarding()
 }
 
 // close removes everything of the uplink from the host; what is gone already is no error.
 func (v *veth) close() error {
-	return errors.Join(v.removeHostSide(), v.restoreForwarding())
+	return errors.Join(v.removeHostSide(), restoreForwarding())
 }
 
 func (v *veth) removeHostSide() error {
-	var errs []error
+	errs := []error{unadmit(v.link)}
 	if l, err := netlink.LinkByName(v.link); err == nil {
 		if err := netlink.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
 			errs = append(errs, fmt.Errorf("delete %s: %w", v.link, err))
 		}
 	}
 	return errors.Join(append(errs, removeTable(nftables.TableFamilyIPv4, v.table))...)
-}
-
-// turnOnForwarding notes on disk that it was off before, for the keeper that ends.
-func (v *veth) turnOnForwarding() error {
-	now, err := os.ReadFile(forwardSwitch)
-	if err != nil {
-		return fmt.Errorf("read forwarding: %w", err)
-	}
-	if strings.TrimSpace(string(now)) != "0" {
-		return nil
-	}
-	if err := os.WriteFile(v.d.forwardingNote(), nil, 0o600); err != nil {
-		return fmt.Errorf("note forwarding: %w", err)
-	}
-	if err := os.WriteFile(forwardSwitch, []byte("1"), 0); err != nil {
-		return fmt.Errorf("turn on forwarding: %w", err)
-	}
-	return nil
-}
-
-// restoreForwarding turns forwarding off again when we turned it on, and no other home's uplink needs it. Who else came to
-// lean on it since cannot be seen.
-func (v *veth) restoreForwarding() error {
-	err := os.Remove(v.d.forwardingNote())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	links, listErr := netlink.LinkList()
-	if err = errors.Join(err, listErr); err != nil {
-		return fmt.Errorf("restore forwarding: %w", err)
-	}
-	for _, l := range links {
-		if strings.HasPrefix(l.Attrs().Name, hostLinkPrefix) {
-			return nil
-		}
-	}
-	if err := os.WriteFile(forwardSwitch, []byte("0"), 0); err != nil {
-		return fmt.Errorf("restore forwarding: %w", err)
-	}
-	return nil
 }
 
 // hostMTU is that of the link with the host's default route, or Ethernet's.

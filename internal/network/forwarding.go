@@ -1,0 +1,159 @@
+package network
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"github.com/vishvananda/netlink"
+)
+
+// A veth uplink needs the host to forward packets, and the host's own firewall to let them pass.
+
+const forwardSwitch = "/proc/sys/net/ipv4/ip_forward"
+
+// forwardingMark is an empty table that says: forwarding was off before the first home turned it on. Like the switch it
+// belongs to the host's network namespace, is one for all homes, and does not outlive the host's boot.
+const forwardingMark = "banger-turned-on-forwarding"
+
+// turnOnForwarding turns forwarding on. The uplink's link must be there: a home that restores looks for it.
+func turnOnForwarding() error {
+	now, err := os.ReadFile(forwardSwitch)
+	if err != nil {
+		return fmt.Errorf("read forwarding: %w", err)
+	}
+	if strings.TrimSpace(string(now)) != "0" {
+		return nil
+	}
+	if err := applyRules([]table{{family: nftables.TableFamilyIPv4, name: forwardingMark}}); err != nil {
+		return fmt.Errorf("note forwarding: %w", err)
+	}
+	if err := os.WriteFile(forwardSwitch, []byte("1"), 0); err != nil {
+		return fmt.Errorf("turn on forwarding: %w", err)
+	}
+	return nil
+}
+
+// restoreForwarding turns forwarding off again when a home of ours turned it on and none needs it any more. Who else came
+// to lean on it since cannot be seen.
+func restoreForwarding() error {
+	marked, err := forwardingMarked()
+	if err != nil || !marked {
+		return err
+	}
+	if needed, err := forwardingNeeded(); err != nil || needed {
+		return err
+	}
+	if err := os.WriteFile(forwardSwitch, []byte("0"), 0); err != nil {
+		return fmt.Errorf("restore forwarding: %w", err)
+	}
+	if err := removeTable(nftables.TableFamilyIPv4, forwardingMark); err != nil {
+		return err
+	}
+	// A home that came up meanwhile may have found forwarding still on.
+	needed, err := forwardingNeeded()
+	if err != nil || !needed {
+		return err
+	}
+	return turnOnForwarding()
+}
+
+func forwardingMarked() (bool, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return false, fmt.Errorf("open nftables: %w", err)
+	}
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return false, fmt.Errorf("list nftables tables: %w", err)
+	}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == forwardingMark }), nil
+}
+
+// forwardingNeeded reports whether any home has an uplink on this host.
+func forwardingNeeded() (bool, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return false, fmt.Errorf("list links: %w", err)
+	}
+	return slices.ContainsFunc(links, func(l netlink.Link) bool { return strings.HasPrefix(l.Attrs().Name, hostLinkPrefix) }), nil
+}
+
+// admit has the host's own firewall let pass what the uplink's link sends and gets, where that drops what it does not
+// know, as Docker's and ufw's do: a packet must be accepted by every table. What our own table drops stays dropped. It
+// sees the firewalls that nft(8) and iptables-nft(8) make, iptables-legacy's are hidden.
+func admit(link string) error {
+	conn, chains, err := foreignForwardChains()
+	if err != nil {
+		return err
+	}
+	for _, c := range chains {
+		if c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop {
+			continue
+		}
+		for _, match := range []clause{inInterface(link), outInterface(link)} {
+			// The counter is what iptables(8) needs to show the rule.
+			exprs := slices.Concat(match.exprs, []expr.Any{&expr.Counter{}}, accept.exprs)
+			conn.InsertRule(&nftables.Rule{Table: c.Table, Chain: c, Exprs: exprs, UserData: admitComment(link)})
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("let the host's firewall pass %s: %w", link, err)
+	}
+	return nil
+}
+
+// unadmit takes back what admit did.
+func unadmit(link string) error {
+	conn, chains, err := foreignForwardChains()
+	if err != nil {
+		return err
+	}
+	for _, c := range chains {
+		rules, err := conn.GetRules(c.Table, c)
+		if err != nil {
+			return fmt.Errorf("list rules of %s: %w", c.Table.Name, err)
+		}
+		for _, r := range rules {
+			if !bytes.Equal(r.UserData, admitComment(link)) {
+				continue
+			}
+			if err := conn.DelRule(r); err != nil {
+				return fmt.Errorf("delete rule of %s: %w", c.Table.Name, err)
+			}
+		}
+	}
+	if err := conn.Flush(); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("take %s out of the host's firewall: %w", link, err)
+	}
+	return nil
+}
+
+// admitComment marks our rules in tables of others, as a comment that nft(8) and iptables(8) show.
+func admitComment(link string) []byte {
+	return userdata.AppendString(nil, userdata.TypeComment, "banger "+link)
+}
+
+// foreignForwardChains lists the chains for forwarded packets in tables that are not ours, and the connection to change
+// them by.
+func foreignForwardChains() (*nftables.Conn, []*nftables.Chain, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, nil, fmt.Errorf("open nftables: %w", err)
+	}
+	all, err := conn.ListChains()
+	if err != nil {
+		return nil, nil, fmt.Errorf("list nftables chains: %w", err)
+	}
+	families := []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6, nftables.TableFamilyINet}
+	return conn, slices.DeleteFunc(all, func(c *nftables.Chain) bool {
+		forward := c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward && c.Type == nftables.ChainTypeFilter
+		return !forward || !slices.Contains(families, c.Table.Family) || strings.HasPrefix(c.Table.Name, hostTablePrefix)
+	}), nil
+}
