@@ -84,14 +84,17 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// server is an npm registry and a file server; answer sees each request for the file, counted from 1.
-func server(t *testing.T, answer func(w http.ResponseWriter, n int)) (s *httptest.Server, requests *atomic.Int32) {
+// handler answers the nth request, counted from 1.
+type handler func(w http.ResponseWriter, r *http.Request, n int)
+
+// server is an npm registry and a file server; answer sees each request for the file.
+func server(t *testing.T, answer handler) (s *httptest.Server, requests *atomic.Int32) {
 	t.Helper()
 	requests = new(atomic.Int32)
 	mux := http.NewServeMux()
 	s = httptest.NewServer(mux)
 	t.Cleanup(s.Close)
-	mux.HandleFunc("/file", func(w http.ResponseWriter, _ *http.Request) { answer(w, int(requests.Add(1))) })
+	mux.HandleFunc("/file", func(w http.ResponseWriter, r *http.Request) { answer(w, r, int(requests.Add(1))) })
 	mux.HandleFunc("/@scope%2Ftool/1.0.0", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, `{"dist":{"tarball":"%s/file","integrity":"%s"}}`, s.URL, integrityOf(content))
 	})
@@ -101,39 +104,49 @@ func server(t *testing.T, answer func(w http.ResponseWriter, n int)) (s *httptes
 	return s, requests
 }
 
-func whole(w http.ResponseWriter, _ int) { io.WriteString(w, content) }
+func whole(w http.ResponseWriter, _ *http.Request, _ int) { io.WriteString(w, content) }
 
-func thenWhole(first func(http.ResponseWriter)) func(http.ResponseWriter, int) {
-	return func(w http.ResponseWriter, n int) {
+func thenWhole(first http.HandlerFunc) handler {
+	return func(w http.ResponseWriter, r *http.Request, n int) {
 		if n == 1 {
-			first(w)
+			first(w, r)
 			return
 		}
-		whole(w, n)
+		whole(w, r, n)
 	}
 }
 
-func status(code int) func(http.ResponseWriter) {
-	return func(w http.ResponseWriter) { w.WriteHeader(code) }
+func always(f http.HandlerFunc) handler {
+	return func(w http.ResponseWriter, r *http.Request, _ int) { f(w, r) }
 }
 
-func cut(w http.ResponseWriter) {
+func status(code int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+}
+
+func evil(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "evil") }
+
+func cut(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Length", "100")
 	io.WriteString(w, "the")
 }
 
-func stall(w http.ResponseWriter) {
+// stall sends a part, and the rest not before the client has left.
+func stall(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Length", "100")
 	io.WriteString(w, "the")
 	http.NewResponseController(w).Flush()
-	<-time.After(300 * time.Millisecond) // longer than the cache waits
+	<-r.Context().Done()
 }
+
+// testStall is longer than a busy machine takes for an answer.
+const testStall = time.Second
 
 func TestFetch(t *testing.T) {
 	url := "URL/file#sha256=" + sha256Of(content)
 	tests := []struct {
 		name, source string
-		answer       func(http.ResponseWriter, int)
+		answer       handler
 		requests     int
 		wantErr      string
 	}{
@@ -144,12 +157,12 @@ func TestFetch(t *testing.T) {
 		{"BrokenThenOK", url, thenWhole(status(http.StatusBadGateway)), 2, ""},
 		{"CutThenOK", url, thenWhole(cut), 2, ""},
 		{"StallThenOK", url, thenWhole(stall), 2, ""},
-		{"ErrGone", url, func(w http.ResponseWriter, _ int) { status(404)(w) }, 1, "404 Not Found"},
-		{"ErrBroken", url, func(w http.ResponseWriter, _ int) { status(500)(w) }, maxTries, "500 Internal Server Error"},
-		{"ErrCut", url, func(w http.ResponseWriter, _ int) { cut(w) }, maxTries, "unexpected EOF"},
-		{"ErrStall", url, func(w http.ResponseWriter, _ int) { stall(w) }, maxTries, "no data came"},
-		{"ErrOtherContent", url, func(w http.ResponseWriter, _ int) { io.WriteString(w, "evil") }, 1, "has sha256"},
-		{"ErrNPMOtherContent", "npm:@scope/tool@1.0.0", func(w http.ResponseWriter, _ int) { io.WriteString(w, "evil") }, 1, "has sha512"},
+		{"ErrGone", url, always(status(404)), 1, "404 Not Found"},
+		{"ErrBroken", url, always(status(500)), maxTries, "500 Internal Server Error"},
+		{"ErrCut", url, always(cut), maxTries, "unexpected EOF"},
+		{"ErrStall", url, always(stall), maxTries, "no data came"},
+		{"ErrOtherContent", url, always(evil), 1, "has sha256"},
+		{"ErrNPMOtherContent", "npm:@scope/tool@1.0.0", always(evil), 1, "has sha512"},
 		{"ErrPin", "npm:@scope/tool@1.0.0#" + integrityOf("else"), whole, 0, "the registry's @scope/tool@1.0.0 has sha512"},
 		{"ErrWeak", "npm:weak@1.0.0", whole, 0, "no tarball with a sha512"},
 		{"ErrNoVersion", "npm:weak@2.0.0", whole, 0, "404 Not Found"},
@@ -158,7 +171,10 @@ func TestFetch(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			s, requests := server(t, tt.answer)
-			c := &Cache{Dir: filepath.Join(t.TempDir(), "d"), Registry: s.URL + "/", Backoff: time.Millisecond, Stall: 100 * time.Millisecond}
+			c := &Cache{Dir: filepath.Join(t.TempDir(), "d"), Registry: s.URL + "/", Backoff: time.Millisecond}
+			if strings.Contains(tt.name, "Stall") {
+				c.Stall = testStall
+			}
 			source, err := Parse(strings.Replace(tt.source, "URL", s.URL, 1))
 			if err != nil {
 				t.Fatal(err)
@@ -209,7 +225,7 @@ func TestFetchCached(t *testing.T) {
 func TestFetchCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	left := errors.New("the user left")
-	s, _ := server(t, func(w http.ResponseWriter, _ int) { cancel(left); stall(w) })
+	s, _ := server(t, func(w http.ResponseWriter, r *http.Request, _ int) { cancel(left); stall(w, r) })
 	c := &Cache{Dir: t.TempDir(), Registry: s.URL}
 	source, err := Parse(s.URL + "/file#sha256=" + sha256Of(content))
 	if err != nil {

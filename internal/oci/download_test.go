@@ -31,6 +31,9 @@ func status(code int) fault {
 	return func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(code); return true }
 }
 
+// testStall is longer than a busy machine takes for an answer.
+const testStall = time.Second
+
 // hang answers nothing until the client leaves.
 func hang(_ http.ResponseWriter, r *http.Request) bool {
 	<-r.Context().Done()
@@ -96,10 +99,14 @@ func TestPullFaults(t *testing.T) {
 		{"ErrLargeConfig", times(always, "/manifests/", text(`{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","size":99999999,"digest":"sha256:`+sumOf(nil)+`"}}`)), api.CodeInvalid, "99999999 bytes", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			f := newFakeRegistry(t)
 			f.push(t, "app", builtImage(t, v1.Config{}, lower, upper))
 			f.inject(test.fault)
 			r := puller(t)
+			if strings.Contains(test.name, "Stall") {
+				r.Stall = testStall
+			}
 			image, err := r.Pull(t.Context(), f.ref("app"))
 			var asked []string
 			for _, request := range f.requests("GET /v2/app" + blob) {
@@ -141,7 +148,6 @@ func TestPullCanceled(t *testing.T) {
 			return partOf(lower, hang)(w, r)
 		}))
 		r := puller(t)
-		r.Stall = time.Minute
 		if _, err := r.Pull(ctx, f.ref("app")); !errors.Is(err, gone) {
 			t.Errorf("%s: error %v, want %v", part, err, gone)
 		}

@@ -122,7 +122,7 @@ func builtImage(t *testing.T, config v1.Config, layers ...[]byte) v1.Image {
 func puller(t *testing.T) Registry {
 	return Registry{
 		Cache: &Cache{Dir: filepath.Join(t.TempDir(), "layers")}, Keychain: authn.NewMultiKeychain(),
-		Stall: 200 * time.Millisecond, Backoff: time.Millisecond,
+		Backoff: time.Millisecond,
 	}
 }
 
