@@ -35,7 +35,7 @@ check: ## formatting, vet, linters, shell scripts
 	shellcheck scripts/*.sh .ci/run $$(find internal -name '*.sh')
 
 bench: ## side-by-side benchmarks; raw samples go to bench/
-	@scripts/setup.sh test
+	@scripts/setup.sh bench
 	@$(MAKE) --no-print-directory -s build
 	$(GO) run ./bench
 

@@ -23,6 +23,9 @@ type options struct {
 	streams        int // each way
 	filesystems    int // made from a tar by each contender
 	pulls          int // of each kind
+	transfers      int // each way by each contender
+	queries        int // rounds by each contender
+	attaches       int // machines
 }
 
 // bench is what every section works with.
@@ -46,6 +49,7 @@ var sections = []section{
 	{"memory", (*bench).measureMemory},
 	{"throughput", (*bench).measureThroughput},
 	{"forward", (*bench).measureForward},
+	{"network", (*bench).measureNetwork},
 	{"ext4", (*bench).measureExt4},
 	{"pull", (*bench).measurePull},
 	{"build", (*bench).measureBuild},
@@ -79,7 +83,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.home, "home", "", "a banger home folder to use, with its image and kernel; empty makes one and removes it")
 	flags.StringVar(&o.bin, "bin", "bin", "folder of banger's programs")
 	flags.StringVar(&o.out, "o", "bench/results.json", "file for the samples")
-	flags.StringVar(&o.only, "only", "", "sections to measure, with commas between; empty is all: cold,exec,create,list,memory,throughput,forward,ext4,pull,build")
+	flags.StringVar(&o.only, "only", "", "sections to measure, with commas between; empty is all: cold,exec,create,list,memory,throughput,forward,network,ext4,pull,build")
 	flags.IntVar(&o.cold, "cold", 7, "cold starts of each contender")
 	flags.IntVar(&o.execs, "execs", 300, "warm execs of each contender")
 	flags.IntVar(&o.commands, "commands", 20, "runs of the whole command banger exec")
@@ -88,6 +92,9 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.IntVar(&o.streams, "streams", 3, "streams each way")
 	flags.IntVar(&o.filesystems, "filesystems", 5, "filesystems made by each contender")
 	flags.IntVar(&o.pulls, "pulls", 5, "pulls of each kind")
+	flags.IntVar(&o.transfers, "transfers", 7, "transfers each way by each uplink")
+	flags.IntVar(&o.queries, "queries", 5, "rounds of DNS queries by each server")
+	flags.IntVar(&o.attaches, "attaches", 50, "machines attached to the network")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -96,7 +103,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 			return o, fmt.Errorf("there is no section %q", name)
 		}
 	}
-	if min(o.cold, o.execs, o.commands, o.creates, o.lists, o.streams, o.filesystems, o.pulls) < 1 {
+	if min(o.cold, o.execs, o.commands, o.creates, o.lists, o.streams, o.filesystems, o.pulls, o.transfers, o.queries, o.attaches) < 1 {
 		return o, errors.New("every count must be 1 or more")
 	}
 	return o, nil

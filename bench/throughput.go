@@ -38,12 +38,15 @@ func (b *bench) measureThroughput(ctx context.Context) (_ result, err error) {
 }
 
 // rates turns the times of streams of so many MiB into how fast they were.
-func rates(mib float64, took series) series {
+func rates(mib float64, took series) series { return perSecond(mib, "MiB/s", took) }
+
+// perSecond turns times, in which so many of something were done, into rates.
+func perSecond(count float64, unit string, took series) series {
 	var samples []float64
 	for _, ms := range took.Samples {
-		samples = append(samples, mib/(ms/1000))
+		samples = append(samples, count/(ms/1000))
 	}
-	return newSeries(took.Name, "MiB/s", samples...)
+	return newSeries(took.Name, unit, samples...)
 }
 
 func (b *bench) streamOut(ctx context.Context, vm string) error {

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what banger needs and this machine lacks: setup.sh run, or setup.sh test for what the tests need besides.
+# Installs what banger needs and this machine lacks: setup.sh run, or setup.sh test for what the tests need besides, or
+# setup.sh bench for what the benchmarks compare with.
 # On Debian and Ubuntu it lists the packages and installs them; elsewhere it names them and stops. Does nothing when
 # nothing is missing.
 set -euo pipefail
@@ -27,7 +28,7 @@ need mkfs.ext4 e2fsprogs
 need depmod kmod
 need pasta passt
 need nsenter util-linux
-if [ "${1:-run}" = test ]; then
+if [ "${1:-run}" != run ]; then
 	need tmux tmux
 	need shellcheck shellcheck
 	need busybox busybox-static
@@ -36,6 +37,11 @@ if [ "${1:-run}" = test ]; then
 	need ip iproute2
 	need xz xz-utils
 	need runuser util-linux
+	need ssh openssh-client
+	need rsync rsync
+fi
+if [ "${1:-run}" = bench ]; then
+	need slirp4netns slirp4netns
 fi
 qemu=()
 qemu_is_new_enough || qemu=(qemu-system-x86)

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const networkTimeout = 15 * time.Minute
+
+// What a sample of bench/gateway stands for.
+const (
+	gatewayMiB     = 512
+	gatewayQueries = 32_000
+)
+
+// measureNetwork builds and runs bench/gateway, which makes a host of its own for it: bytes from a namespace to the outside and back by banger's gateway,
+// by pasta alone and by slirp4netns; DNS queries; and how long a machine's place on the network takes.
+func (b *bench) measureNetwork(ctx context.Context) (result, error) {
+	r := result{Note: fmt.Sprintf("%d MiB by TCP between a namespace and the outside; %d DNS queries, %d at a time; machines attached one by one", gatewayMiB, gatewayQueries, 32)}
+	ctx, cancel := context.WithTimeout(ctx, networkTimeout)
+	defer cancel()
+	work, err := os.MkdirTemp("", "bb-")
+	if err != nil {
+		return r, err
+	}
+	defer os.RemoveAll(work)
+	program := filepath.Join(work, "gateway")
+	if err := command(ctx, "go", "build", "-o", program, "banger/bench/gateway"); err != nil {
+		return r, err
+	}
+	var out, errs bytes.Buffer
+	run := exec.CommandContext(ctx, program, "-transfers", fmt.Sprint(b.transfers), "-queries", fmt.Sprint(b.queries), "-attaches", fmt.Sprint(b.attaches))
+	run.Stdout, run.Stderr = &out, &errs
+	if err := run.Run(); err != nil {
+		return r, fmt.Errorf("%w: %s", err, bytes.TrimSpace(errs.Bytes()))
+	}
+	var measured []struct {
+		Name   string
+		Millis []float64
+	}
+	if err := json.Unmarshal(out.Bytes(), &measured); err != nil {
+		return r, fmt.Errorf("read what was measured: %w", err)
+	}
+	medians := map[string]float64{}
+	for _, m := range measured {
+		s := newSeries(m.Name, "ms", m.Millis...)
+		switch {
+		case strings.HasPrefix(m.Name, "DNS"):
+			s = perSecond(gatewayQueries, "queries/s", s)
+		case strings.HasSuffix(m.Name, " get"), strings.HasSuffix(m.Name, " put"):
+			s = rates(gatewayMiB, s)
+		}
+		r.Series = append(r.Series, s)
+		medians[s.Name] = s.Median
+	}
+	for _, way := range []string{"get", "put"} {
+		r.Ratios = append(r.Ratios,
+			ratio{Name: "pasta alone beside the gateway, " + way + ", medians of rates", Value: medians["pasta alone, "+way] / medians["gateway, "+way], Target: 1 / 0.95},
+			ratio{Name: "slirp4netns beside the gateway, " + way + ", medians of rates", Value: medians["slirp4netns, "+way] / medians["gateway, "+way]})
+	}
+	return r, nil
+}
