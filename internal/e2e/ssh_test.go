@@ -26,6 +26,8 @@ func TestSSH(t *testing.T) {
 	}{
 		{"BeforeBoot", testSSHBeforeBoot},
 		{"Files", testSSHFiles},
+		{"Git", testSSHGit},
+		{"Editor", testSSHEditor},
 		{"KeyOnly", testSSHKeyOnly},
 		{"HostKeyChanged", testSSHHostKeyChanged},
 		{"OtherVM", testSSHOtherVM},
@@ -91,13 +93,62 @@ func testSSHFiles(t *testing.T, h *home) {
 	if back, err := os.ReadFile(file + ".back"); err != nil || string(back) != content {
 		t.Errorf("%d bytes came back, %v; want %d", len(back), err, len(content))
 	}
-	if _, err := exec.LookPath("rsync"); err == nil {
-		ssh := "ssh -F " + filepath.Join(h.dir, ".ssh", "config")
-		h.guest("web", "command -v rsync || apt-get install -y rsync")
-		if out, err := exec.CommandContext(t.Context(), "rsync", "-e", ssh, "web.vm:/root/copy", file+".synced").CombinedOutput(); err != nil {
-			t.Errorf("rsync: %v\n%s", err, out)
+	remote := "ssh -F " + filepath.Join(h.dir, ".ssh", "config")
+	if out, err := exec.CommandContext(t.Context(), "rsync", "-e", remote, "web.vm:/root/copy", file+".synced").CombinedOutput(); err != nil {
+		t.Errorf("rsync: %v\n%s", err, out)
+	}
+	if back, err := os.ReadFile(file + ".synced"); err != nil || string(back) != content {
+		t.Errorf("rsync: %d bytes came back, %v; want %d", len(back), err, len(content))
+	}
+}
+
+// testSSHGit pushes to a repository in the VM and clones it again.
+func testSSHGit(t *testing.T, h *home) {
+	work := t.TempDir()
+	git := func(args ...string) {
+		t.Helper()
+		command := exec.CommandContext(t.Context(), "git", args...)
+		command.Dir = work
+		command.Env = append(h.command(t.Context()).Env, "GIT_SSH_COMMAND=ssh -F "+filepath.Join(h.dir, ".ssh", "config"))
+		if out, err := command.CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
 		}
 	}
+	h.banger("exec", "web", "--", "git", "init", "-q", "--bare", "-b", "main", "/root/project.git")
+	git("init", "-q", "-b", "main", ".")
+	git("-c", "user.name=me", "-c", "user.email=me@example.org", "commit", "-q", "--allow-empty", "-m", "sent through ssh")
+	git("push", "-q", "ssh://web.vm/root/project.git", "main")
+	git("clone", "-q", "web.vm:project.git", "clone")
+	if out, err := exec.CommandContext(t.Context(), "git", "-C", filepath.Join(work, "clone"), "log", "--format=%s").Output(); err != nil || string(out) != "sent through ssh\n" {
+		t.Errorf("the clone's log is %q, %v", out, err)
+	}
+}
+
+// testSSHEditor does what VS Code's Remote-SSH does first: a shell without a terminal that reads a script, under a
+// connection that forwards a port as a SOCKS proxy.
+func testSSHEditor(t *testing.T, h *home) {
+	socks := freePort(t)
+	ctx, cancel := context.WithTimeout(t.Context(), commandTimeout)
+	defer cancel()
+	shell := exec.CommandContext(ctx, "ssh", "-F", filepath.Join(h.dir, ".ssh", "config"), "-T", "-D", socks, "-o", "ExitOnForwardFailure=yes", "web.vm", "bash")
+	shell.Env = h.command(ctx).Env
+	shell.Stdin = strings.NewReader("uname -s; echo done >/root/script-ran\n")
+	if out, err := shell.CombinedOutput(); err != nil || string(out) != "Linux\n" {
+		t.Errorf("a shell with a script: %v\n%s", err, out)
+	}
+	h.reaches(true, "web", "test -e /root/script-ran")
+}
+
+// freePort returns a TCP port of this host that nobody has.
+func freePort(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	return port
 }
 
 func testSSHKeyOnly(t *testing.T, h *home) {

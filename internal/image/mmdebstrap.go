@@ -16,7 +16,7 @@ var packages = []string{
 	// boots, and boots without stalling: systemd waits 90 s for what udev and dbus would have brought
 	"systemd", "systemd-sysv", "udev", "dbus", "libpam-systemd", "kmod",
 	// reached and reaching
-	"openssh-server", "iproute2", "iputils-ping", "netbase", "ca-certificates", "curl",
+	"openssh-server", "iproute2", "iputils-ping", "netbase", "ca-certificates", "curl", "rsync",
 	// a shell one can work in
 	"sudo", "git", "less", "nano", "vim-tiny", "procps", "xz-utils", "e2fsprogs",
 }

@@ -210,6 +210,7 @@ func TestSubnetConflict(t *testing.T) {
 	if err := w.home("c", DefaultSubnet, false).Ensure(t.Context()); err == nil || !strings.Contains(err.Error(), "choose another subnet") {
 		t.Errorf("got %v, want that the other home has the subnet", err)
 	}
+	check(t, w.home("d", DefaultSubnet, true).Ensure(t.Context())) // which shares no routes
 }
 
 func TestTwoHomes(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -113,9 +114,9 @@ func takeLock(d dir) error {
 
 // setUp brings up, in this order: the holder (found or new), the uplink, the links and rules.
 func (k *keeper) setUp(ctx context.Context, d dir) (err error) {
-	ours := ""
-	if !k.config.Rootless {
-		ours = newVeth(d, k.config.Subnet).link
+	ours := newVeth(d, k.config.Subnet).link
+	if k.config.Rootless {
+		ours = hostLinkPrefix // what lies behind other homes' links is no place for this home's VMs to reach
 	}
 	if err := checkConflict(k.config.Subnet, ours); err != nil {
 		return err
@@ -312,7 +313,8 @@ func hostAddresses() ([]netip.Addr, error) {
 	return found, nil
 }
 
-// checkConflict reports a route of the host's, other than by the link ours, that covers a part of the subnet.
+// checkConflict reports a route of the host's, other than by a link whose name begins with ours, that covers a part of the
+// subnet.
 func checkConflict(subnet netip.Prefix, ours string) error {
 	routes, err := netlink.RouteList(nil, unix.AF_INET)
 	if err != nil {
@@ -330,7 +332,7 @@ func checkConflict(subnet netip.Prefix, ours string) error {
 		if l, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
 			name = l.Attrs().Name
 		}
-		if name != ours || ours == "" {
+		if !strings.HasPrefix(name, ours) {
 			return fmt.Errorf("subnet %s is in use on this host: it has a route to %s by %s (choose another subnet for the VMs)", subnet, to, name)
 		}
 	}
