@@ -12,7 +12,8 @@
 //  6. mount kernel modules: the modules drive over the root's lib/modules
 //  7. write identity: host name, hosts line, machine-id
 //  8. finish modules: the network card's is among them
-//  9. set up network: loopback, and the network card with the static address of "banger.address", if there is one
+//  9. set up network: loopback, and the network card with the static addresses of "banger.address" and "banger.address6",
+//     if there are any, and the kernel has IPv6
 //  10. switch root: free the initramfs, keep this program in /run/banger
 //  11. start agent: a process of its own, which outlives the hand-over
 //  12. start init: exec the image's init, or stay as PID 1 when it has none

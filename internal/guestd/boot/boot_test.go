@@ -57,6 +57,7 @@ func checkErr(t *testing.T, err error, want string) {
 func FuzzParseCmdline(f *testing.F) {
 	f.Add("quiet banger.hostname=a")
 	f.Add("banger.address=172.30.0.5/16 banger.gateway=172.30.0.1 banger.dns=172.30.0.1,1.1.1.1 banger.mtu=1500 banger.search=vm")
+	f.Add("banger.address=172.30.0.5/16 banger.address6=fd62:616e:6765::ac1e:5/112 banger.gateway6=fd62:616e:6765::ac1e:1")
 	f.Fuzz(func(t *testing.T, line string) {
 		c, err := ParseCmdline(line)
 		if err != nil {
@@ -66,7 +67,7 @@ func FuzzParseCmdline(f *testing.F) {
 			t.Errorf("took host name %q", c.Hostname)
 		}
 		n := c.Network
-		if n.Gateway.IsValid() && !n.Address.Contains(n.Gateway) || len(n.Nameservers) > maxNameservers || n.MTU < 0 || n.MTU > maxMTU {
+		if n.Gateway.IsValid() && !n.Address.Contains(n.Gateway) || n.Gateway6.IsValid() && !n.Address6.Contains(n.Gateway6) || len(n.Nameservers) > maxNameservers || n.MTU < 0 || n.MTU > maxMTU {
 			t.Errorf("took network %+v", n)
 		}
 		// What is written into configuration files must not bring lines of its own.

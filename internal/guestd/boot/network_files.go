@@ -46,19 +46,8 @@ type managerFile struct{ path, content string }
 //   - ifupdown, and the ifup of busybox, take the card for one they have configured: no DHCP client starts, which
 //     would wait for a minute and then take the address away.
 func (n Network) managerFiles(card string) []managerFile {
-	networkd := []string{
-		"[Match]", "Name=" + card, "",
-		"[Network]", "Address=" + n.Address.String(), "KeepConfiguration=yes", "LinkLocalAddressing=no", "IPv6AcceptRA=no",
-	}
-	if n.Gateway.IsValid() {
-		networkd = append(networkd, "Gateway="+n.Gateway.String())
-	}
-	networkd = append(networkd, n.systemdDNS()...)
-	if n.MTU != 0 {
-		networkd = append(networkd, "", "[Link]", fmt.Sprintf("MTUBytes=%d", n.MTU))
-	}
 	files := []managerFile{
-		{"systemd/network/00-banger.network", lines(networkd...)},
+		{"systemd/network/00-banger.network", lines(n.networkd(card)...)},
 		{"NetworkManager/conf.d/00-banger.conf", lines("[main]", "dns=none", "", "[keyfile]", "unmanaged-devices=interface-name:"+card)},
 		{"network/ifstate", lines(card + "=" + card)},
 		{"network/ifstate." + card, lines(card)},
@@ -69,6 +58,31 @@ func (n Network) managerFiles(card string) []managerFile {
 		files = append(files, managerFile{"systemd/resolved.conf.d/00-banger.conf", lines(resolved...)})
 	}
 	return files
+}
+
+// networkd is the configuration for systemd-networkd, in lines.
+func (n Network) networkd(card string) []string {
+	linkLocal := "no"
+	if n.Address6.IsValid() {
+		linkLocal = "ipv6" // neighbours are asked from it
+	}
+	out := []string{
+		"[Match]", "Name=" + card, "",
+		"[Network]", "Address=" + n.Address.String(), "KeepConfiguration=yes", "LinkLocalAddressing=" + linkLocal, "IPv6AcceptRA=no",
+	}
+	for _, gateway := range []netip.Addr{n.Gateway, n.Gateway6} {
+		if gateway.IsValid() {
+			out = append(out, "Gateway="+gateway.String())
+		}
+	}
+	out = append(out, n.systemdDNS()...)
+	if n.Address6.IsValid() {
+		out = append(out, "", "[Address]", "Address="+n.Address6.String(), "DuplicateAddressDetection=none")
+	}
+	if n.MTU != 0 {
+		out = append(out, "", "[Link]", fmt.Sprintf("MTUBytes=%d", n.MTU))
+	}
+	return out
 }
 
 // systemdDNS are the lines that networkd and resolved have in common.

@@ -2,10 +2,12 @@ package boot
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +23,8 @@ var equateAddresses = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 var testNetwork = Network{
 	Address:     netip.MustParsePrefix("172.30.0.5/16"),
 	Gateway:     netip.MustParseAddr("172.30.0.1"),
+	Address6:    netip.MustParsePrefix("fd00::5/112"),
+	Gateway6:    netip.MustParseAddr("fd00::1"),
 	Nameservers: []netip.Addr{netip.MustParseAddr("172.30.0.1"), netip.MustParseAddr("9.9.9.9")},
 	Search:      "vm",
 	MTU:         1400,
@@ -35,7 +39,7 @@ func TestParseNetwork(t *testing.T) {
 		wantErr    string
 	}{
 		{"None", "quiet", Network{}, ""},
-		{"All", address + "banger.gateway=172.30.0.1 banger.dns=172.30.0.1,9.9.9.9 banger.mtu=1400 banger.search=vm", testNetwork, ""},
+		{"All", address + "banger.gateway=172.30.0.1 banger.address6=fd00::5/112 banger.gateway6=fd00::1 banger.dns=172.30.0.1,9.9.9.9 banger.mtu=1400 banger.search=vm", testNetwork, ""},
 		{"AddressOnly", address, only, ""},
 		{"LastCounts", "banger.address=x " + address, only, ""},
 		{"SmallestSubnet", "banger.address=10.0.0.1/30", Network{Address: netip.MustParsePrefix("10.0.0.1/30")}, ""},
@@ -53,6 +57,23 @@ func TestParseNetwork(t *testing.T) {
 		{"ErrGateway", address + "banger.gateway=gw", Network{}, `banger.gateway="gw": not the IPv4 address of a host`},
 		{"ErrGatewayOutside", address + "banger.gateway=172.31.0.1", Network{}, "not another host of 172.30.0.0/16"},
 		{"ErrGatewayItself", address + "banger.gateway=172.30.0.5", Network{}, "not another host of 172.30.0.0/16"},
+		{"WithoutGateway6", address + "banger.address6=fd00::5/64", Network{Address: only.Address, Address6: netip.MustParsePrefix("fd00::5/64")}, ""},
+		{"ErrOnly6", "banger.address6=fd00::5/64", Network{}, "banger.address6: given without banger.address"},
+		{"ErrEmpty6", address + "banger.address6=", Network{}, `banger.address6="": not the IPv6 address of a host with a prefix length`},
+		{"ErrNoPrefix6", address + "banger.address6=fd00::5", Network{}, "not the IPv6 address of a host"},
+		{"ErrIPv4", address + "banger.address6=172.30.0.5/16", Network{}, "not the IPv6 address of a host"},
+		{"ErrMapped", address + "banger.address6=::ffff:172.30.0.5/112", Network{}, "not the IPv6 address of a host"},
+		{"ErrZone", address + "banger.address6=fd00::5%eth0/112", Network{}, "not the IPv6 address of a host"},
+		{"ErrLinkLocal", address + "banger.address6=fe80::5/64", Network{}, "not the IPv6 address of a host"},
+		{"ErrLoopback6", address + "banger.address6=::1/64", Network{}, "not the IPv6 address of a host"},
+		{"ErrMulticast6", address + "banger.address6=ff02::5/64", Network{}, "not the IPv6 address of a host"},
+		{"ErrLargeSubnet6", address + "banger.address6=fd00::5/63", Network{}, "prefix length not 64 to 126"},
+		{"ErrSmallSubnet6", address + "banger.address6=fd00::5/127", Network{}, "prefix length not 64 to 126"},
+		{"ErrSubnetItself6", address + "banger.address6=fd00::/64", Network{}, "not the address of a host"},
+		{"ErrGateway6", address + "banger.address6=fd00::5/112 banger.gateway6=172.30.0.1", Network{}, `banger.gateway6="172.30.0.1": not the IPv6 address of a host`},
+		{"ErrGateway6Alone", address + "banger.gateway6=fd00::1", Network{}, "banger.gateway6=fd00::1: given without an address"},
+		{"ErrGateway6Outside", address + "banger.address6=fd00::5/112 banger.gateway6=fd00::1:1", Network{}, "not another host of fd00::/112"},
+		{"ErrGateway6Itself", address + "banger.address6=fd00::5/112 banger.gateway6=fd00::5", Network{}, "not another host of fd00::/112"},
 		{"ErrDNSEmpty", address + "banger.dns=", Network{}, "not the IPv4 address of a host"},
 		{"ErrDNSTrailingComma", address + "banger.dns=9.9.9.9,", Network{}, "not the IPv4 address of a host"},
 		{"ErrDNSZone", address + "banger.dns=fe80::1%eth0", Network{}, "not the IPv4 address of a host"},
@@ -169,9 +190,52 @@ func TestApplyNetwork(t *testing.T) {
 	if err != nil || len(addresses) != 1 || addresses[0].IPNet.String() != "172.30.0.5/16" || addresses[0].Broadcast.String() != "172.30.255.255" {
 		t.Errorf("got addresses %v, %v", addresses, err)
 	}
-	routes, err := netlink.RouteGet(net.IPv4(192, 0, 2, 1))
+	routes, err := netlink.RouteGet(net.ParseIP("2001:db8::1"))
+	if err != nil || len(routes) != 1 || routes[0].Gw.String() != "fd00::1" || routes[0].Src.String() != "fd00::5" {
+		t.Errorf("got IPv6 routes %v, %v", routes, err)
+	}
+	routes, err = netlink.RouteGet(net.IPv4(192, 0, 2, 1))
 	if err != nil || len(routes) != 1 || routes[0].Gw.String() != "172.30.0.1" || routes[0].Src.String() != "172.30.0.5" {
 		t.Errorf("got routes %v, %v", routes, err)
+	}
+	checkAddress6(t, link)
+	if err := errors.Join(netlink.LinkSetDown(link), netlink.LinkSetUp(link)); err != nil {
+		t.Fatal(err)
+	}
+	checkAddress6(t, link)
+}
+
+// checkAddress6 wants testNetwork's address, ready for use.
+func checkAddress6(t *testing.T, link netlink.Link) {
+	t.Helper()
+	addresses, err := netlink.AddrList(link, netlink.FAMILY_V6)
+	if err != nil || !slices.ContainsFunc(addresses, func(a netlink.Addr) bool {
+		return a.IPNet.String() == "fd00::5/112" && a.Flags&unix.IFA_F_NODAD != 0 && a.Flags&unix.IFA_F_TENTATIVE == 0
+	}) {
+		t.Errorf("got IPv6 addresses %v, %v", addresses, err)
+	}
+}
+
+// A kernel without IPv6, here on one interface, is no error.
+func TestApplyNetworkWithoutIPv6(t *testing.T) {
+	if !inNamespace(t, unix.CLONE_NEWNET) {
+		return
+	}
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "peer0"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", []byte("1"), 0); err != nil {
+		t.Fatal(err)
+	}
+	small := testNetwork
+	small.MTU = 1000 // for which the kernel takes the interface's IPv6 away
+	for _, n := range []Network{testNetwork, small} {
+		if err := n.apply("eth0"); err != nil {
+			t.Fatal(err)
+		}
+		if hasIPv6("eth0") {
+			t.Errorf("with an MTU of %d the interface has IPv6", n.MTU)
+		}
 	}
 }
 
@@ -191,6 +255,9 @@ func TestApplyNetworkErrors(t *testing.T) {
 	wrong = testNetwork
 	wrong.Gateway = netip.MustParseAddr("192.0.2.1")
 	checkErr(t, wrong.apply("eth0"), "route by gateway 192.0.2.1")
+	wrong = testNetwork
+	wrong.Gateway6 = netip.MustParseAddr("2001:db8::1")
+	checkErr(t, wrong.apply("eth0"), "route by gateway 2001:db8::1")
 }
 
 func TestManagerFiles(t *testing.T) {
@@ -205,12 +272,17 @@ Name=eth0
 [Network]
 Address=172.30.0.5/16
 KeepConfiguration=yes
-LinkLocalAddressing=no
+LinkLocalAddressing=ipv6
 IPv6AcceptRA=no
 Gateway=172.30.0.1
+Gateway=fd00::1
 DNS=172.30.0.1
 DNS=9.9.9.9
 Domains=vm
+
+[Address]
+Address=fd00::5/112
+DuplicateAddressDetection=none
 
 [Link]
 MTUBytes=1400
@@ -234,7 +306,7 @@ MTUBytes=1400
 	}
 	bare := Network{Address: testNetwork.Address}
 	for _, f := range bare.managerFiles("eth0") {
-		for _, key := range []string{"DNS=", "Gateway", "MTU", "Domains"} {
+		for _, key := range []string{"DNS=", "Gateway", "MTU", "Domains", "[Address]"} {
 			if strings.Contains(f.content, "\n"+key) {
 				t.Errorf("%s: %s without a value: %q", f.path, key, f.content)
 			}
