@@ -94,8 +94,8 @@ func (w *world) startServer(ctx context.Context) (<-chan error, error) {
 		return nil, errors.Join(err, packets.Close())
 	}
 	server := &dns.Server{
-		Domain: network.Domain, Subnet: network.DefaultSubnet, ResolvConf: w.resolvConf(), Log: slog.New(slog.DiscardHandler),
-		Lookup:  func(string) (netip.Addr, bool) { return network.Gateway(network.DefaultSubnet).Next(), true },
+		Domain: network.Domain, Subnets: []netip.Prefix{network.DefaultSubnet}, ResolvConf: w.resolvConf(), Log: slog.New(slog.DiscardHandler),
+		Lookup:  func(string) []netip.Addr { return []netip.Addr{network.Gateway(network.DefaultSubnet).Next()} },
 		Reverse: func(netip.Addr) (string, bool) { return "web", true },
 	}
 	ended := make(chan error, 1)

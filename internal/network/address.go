@@ -46,6 +46,27 @@ func NextAddress(subnet netip.Prefix, taken map[netip.Addr]bool) (netip.Addr, er
 	return netip.Addr{}, fmt.Errorf("find address in %s: all are taken", subnet)
 }
 
+// prefix6 is where IPv6 addresses of VMs are: a unique local prefix (RFC 4193) whose global ID is the letters "bange". The
+// last 32 bits are the IPv4 address, so an IPv6 address is leased, checked and freed with that, and as unique.
+var prefix6 = netip.MustParsePrefix("fd62:616e:6765::/96")
+
+// Address6 returns the IPv6 address that goes with an IPv4 one.
+func Address6(a netip.Addr) netip.Addr {
+	bytes, last := prefix6.Addr().As16(), a.As4()
+	copy(bytes[12:], last[:])
+	return netip.AddrFrom16(bytes)
+}
+
+// Subnet6 returns the IPv6 network that goes with a subnet. Its addresses are set by hand, so it need not be a /64.
+func Subnet6(subnet netip.Prefix) netip.Prefix {
+	return netip.PrefixFrom(Address6(subnet.Addr()), prefix6.Bits()+subnet.Bits())
+}
+
+// linkLocal returns the address that a guest's kernel makes of its card's MAC (RFC 4291, appendix A).
+func linkLocal(mac net.HardwareAddr) netip.Addr {
+	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]})
+}
+
 // MAC returns the address of an interface from its IPv4 address: 02:00 and the four bytes, so it is locally administered,
 // and as unique in the network as the address is.
 func MAC(a netip.Addr) string {

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -24,6 +25,26 @@ func TestAddresses(t *testing.T) {
 	}
 	if got, want := MAC(netip.MustParseAddr("172.30.255.9")), "02:00:ac:1e:ff:09"; got != want {
 		t.Errorf("MAC: got %s, want %s", got, want)
+	}
+}
+
+func TestAddresses6(t *testing.T) {
+	for _, row := range []struct{ subnet, address, subnet6, address6 string }{
+		{"172.30.0.0/16", "172.30.0.2", "fd62:616e:6765::ac1e:0/112", "fd62:616e:6765::ac1e:2"},
+		{"10.0.0.0/8", "10.255.1.9", "fd62:616e:6765::a00:0/104", "fd62:616e:6765::aff:109"},
+		{"192.168.7.16/28", "192.168.7.17", "fd62:616e:6765::c0a8:710/124", "fd62:616e:6765::c0a8:711"},
+	} {
+		subnet, address := netip.MustParsePrefix(row.subnet), netip.MustParseAddr(row.address)
+		if got := Subnet6(subnet); got.String() != row.subnet6 || got != got.Masked() {
+			t.Errorf("%s goes with %s, want %s", subnet, got, row.subnet6)
+		}
+		if got := Address6(address); got.String() != row.address6 || !Subnet6(subnet).Contains(got) {
+			t.Errorf("%s goes with %s, want %s", address, got, row.address6)
+		}
+	}
+	mac, _ := net.ParseMAC(MAC(netip.MustParseAddr("172.30.0.2")))
+	if got := linkLocal(mac).String(); got != "fe80::acff:fe1e:2" {
+		t.Errorf("link-local address: got %s", got)
 	}
 }
 

@@ -26,48 +26,25 @@ var (
 
 	masquerade = clause{"masquerade", []expr.Any{&expr.Masq{}}}
 
-	etherIPv4 = clause{"ether type ip", match(expr.PayloadBaseLLHeader, 12, []byte{0x08, 0x00})}
-	etherARP  = clause{"ether type arp", match(expr.PayloadBaseLLHeader, 12, []byte{0x08, 0x06})}
+	etherARP = clause{"ether type arp", match(expr.PayloadBaseLLHeader, 12, []byte{0x08, 0x06})}
 	// arpIPv4 fixes what arp's fields below are: Ethernet and IPv4 addresses of 6 and 4 bytes (RFC 826).
 	arpIPv4 = clause{"arp htype 1 arp ptype ip arp hlen 6 arp plen 4", concat(
 		match(expr.PayloadBaseNetworkHeader, 0, []byte{0, 1}), match(expr.PayloadBaseNetworkHeader, 2, []byte{0x08, 0x00}),
 		match(expr.PayloadBaseNetworkHeader, 4, []byte{6}), match(expr.PayloadBaseNetworkHeader, 5, []byte{4}))}
 
-	udpTo53     = clause{"udp dport 53", transport(unix.IPPROTO_UDP, 2, []byte{0, 53})}
-	tcpTo53     = clause{"tcp dport 53", transport(unix.IPPROTO_TCP, 2, []byte{0, 53})}
-	echoRequest = clause{"icmp type echo-request", transport(unix.IPPROTO_ICMP, 0, []byte{8})}
+	udpTo53 = clause{"udp dport 53", transport(unix.IPPROTO_UDP, 2, []byte{0, 53})}
+	tcpTo53 = clause{"tcp dport 53", transport(unix.IPPROTO_TCP, 2, []byte{0, 53})}
 
-	establishedOrRelated = clause{"ct state established,related", []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: register},
-		&expr.Bitwise{
-			SourceRegister: register, DestRegister: register, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED), Xor: make([]byte, 4),
-		},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: make([]byte, 4)},
-	}}
+	establishedOrRelated = connectionState("established,related", expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
 )
 
-// sourceParts are where a frame's claims of its source stand.
-var sourceParts = map[string]*expr.Payload{
-	"ether saddr":     {Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6, DestRegister: secondPart},
-	"arp saddr ether": {Base: expr.PayloadBaseNetworkHeader, Offset: 8, Len: 6, DestRegister: secondPart},
-	"ip saddr":        {Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4, DestRegister: thirdPart},
-	"arp saddr ip":    {Base: expr.PayloadBaseNetworkHeader, Offset: 14, Len: 4, DestRegister: thirdPart},
-}
-
-func sourceClause(mac, address, set string) clause {
-	return clause{fmt.Sprintf("iifname . %s . %s @%s", mac, address, set), []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: firstWord},
-		sourceParts[mac], sourceParts[address],
-		&expr.Lookup{SourceRegister: firstWord, SetName: set},
+func connectionState(text string, bits uint32) clause {
+	return clause{"ct state " + text, []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: register},
+		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: make([]byte, 4)},
 	}}
 }
-
-// sourceIn holds when the frame's port, its MAC and an address in it stand together in a set.
-func sourceIn(address, set string) clause { return sourceClause("ether saddr", address, set) }
-
-// senderIn is the same for the MAC that an ARP message claims.
-func senderIn(set string) clause { return sourceClause("arp saddr ether", "arp saddr ip", set) }
 
 func interfaceMatch(word string, key expr.MetaKey, op expr.CmpOp, name string) clause {
 	return clause{fmt.Sprintf("%s %q", word, name), []expr.Any{
@@ -98,69 +75,14 @@ func inInterfaceIn(set string) clause { return interfaceLookup("iifname", expr.M
 
 func outInterfaceIn(set string) clause { return interfaceLookup("oifname", expr.MetaKeyOIFNAME, set) }
 
-// Offsets of the addresses in an IPv4 header (RFC 791).
-const (
-	sourceOffset      = 12
-	destinationOffset = 16
-)
-
-func addressWithin(word string, offset uint32, op expr.CmpOp, p netip.Prefix) clause {
-	shown, exprs := p.String(), []expr.Any{load(expr.PayloadBaseNetworkHeader, offset, 4)}
-	if p.IsSingleIP() {
-		shown = p.Addr().String()
-	} else {
-		exprs = append(exprs, &expr.Bitwise{
-			SourceRegister: register, DestRegister: register, Len: 4,
-			Mask: net.CIDRMask(p.Bits(), 32), Xor: make([]byte, 4),
-		})
-	}
-	return clause{word + " " + shown, append(exprs, &expr.Cmp{Op: op, Register: register, Data: p.Addr().AsSlice()})}
-}
-
-func destination(p netip.Prefix) clause {
-	return addressWithin("ip daddr", destinationOffset, expr.CmpOpEq, p)
-}
-
-func destinationNot(a netip.Addr) clause {
-	return addressWithin("ip daddr !=", destinationOffset, expr.CmpOpNeq, netip.PrefixFrom(a, 32))
-}
-
-func packetSourceWithin(p netip.Prefix) clause {
-	return addressWithin("ip saddr", sourceOffset, expr.CmpOpEq, p)
-}
-
-func packetSource(a netip.Addr) clause { return packetSourceWithin(netip.PrefixFrom(a, 32)) }
-
-func destinationIn(set string) clause {
-	return clause{"ip daddr @" + set, []expr.Any{
-		load(expr.PayloadBaseNetworkHeader, destinationOffset, 4), &expr.Lookup{SourceRegister: register, SetName: set},
-	}}
-}
-
-func packetSourceIn(set string) clause {
-	return clause{"ip saddr @" + set, []expr.Any{
-		load(expr.PayloadBaseNetworkHeader, sourceOffset, 4), &expr.Lookup{SourceRegister: register, SetName: set},
-	}}
-}
-
-// serviceIn holds when a packet's source and the TCP port that it is for stand together in a set.
+// serviceIn holds when an IPv4 packet's source and the TCP port that it is for stand together in a set.
 func serviceIn(set string) clause {
 	return clause{"ip saddr . tcp dport @" + set, []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{unix.IPPROTO_TCP}},
-		&expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: sourceOffset, Len: 4, DestRegister: firstWord},
+		&expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: ip4.source, Len: ip4.size, DestRegister: firstWord},
 		&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2, DestRegister: firstWord + 1},
 		&expr.Lookup{SourceRegister: firstWord, SetName: set},
-	}}
-}
-
-// overRate holds for a packet that is more than its source may send; each source has a place in a dynamic set.
-func overRate(set string, perSecond, burst uint32) clause {
-	return clause{fmt.Sprintf("update @%s { ip saddr limit rate over %d/second burst %d packets }", set, perSecond, burst), []expr.Any{
-		load(expr.PayloadBaseNetworkHeader, sourceOffset, 4),
-		&expr.Dynset{SrcRegKey: register, SetName: set, Operation: uint32(unix.NFT_DYNSET_OP_UPDATE), Exprs: []expr.Any{
-			&expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(perSecond), Over: true, Unit: expr.LimitTimeSecond, Burst: burst},
-		}},
 	}}
 }
 
@@ -205,10 +127,9 @@ func serviceElement(a netip.Addr, port int) element {
 	return element{fmt.Sprintf("%s . %d", a, port), append(key, 0, 0)}
 }
 
-// sourceElement is a port's key; each part is padded to words of four bytes. The port has been checked.
-func sourceElement(p Port) element {
-	mac, _ := net.ParseMAC(p.MAC)
-	key := append(interfaceBytes(p.tapName()), mac...)
-	key = append(append(key, 0, 0), p.Address.AsSlice()...)
-	return element{fmt.Sprintf("%q . %s . %s", p.tapName(), p.MAC, p.Address), key}
+// sourceElement is a port's key with one of its addresses; each part is padded to words of four bytes.
+func sourceElement(tap string, mac net.HardwareAddr, a netip.Addr) element {
+	key := append(interfaceBytes(tap), mac...)
+	key = append(append(key, 0, 0), a.AsSlice()...)
+	return element{fmt.Sprintf("%q . %s . %s", tap, mac, a), key}
 }

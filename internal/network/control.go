@@ -100,7 +100,7 @@ func (k *keeper) status() Status {
 	defer k.mu.Unlock()
 	return Status{
 		HolderPID: k.holder.pid, Rootless: k.config.Rootless, Subnet: k.config.Subnet, Gateway: Gateway(k.config.Subnet),
-		MTU: k.state.MTU, Uplink: k.uplink.state(), Ports: slices.Clone(k.state.Ports),
+		MTU: k.state.MTU, Uplink: k.uplink.state(), IPv6: k.state.IPv6, Uplink6: k.uplink.state6(), Ports: slices.Clone(k.state.Ports),
 	}
 }
 
@@ -131,7 +131,20 @@ func (k *keeper) attach(p Port) (Tap, error) {
 		s.Ports = append(s.Ports, p)
 		return nil
 	})
-	return Tap{p.tapName(), k.uplink.mtu()}, err
+	return k.tap(p), err
+}
+
+func (k *keeper) tap(p Port) Tap {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	tap := Tap{Name: p.tapName(), MTU: k.state.MTU}
+	if k.state.IPv6 {
+		tap.Address6 = netip.PrefixFrom(Address6(p.Address), Subnet6(k.state.Subnet).Bits())
+	}
+	if k.state.Outside6 {
+		tap.Gateway6 = Address6(Gateway(k.state.Subnet))
+	}
+	return tap
 }
 
 func (k *keeper) detach(id string) error {
@@ -155,21 +168,34 @@ func (k *keeper) setPolicy(id string, policy Policy) error {
 	})
 }
 
+// subnets are those whose addresses VMs have.
+func (k *keeper) subnets() (all []netip.Prefix) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, f := range k.state.families() {
+		all = append(all, f.net(k.state.Subnet))
+	}
+	return all
+}
+
 // lookup and reverse are what the DNS server knows of the VMs.
-func (k *keeper) lookup(name string) (netip.Addr, bool) {
+func (k *keeper) lookup(name string) (addresses []netip.Addr) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	i := slices.IndexFunc(k.state.Ports, func(p Port) bool { return strings.EqualFold(p.Name, name) })
 	if i < 0 {
-		return netip.Addr{}, false
+		return nil
 	}
-	return k.state.Ports[i].Address, true
+	for _, f := range k.state.families() {
+		addresses = append(addresses, f.of(k.state.Ports[i].Address))
+	}
+	return addresses
 }
 
 func (k *keeper) reverse(a netip.Addr) (string, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	i := slices.IndexFunc(k.state.Ports, func(p Port) bool { return p.Address == a })
+	i := slices.IndexFunc(k.state.Ports, func(p Port) bool { return familyOf(a).of(p.Address) == a })
 	if i < 0 {
 		return "", false
 	}

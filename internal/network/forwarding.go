@@ -11,30 +11,27 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
-	"github.com/vishvananda/netlink"
 )
 
 // A veth uplink needs the host to forward packets, and the host's own firewall to let them pass.
-
-const forwardSwitch = "/proc/sys/net/ipv4/ip_forward"
 
 // forwardingMark is an empty table that says: forwarding was off before the first home turned it on. Like the switch it
 // belongs to the host's network namespace, is one for all homes, and does not outlive the host's boot.
 const forwardingMark = "banger-turned-on-forwarding"
 
-// turnOnForwarding turns forwarding on. The uplink's link must be there: a home that restores looks for it.
-func turnOnForwarding() error {
-	now, err := os.ReadFile(forwardSwitch)
+// turnOnForwarding turns forwarding on. The uplink's table must be there: a home that restores looks for it.
+func turnOnForwarding(f *family) error {
+	now, err := os.ReadFile(f.forwardSwitch)
 	if err != nil {
 		return fmt.Errorf("read forwarding: %w", err)
 	}
 	if strings.TrimSpace(string(now)) != "0" {
 		return nil
 	}
-	if err := applyRules([]table{{family: nftables.TableFamilyIPv4, name: forwardingMark}}); err != nil {
+	if err := applyRules([]table{{family: f.table, name: forwardingMark}}); err != nil {
 		return fmt.Errorf("note forwarding: %w", err)
 	}
-	if err := os.WriteFile(forwardSwitch, []byte("1"), 0); err != nil {
+	if err := os.WriteFile(f.forwardSwitch, []byte("1"), 0); err != nil {
 		return fmt.Errorf("turn on forwarding: %w", err)
 	}
 	return nil
@@ -42,47 +39,47 @@ func turnOnForwarding() error {
 
 // restoreForwarding turns forwarding off again when a home of ours turned it on and none needs it any more. Who else came
 // to lean on it since cannot be seen.
-func restoreForwarding() error {
-	marked, err := forwardingMarked()
+func restoreForwarding(f *family) error {
+	marked, err := forwardingMarked(f)
 	if err != nil || !marked {
 		return err
 	}
-	if needed, err := forwardingNeeded(); err != nil || needed {
+	if needed, err := forwardingNeeded(f); err != nil || needed {
 		return err
 	}
-	if err := os.WriteFile(forwardSwitch, []byte("0"), 0); err != nil {
+	if err := os.WriteFile(f.forwardSwitch, []byte("0"), 0); err != nil {
 		return fmt.Errorf("restore forwarding: %w", err)
 	}
-	if err := removeTable(nftables.TableFamilyIPv4, forwardingMark); err != nil {
+	if err := removeTable(f.table, forwardingMark); err != nil {
 		return err
 	}
 	// A home that came up meanwhile may have found forwarding still on.
-	needed, err := forwardingNeeded()
+	needed, err := forwardingNeeded(f)
 	if err != nil || !needed {
 		return err
 	}
-	return turnOnForwarding()
+	return turnOnForwarding(f)
 }
 
-func forwardingMarked() (bool, error) {
+func forwardingMarked(f *family) (bool, error) {
+	return hasTable(f, func(name string) bool { return name == forwardingMark })
+}
+
+// forwardingNeeded reports whether any home has an uplink on this host that carries the version of IP.
+func forwardingNeeded(f *family) (bool, error) {
+	return hasTable(f, func(name string) bool { return strings.HasPrefix(name, hostTablePrefix) })
+}
+
+func hasTable(f *family, is func(name string) bool) (bool, error) {
 	conn, err := nftables.New()
 	if err != nil {
 		return false, fmt.Errorf("open nftables: %w", err)
 	}
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	tables, err := conn.ListTablesOfFamily(f.table)
 	if err != nil {
 		return false, fmt.Errorf("list nftables tables: %w", err)
 	}
-	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == forwardingMark }), nil
-}
-
-// forwardingNeeded reports whether any home has an uplink on this host.
-func forwardingNeeded() (bool, error) {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return false, fmt.Errorf("list links: %w", err)
-	}
-	return slices.ContainsFunc(links, func(l netlink.Link) bool { return strings.HasPrefix(l.Attrs().Name, hostLinkPrefix) }), nil
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return is(t.Name) }), nil
 }
 
 // admit has the host's own firewall let pass what the uplink's link sends and gets, where that drops what it does not

@@ -59,13 +59,13 @@ func TestForwardingOfTwoHomes(t *testing.T) {
 	first, second := w.home("a", DefaultSubnet, false), w.home("b", netip.MustParsePrefix("172.31.0.0/16"), false)
 	want := func(when, value string) {
 		t.Helper()
-		got, err := os.ReadFile(forwardSwitch)
+		got, err := os.ReadFile(ip4.forwardSwitch)
 		check(t, err)
 		if strings.TrimSpace(string(got)) != value {
 			t.Errorf("%s forwarding is %s, want %s", when, got, value)
 		}
 	}
-	check(t, os.WriteFile(forwardSwitch, []byte("0"), 0)) // a new namespace has what the real host has
+	check(t, os.WriteFile(ip4.forwardSwitch, []byte("0"), 0)) // a new namespace has what the real host has
 	check(t, first.Ensure(t.Context()))
 	check(t, second.Ensure(t.Context()))
 	want("with two", "1")
@@ -73,10 +73,10 @@ func TestForwardingOfTwoHomes(t *testing.T) {
 	want("with one", "1")
 	check(t, second.Stop(t.Context()))
 	want("after", "0")
-	if marked, err := forwardingMarked(); err != nil || marked {
+	if marked, err := forwardingMarked(ip4); err != nil || marked {
 		t.Errorf("marked %t, %v, want nothing left", marked, err)
 	}
-	check(t, os.WriteFile(forwardSwitch, []byte("1"), 0)) // by somebody else
+	check(t, os.WriteFile(ip4.forwardSwitch, []byte("1"), 0)) // by somebody else
 	check(t, first.Ensure(t.Context()))
 	check(t, first.Stop(t.Context()))
 	want("on a host that forwards", "1")

@@ -19,6 +19,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 )
 
@@ -107,16 +108,25 @@ func playVM() error {
 		return err
 	}
 	mac, _ := net.ParseMAC(v.Port.MAC)
-	os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0)
 	if err := errors.Join(netlink.LinkSetHardwareAddr(link, mac), netlink.LinkSetMTU(link, v.Tap.MTU),
 		raise("lo"), addAddress("eth0", v.Port.Address.String()+"/16"),
 		netlink.RouteAdd(&netlink.Route{Gw: Gateway(DefaultSubnet).AsSlice()})); err != nil {
 		return err
 	}
+	if v.Tap.Address6.IsValid() {
+		if err := addAddress("eth0", v.Tap.Address6.String()); err != nil {
+			return err
+		}
+	}
+	if v.Tap.Gateway6.IsValid() {
+		if err := netlink.RouteAdd(&netlink.Route{Gw: v.Tap.Gateway6.AsSlice()}); err != nil {
+			return err
+		}
+	}
 	got := &frames{added: make(chan struct{})}
 	go pump(eth0, outer, nil)
 	go pump(outer, eth0, got)
-	listener, err := net.Listen("tcp4", ":7")
+	listener, err := net.Listen("tcp", ":7")
 	if err != nil {
 		return err
 	}
@@ -154,7 +164,7 @@ func perform(r request, tap *os.File, got *frames, kept *net.Conn) string {
 	case "ready":
 		return "ready"
 	case "tcp", "keep":
-		conn, err := net.DialTimeout("tcp4", r.To, guestWait)
+		conn, err := net.DialTimeout("tcp", r.To, guestWait)
 		if err != nil {
 			return fail(err)
 		}
@@ -221,16 +231,22 @@ func perform(r request, tap *os.File, got *frames, kept *net.Conn) string {
 }
 
 func ping(to string) error {
-	conn, err := icmp.ListenPacket("ip4:icmp", "0.0.0.0")
+	target := netip.MustParseAddr(to)
+	network, any, protocol := "ip4:icmp", "0.0.0.0", 1
+	var request, answer icmp.Type = ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply
+	if target.Is6() {
+		network, any, protocol = "ip6:ipv6-icmp", "::", 58
+		request, answer = ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply
+	}
+	conn, err := icmp.ListenPacket(network, any)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	message, err := (&icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: 7, Seq: 1, Data: []byte("banger")}}).Marshal(nil)
+	message, err := (&icmp.Message{Type: request, Body: &icmp.Echo{ID: 7, Seq: 1, Data: []byte("banger")}}).Marshal(nil)
 	if err != nil {
 		return err
 	}
-	target := netip.MustParseAddr(to)
 	if _, err := conn.WriteTo(message, &net.IPAddr{IP: target.AsSlice()}); err != nil {
 		return err
 	}
@@ -241,8 +257,8 @@ func ping(to string) error {
 		if err != nil {
 			return err
 		}
-		reply, err := icmp.ParseMessage(1, buffer[:n])
-		if err == nil && reply.Type == ipv4.ICMPTypeEchoReply && from.String() == to {
+		reply, err := icmp.ParseMessage(protocol, buffer[:n])
+		if err == nil && reply.Type == answer && from.String() == to {
 			return nil
 		}
 	}

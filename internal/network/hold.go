@@ -25,6 +25,7 @@ type holderRequest struct {
 
 type holderReply struct {
 	PID   int    `json:"pid"`
+	IPv6  bool   `json:"ipv6,omitempty"`  // it can make that; a holder of an earlier build says nothing
 	State *state `json:"state,omitempty"` // as last made, nil before the first
 	Error string `json:"error,omitempty"`
 
@@ -72,7 +73,7 @@ func Hold(ctx context.Context, log *slog.Logger) error {
 func serveKeeper(ctx context.Context, conn *net.UnixConn, last **state) (stop bool, err error) {
 	limited := &io.LimitedReader{R: conn}
 	in := json.NewDecoder(limited)
-	reply := holderReply{PID: os.Getpid(), State: *last}
+	reply := holderReply{PID: os.Getpid(), IPv6: hasIPv6(), State: *last}
 	for {
 		if err := writeReply(conn, reply); err != nil {
 			return false, err

@@ -23,6 +23,7 @@ const holderTimeout = 30 * time.Second
 // holder is the keeper's end of the holder. It is safe for concurrent use.
 type holder struct {
 	pid    int
+	ipv6   bool   // it can make that
 	found  *state // what it had been told before, nil when it is new
 	joined bool   // it is new, in a namespace that another one has left
 
@@ -65,7 +66,7 @@ func dialHolder(ctx context.Context, d dir) (*holder, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("greet holder: %w", err), conn.Close())
 	}
-	h.pid, h.found = hello.PID, hello.State
+	h.pid, h.ipv6, h.found = hello.PID, hello.IPv6, hello.State
 	return h, nil
 }
 

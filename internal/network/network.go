@@ -1,5 +1,6 @@
 // Package network gives the VMs of one home folder their network: a network namespace with a bridge, a tap for each VM,
-// nftables rules that decide what a VM may reach, an uplink and a DNS server on the gateway's address. It serves IPv4.
+// nftables rules that decide what a VM may reach, an uplink and a DNS server on the gateway's address. IPv6
+// goes along with IPv4: its addresses are made of those, its rules are the same, and it leads out where the host has it.
 //
 // Two processes hold it, both started by Client.Ensure, both outliving the daemon:
 //
@@ -62,6 +63,9 @@ type Port struct {
 type Tap struct {
 	Name string `json:"name"`
 	MTU  int    `json:"mtu"` // bytes; the guest's interface should have the same
+
+	Address6 netip.Prefix `json:"address6,omitzero"` // the guest's; zero when the network has no IPv6
+	Gateway6 netip.Addr   `json:"gateway6,omitzero"` // zero when IPv6 has no way out
 }
 
 // Status tells what the network is doing.
@@ -71,8 +75,10 @@ type Status struct {
 	Subnet    netip.Prefix `json:"subnet"`
 	Gateway   netip.Addr   `json:"gateway"`
 	MTU       int          `json:"mtu"`
-	Uplink    string       `json:"uplink"` // "up", or why it is down
-	Ports     []Port       `json:"ports"`  // by id
+	Uplink    string       `json:"uplink"`  // "up", or why it is down
+	IPv6      bool         `json:"ipv6"`    // VMs have it between each other
+	Uplink6   string       `json:"uplink6"` // "up", or why IPv6 has no way out
+	Ports     []Port       `json:"ports"`   // by id
 }
 
 // dir is the folder of a home's network.

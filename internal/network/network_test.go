@@ -45,20 +45,50 @@ func TestPolicy(t *testing.T) {
 				one.want("error", "tcp", host+":7")
 			}
 
+			policy6(one, two, alone)
+
 			one.want("NOERROR 172.30.0.3", "dns", "two.vm A/udp")
+			one.want("NOERROR fd62:616e:6765::ac1e:3", "dns", "two.vm AAAA/udp")
+			two.want("NOERROR one.vm.", "dns", "2.0.0.0.e.1.c.a.0.0.0.0.0.0.0.0.0.0.0.0.5.6.7.6.e.6.1.6.2.6.d.f.ip6.arpa PTR/udp")
 			one.want("NOERROR 172.30.0.3", "dns", "TWO.vm A/tcp")
 			two.want("NOERROR one.vm.", "dns", "2.0.30.172.in-addr.arpa PTR/udp")
 			two.want("NXDOMAIN", "dns", "nobody.vm A/udp")
 			two.want("NOERROR 192.0.2.99", "dns", "example.org A/udp")
 
-			one.want("hello", "keep", internetAddress+":7")
-			check(t, h.SetPolicy(t.Context(), one.Port.ID, Policy{}))
-			one.want("error", "again", "")
-			one.want("error", "tcp", internetAddress+":7")
+			for _, internet := range []string{internetAddress + ":7", "[" + internetAddress6 + "]:7"} {
+				one.want("hello", "keep", internet)
+				check(t, h.SetPolicy(t.Context(), one.Port.ID, Policy{}))
+				one.want("error", "again", "")
+				one.want("error", "tcp", internet)
+				check(t, h.SetPolicy(t.Context(), one.Port.ID, Policy{NAT: true}))
+				one.want("hello", "tcp", internet)
+			}
 			check(t, h.SetPolicy(t.Context(), two.Port.ID, Policy{NAT: true}))
 			two.want("hello", "tcp", internetAddress+":7")
+			two.want("hello", "tcp", "["+internetAddress6+"]:7")
 			spoof(t, one, two)
+			spoof6(t, one, two)
 		})
+	}
+}
+
+// policy6 wants of IPv6 what TestPolicy wants of IPv4.
+func policy6(one, two, alone *vm) {
+	at := func(address string) string { return "[" + address + "]:7" }
+	of := func(v *vm) string { return v.Tap.Address6.Addr().String() }
+	const gateway = "fd62:616e:6765::ac1e:1"
+	one.want("hello", "tcp", at(internetAddress6))
+	one.want("hello "+of(one), "tcp", at(of(two)))
+	one.want("pong", "ping", gateway)
+	one.want("pong", "ping", of(two))
+	alone.want("hello", "tcp", at(internetAddress6))
+	alone.want("pong", "ping", gateway)
+
+	alone.want("error", "tcp", at(of(one)))
+	one.want("error", "tcp", at(of(alone)))
+	two.want("error", "tcp", at(internetAddress6))
+	for _, host := range []string{hostAddress6, otherAddress6, gateway, "fd62:616e:6765::ac1e:fffe", "fd62:616e:6765::ac1e:fffd", "64:ff9b::1"} {
+		one.want("error", "tcp", at(host))
 	}
 }
 
@@ -143,7 +173,8 @@ func TestNothingIsLeft(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			before := hostLinks(t)
-			forwarded, err := os.ReadFile(forwardSwitch) // a new namespace has the host's
+			forwarded, err := os.ReadFile(ip4.forwardSwitch) // a new namespace has the host's
+			forwarded6 := forwards6(t)
 			check(t, err)
 			h := w.home("a", DefaultSubnet, rootless)
 			check(t, h.Ensure(t.Context()))
@@ -155,8 +186,11 @@ func TestNothingIsLeft(t *testing.T) {
 			if after := hostLinks(t); after != before {
 				t.Errorf("links before and after:\n%s\n%s", before, after)
 			}
-			if forwarding, _ := os.ReadFile(forwardSwitch); string(forwarding) != string(forwarded) {
+			if forwarding, _ := os.ReadFile(ip4.forwardSwitch); string(forwarding) != string(forwarded) {
 				t.Errorf("forwarding was %q and is %q", forwarded, forwarding)
+			}
+			if now := forwards6(t); now != forwarded6 {
+				t.Errorf("IPv6 forwarding was %q and is %q", forwarded6, now)
 			}
 			files, _ := os.ReadDir(string(h.d))
 			for _, f := range files {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,23 +31,25 @@ const (
 type pasta struct {
 	binary  string
 	pidFile string
-	holder  int // pid
+	holder  *holder
 	log     *slog.Logger
 	done    chan struct{}
 	cancel  context.CancelFunc
 
-	mu     sync.Mutex
-	status string
+	mu      sync.Mutex
+	status  string
+	status6 string
 }
 
 // startPasta finds pasta and keeps it running until close. That pasta cannot run now (a host without a default route) is
 // told by state alone: VMs still reach each other, and it is tried again.
-func startPasta(d dir, holder int, log *slog.Logger) (*pasta, error) {
+func startPasta(d dir, holder *holder, log *slog.Logger) (*pasta, error) {
 	binary, err := exec.LookPath("pasta")
 	if err != nil {
 		return nil, fmt.Errorf("find pasta: %w (install the package passt: apt-get install passt, dnf install passt)", err)
 	}
 	p := &pasta{binary: binary, pidFile: d.pastaPID(), holder: holder, log: log, done: make(chan struct{}), status: "starting"}
+	p.note6()
 	if err := p.endStray(); err != nil {
 		return nil, err
 	}
@@ -67,6 +70,24 @@ func (p *pasta) state() string {
 	return p.status
 }
 
+func (p *pasta) state6() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status6
+}
+
+// note6 looks at the host's way out and reports whether it has one for IPv6.
+func (p *pasta) note6() bool {
+	status := uplinkUp
+	if err := p.holder.check6(); err != nil {
+		status = err.Error()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.status6 = status
+	return status == uplinkUp
+}
+
 func (p *pasta) set(status string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -84,11 +105,12 @@ func (p *pasta) close() error {
 }
 
 // pastaArguments: no port of the host is forwarded in or out, and the gateway's address is not the host (--no-map-gw).
-func pastaArguments(holder int) []string {
-	return []string{
-		"--foreground", "--quiet", "--config-net", "--no-map-gw", "--ipv4-only", "--ns-ifname", uplinkName,
-		"--mtu", strconv.Itoa(pastaMTU), "-t", "none", "-u", "none", "-T", "none", "-U", "none", strconv.Itoa(holder),
+func pastaArguments(holder int, ipv6 bool) []string {
+	arguments := []string{"--foreground", "--quiet", "--config-net", "--no-map-gw", "--ipv4-only", "--ns-ifname", uplinkName}
+	if ipv6 {
+		arguments = slices.DeleteFunc(arguments, func(a string) bool { return a == "--ipv4-only" })
 	}
+	return append(arguments, "--mtu", strconv.Itoa(pastaMTU), "-t", "none", "-u", "none", "-T", "none", "-U", "none", strconv.Itoa(holder))
 }
 
 func (p *pasta) keep(ctx context.Context) {
@@ -115,17 +137,17 @@ func (p *pasta) keep(ctx context.Context) {
 
 // run starts pasta and returns how it ended.
 func (p *pasta) run(ctx context.Context) error {
-	command := exec.CommandContext(ctx, p.binary, pastaArguments(p.holder)...)
+	command := exec.CommandContext(ctx, p.binary, pastaArguments(p.holder.pid, p.note6())...)
 	var tail tailBuffer
 	command.Stderr = &tail
 	command.WaitDelay = time.Second
 	if err := command.Start(); err != nil {
 		return fmt.Errorf("start pasta: %w", err)
 	}
-	if err := os.WriteFile(p.pidFile, fmt.Appendf(nil, "%d %d", command.Process.Pid, p.holder), 0o600); err != nil {
+	if err := os.WriteFile(p.pidFile, fmt.Appendf(nil, "%d %d", command.Process.Pid, p.holder.pid), 0o600); err != nil {
 		p.log.WarnContext(ctx, "a later keeper will not find this pasta", "err", err)
 	}
-	p.set("up")
+	p.set(uplinkUp)
 	err := command.Wait()
 	if err == nil {
 		err = errors.New("exit status 0")
@@ -153,8 +175,7 @@ func (p *pasta) endStray() error {
 	}
 	defer unix.Close(fd)
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	want := strings.Join(pastaArguments(holder), "\x00") + "\x00"
-	if err != nil || !strings.HasSuffix(string(line), "\x00"+want) {
+	if err != nil || !isPasta(string(line), holder) {
 		return nil // another's
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -164,6 +185,16 @@ func (p *pasta) endStray() error {
 		return fmt.Errorf("wait for stray pasta: %w", err)
 	}
 	return nil
+}
+
+// isPasta reports whether a command line, with a NUL behind each word, is that of a pasta of ours.
+func isPasta(line string, holder int) bool {
+	for _, ipv6 := range []bool{false, true} {
+		if strings.HasSuffix(line, "\x00"+strings.Join(pastaArguments(holder, ipv6), "\x00")+"\x00") {
+			return true
+		}
+	}
+	return false
 }
 
 // tailBuffer keeps the end of what is written to it.

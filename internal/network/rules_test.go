@@ -15,6 +15,7 @@ func exampleState() state {
 	address := netip.MustParseAddr
 	return state{
 		Subnet: DefaultSubnet, MTU: 1500, HostAddresses: []netip.Addr{address("192.0.2.7"), address("127.0.0.1"), address("127.0.0.1")},
+		IPv6: true, HostAddresses6: []netip.Addr{address("::1"), address("2001:db8::7"), address("2001:db8::7")},
 		Ports: []Port{
 			{ID: "b", Name: "two", MAC: "02:00:ac:1e:00:03", Address: address("172.30.0.3"), Policy: Policy{Isolated: true, HostServices: []int{5432, 80}}},
 			{ID: "a", Name: "one", MAC: "02:00:ac:1e:00:02", Address: address("172.30.0.2"), Policy: Policy{NAT: true}},
@@ -31,10 +32,18 @@ const exampleRules = `table bridge banger {
 		type ifname
 		elements = { "tapac1e0003" }
 	}
+	set sources6 {
+		type ifname . ether_addr . ipv6_addr
+		elements = { "tapac1e0002" . 02:00:ac:1e:00:02 . fd62:616e:6765::ac1e:2, "tapac1e0002" . 02:00:ac:1e:00:02 . fe80::acff:fe1e:2, "tapac1e0003" . 02:00:ac:1e:00:03 . fd62:616e:6765::ac1e:3, "tapac1e0003" . 02:00:ac:1e:00:03 . fe80::acff:fe1e:3 }
+	}
 	chain prerouting {
 		type filter hook prerouting priority -200; policy drop;
 		ether type ip iifname . ether saddr . ip saddr @sources accept
 		ether type arp arp htype 1 arp ptype ip arp hlen 6 arp plen 4 iifname . ether saddr . arp saddr ip @sources iifname . arp saddr ether . arp saddr ip @sources accept
+		ether type ip6 iifname . ether saddr . ip6 saddr @sources6 meta l4proto != ipv6-icmp accept
+		ether type ip6 iifname . ether saddr . ip6 saddr @sources6 icmpv6 type <= echo-reply accept
+		ether type ip6 iifname . ether saddr . ip6 saddr @sources6 icmpv6 type nd-neighbor-solicit accept
+		ether type ip6 iifname . ether saddr . ip6 saddr @sources6 icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 @sources6 accept
 	}
 	chain forward {
 		type filter hook forward priority -200; policy accept;
@@ -44,6 +53,8 @@ const exampleRules = `table bridge banger {
 	chain input {
 		type filter hook input priority -200; policy accept;
 		ether type ip ip daddr 172.30.0.0/16 ip daddr != 172.30.0.1 ip daddr != 172.30.255.254 drop
+		ether type ip6 ip6 daddr fd62:616e:6765::ac1e:0/112 ip6 daddr != fd62:616e:6765::ac1e:1 ip6 daddr != fd62:616e:6765::ac1e:fffe drop
+		ether type ip6 ip6 daddr fe80::/10 drop
 	}
 }
 table ip banger {
@@ -63,7 +74,7 @@ table ip banger {
 		type ipv4_addr
 		size 4096
 		flags dynamic,timeout
-		timeout 1m
+		timeout 60s
 	}
 	chain input {
 		type filter hook input priority 0; policy drop;
@@ -94,6 +105,47 @@ table ip banger {
 		oifname "up0" ip saddr @nat masquerade
 	}
 }
+table ip6 banger {
+	set nat {
+		type ipv6_addr
+		elements = { fd62:616e:6765::ac1e:2 }
+	}
+	set host {
+		type ipv6_addr
+		elements = { ::1, 2001:db8::7 }
+	}
+	set asking {
+		type ipv6_addr
+		size 4096
+		flags dynamic,timeout
+		timeout 60s
+	}
+	chain input {
+		type filter hook input priority 0; policy drop;
+		iifname "lo" accept
+		icmpv6 type nd-neighbor-solicit accept
+		icmpv6 type nd-neighbor-advert accept
+		iifname "br0" ip6 daddr fd62:616e:6765::ac1e:1 update @asking { ip6 saddr limit rate over 250/second burst 250 packets } drop
+		iifname "br0" ip6 daddr fd62:616e:6765::ac1e:1 icmpv6 type echo-request accept
+		iifname "up0" ct state established,related accept
+	}
+	chain forward {
+		type filter hook forward priority 0; policy drop;
+		iifname "br0" oifname "br0" accept
+		iifname "br0" ip6 daddr fd62:616e:6765::ac1e:fffe ct state established,related accept
+		iifname "br0" ip6 daddr ::/16 drop
+		iifname "br0" ip6 daddr fe80::/10 drop
+		iifname "br0" ip6 daddr fd62:616e:6765::ac1e:0/112 drop
+		iifname "br0" ip6 daddr @host drop
+		iifname "br0" oifname "up0" ip6 saddr @nat accept
+		iifname "up0" oifname "br0" ct state established,related accept
+		iifname "up0" oifname "br0" ip6 saddr fd62:616e:6765::ac1e:fffe accept
+	}
+	chain postrouting {
+		type nat hook postrouting priority 100; policy accept;
+		oifname "up0" ip6 saddr @nat masquerade
+	}
+}
 `
 
 const exampleHostRules = `table ip banger-host-x {
@@ -114,13 +166,45 @@ const exampleHostRules = `table ip banger-host-x {
 		oifname != "bgr-x" ip saddr 172.30.0.0/16 masquerade
 	}
 }
+table ip6 banger-host-x {
+	chain forward {
+		type filter hook forward priority 0; policy accept;
+		iifname "bgr-x" ip6 saddr fd62:616e:6765::ac1e:0/112 accept
+		oifname "bgr-x" ct state established,related accept
+		oifname "bgr-x" drop
+		iifname "bgr-x" drop
+	}
+	chain input {
+		type filter hook input priority 0; policy accept;
+		iifname "bgr-x" ct state established,related accept
+		iifname "bgr-x" icmpv6 type nd-neighbor-solicit accept
+		iifname "bgr-x" icmpv6 type nd-neighbor-advert accept
+		iifname "bgr-x" drop
+	}
+	chain postrouting {
+		type nat hook postrouting priority 100; policy accept;
+		oifname != "bgr-x" ip6 saddr fd62:616e:6765::ac1e:0/112 masquerade
+	}
+}
 `
+
+func exampleHostTables() (tables []table) {
+	for _, f := range []*family{ip4, ip6} {
+		tables = append(tables, planHostRules(f, "banger-host-x", "bgr-x", DefaultSubnet))
+	}
+	return tables
+}
 
 func TestPlannedRules(t *testing.T) {
 	if diff := cmp.Diff(exampleRules, text(planRules(exampleState()))); diff != "" {
 		t.Errorf("rules (-want +got):\n%s", diff)
 	}
-	host := []table{planHostRules("banger-host-x", "bgr-x", DefaultSubnet)}
+	host := exampleHostTables()
+	without := exampleState()
+	without.IPv6 = false
+	if got := text(planRules(without)); strings.Contains(got, "ip6") {
+		t.Errorf("rules of a network without IPv6 name it:\n%s", got)
+	}
 	if diff := cmp.Diff(exampleHostRules, text(host)); diff != "" {
 		t.Errorf("host's rules (-want +got):\n%s", diff)
 	}
@@ -134,17 +218,18 @@ func TestAppliedRules(t *testing.T) {
 	for name, tables := range map[string][]table{
 		"inside": planRules(exampleState()),
 		"empty":  planRules(state{Subnet: DefaultSubnet}),
-		"host":   {planHostRules("banger-host-x", "bgr-x", DefaultSubnet)},
+		"host":   exampleHostTables(),
 	} {
 		t.Run(name, func(t *testing.T) {
+			list := func() string { return withoutAdvertised(nft(t, "list ruleset")) }
 			nft(t, "flush ruleset")
-			nft(t, text(tables))
-			want := nft(t, "list ruleset")
+			nft(t, withoutAdvertised(text(tables)))
+			want := list()
 			nft(t, "flush ruleset")
 			for range 2 { // the second replaces the first
 				check(t, applyRules(tables))
 			}
-			if diff := cmp.Diff(want, nft(t, "list ruleset")); diff != "" {
+			if diff := cmp.Diff(want, list()); diff != "" {
 				t.Errorf("ruleset (-nft's +ours):\n%s", diff)
 			}
 			check(t, applyRules(tables))
@@ -161,7 +246,7 @@ func TestAppliedRules(t *testing.T) {
 			}
 			check(t, refillSets(tables))
 			check(t, refillSets(tables))
-			if diff := cmp.Diff(want, nft(t, "list ruleset")); diff != "" {
+			if diff := cmp.Diff(want, list()); diff != "" {
 				t.Errorf("refilled ruleset (-nft's +ours):\n%s", diff)
 			}
 			for _, table := range tables {
@@ -173,6 +258,13 @@ func TestAppliedRules(t *testing.T) {
 			}
 		})
 	}
+}
+
+// withoutAdvertised leaves out the one rule that nft(8) can show and not read; spoof tests it.
+func withoutAdvertised(text string) string {
+	return strings.Join(slices.DeleteFunc(strings.SplitAfter(text, "\n"), func(line string) bool {
+		return strings.Contains(line, "@sources6 icmpv6 type nd-neighbor-advert iifname")
+	}), "")
 }
 
 func nft(t *testing.T, script string) string {

@@ -40,7 +40,8 @@ type set struct {
 	name     string
 	kind     setKind
 	elements []element
-	dynamic  bool // filled by rules; an element is forgotten after a minute without use
+	dynamic  bool          // filled by rules
+	timeout  time.Duration // after which a dynamic set forgets an element that is not used; 0: as its condition says
 }
 
 type setKind struct {
@@ -53,17 +54,11 @@ type element struct {
 	key  []byte
 }
 
-var (
-	kindInterface = setKind{"ifname", nftables.TypeIFName}
-	kindAddress   = setKind{"ipv4_addr", nftables.TypeIPAddr}
-	kindService   = setKind{"ipv4_addr . inet_service", nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)}
-	kindSource    = setKind{
-		"ifname . ether_addr . ipv4_addr",
-		nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIPAddr),
-	}
-)
+var kindInterface = setKind{"ifname", nftables.TypeIFName}
 
-var familyNames = map[nftables.TableFamily]string{nftables.TableFamilyBridge: "bridge", nftables.TableFamilyIPv4: "ip"}
+var familyNames = map[nftables.TableFamily]string{
+	nftables.TableFamilyBridge: "bridge", nftables.TableFamilyIPv4: ip4.name, nftables.TableFamilyIPv6: ip6.name,
+}
 
 var hookNames = map[nftables.ChainHook]string{
 	*nftables.ChainHookPrerouting: "prerouting", *nftables.ChainHookInput: "input",
@@ -74,8 +69,10 @@ func (t table) write(b *strings.Builder) {
 	fmt.Fprintf(b, "table %s %s {\n", familyNames[t.family], t.name)
 	for _, s := range t.sets {
 		fmt.Fprintf(b, "\tset %s {\n\t\ttype %s\n", s.name, s.kind.text)
-		if s.dynamic {
-			fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic,timeout\n\t\ttimeout 1m\n", dynamicSize)
+		if s.dynamic && s.timeout != 0 {
+			fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic,timeout\n\t\ttimeout %ds\n", dynamicSize, int(s.timeout.Seconds()))
+		} else if s.dynamic {
+			fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic\n", dynamicSize)
 		}
 		if len(s.elements) > 0 {
 			texts := make([]string, len(s.elements))
@@ -126,7 +123,7 @@ func applyRules(tables []table) error {
 }
 
 // refillSets puts the sets' elements in place of those that tables in force have, in one transaction. It leaves chains
-// alone: replacing one with a policy of drop would drop packets between.
+// alone: replacing one with a policy of drop would drop packets between. What dynamic sets count goes on.
 func refillSets(tables []table) error {
 	conn, err := nftables.New()
 	if err != nil {
@@ -135,6 +132,9 @@ func refillSets(tables []table) error {
 	for _, t := range tables {
 		target := &nftables.Table{Family: t.family, Name: t.name}
 		for _, s := range t.sets {
+			if s.dynamic {
+				continue
+			}
 			made := s.in(target)
 			conn.FlushSet(made)
 			if err := conn.SetAddElements(made, s.contents()); err != nil {
@@ -152,12 +152,12 @@ func refillSets(tables []table) error {
 const dynamicSize = 4096
 
 func (s set) in(t *nftables.Table) *nftables.Set {
-	made := &nftables.Set{Table: t, Name: s.name, KeyType: s.kind.key, Concatenation: s.kind == kindSource || s.kind == kindService}
+	made := &nftables.Set{Table: t, Name: s.name, KeyType: s.kind.key, Concatenation: strings.Contains(s.kind.text, " . ")}
 	if s.kind == kindInterface {
 		made.KeyByteOrder = binaryutil.NativeEndian // for nft(8), which could not show the names otherwise
 	}
 	if s.dynamic {
-		made.Dynamic, made.HasTimeout, made.Timeout, made.Size = true, true, time.Minute, dynamicSize
+		made.Dynamic, made.HasTimeout, made.Timeout, made.Size = true, s.timeout != 0, s.timeout, dynamicSize
 	}
 	return made
 }

@@ -37,8 +37,9 @@ var ErrServed = errors.New("another process keeps this home's network")
 // uplink is the way out of the namespace.
 type uplink interface {
 	mtu() int
-	state() string // "up", or why not
-	close() error  // removes all of it; idempotent
+	state() string  // "up", or why not
+	state6() string // "up", or why IPv6 has no way out
+	close() error   // removes all of it; idempotent
 }
 
 // keeper is the process that Serve is.
@@ -126,9 +127,9 @@ func (k *keeper) setUp(ctx context.Context, d dir) (err error) {
 	}
 	k.services = newServices(k.holder, Gateway(k.config.Subnet), k.log)
 	if k.config.Rootless {
-		k.uplink, err = asUplink(startPasta(d, k.holder.pid, k.log))
+		k.uplink, err = asUplink(startPasta(d, k.holder, k.log))
 	} else {
-		k.uplink, err = asUplink(startVeth(d, k.config.Subnet, k.holder.pid, k.log))
+		k.uplink, err = asUplink(startVeth(d, k.config.Subnet, k.holder, k.log))
 	}
 	if err != nil {
 		return err
@@ -139,6 +140,8 @@ func (k *keeper) setUp(ctx context.Context, d dir) (err error) {
 		}
 	}
 	k.state = state{Subnet: k.config.Subnet, MTU: k.uplink.mtu(), Veth: !k.config.Rootless}
+	k.state.IPv6 = k.holder.ipv6 && k.state.MTU >= minMTU6
+	k.log.InfoContext(ctx, "IPv6", "between VMs", k.state.IPv6, "uplink", k.uplink.state6())
 	if found := k.holder.found; found != nil {
 		if found.Subnet != k.config.Subnet {
 			return fmt.Errorf("take over network: it has subnet %s, not %s; stop it first", found.Subnet, k.config.Subnet)
@@ -192,7 +195,7 @@ func (k *keeper) run(ctx context.Context, d dir) error {
 		return err
 	}
 	names := &dns.Server{
-		Domain: Domain, Subnet: k.config.Subnet, Lookup: k.lookup, Reverse: k.reverse,
+		Domain: Domain, Subnets: k.subnets(), Lookup: k.lookup, Reverse: k.reverse,
 		ResolvConf: k.config.ResolvConf, Log: k.log,
 	}
 	control, err := listenControl(d)
@@ -258,11 +261,11 @@ func (k *keeper) change(edit func(*state) error) error {
 		return err
 	}
 	sortPorts(next.Ports)
-	addresses, err := hostAddresses()
-	if err != nil {
+	var err error
+	if next.HostAddresses, next.HostAddresses6, err = hostAddresses(); err != nil {
 		return err
 	}
-	next.HostAddresses = addresses
+	next.Outside6 = next.IPv6 && k.uplink.state6() == uplinkUp
 	if err := k.holder.apply(next); err != nil {
 		// What the holder did before it failed is put back; should that fail too, the next change will.
 		return errors.Join(err, k.holder.apply(k.state))
@@ -298,19 +301,23 @@ func (k *keeper) followHostAddresses(ctx context.Context) error {
 	}
 }
 
-// hostAddresses returns the host's IPv4 addresses.
-func hostAddresses() ([]netip.Addr, error) {
+// hostAddresses returns the host's addresses, IPv4 and IPv6.
+func hostAddresses() (v4, v6 []netip.Addr, err error) {
 	all, err := net.InterfaceAddrs()
 	if err != nil {
-		return nil, fmt.Errorf("list the host's addresses: %w", err)
+		return nil, nil, fmt.Errorf("list the host's addresses: %w", err)
 	}
-	var found []netip.Addr
 	for _, a := range all {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
-			found = append(found, p.Addr())
+		p, err := netip.ParsePrefix(a.String())
+		switch {
+		case err != nil:
+		case p.Addr().Is4():
+			v4 = append(v4, p.Addr())
+		case !p.Addr().IsLinkLocalUnicast(): // those no VM reaches anyway
+			v6 = append(v6, p.Addr())
 		}
 	}
-	return found, nil
+	return v4, v6, nil
 }
 
 // checkConflict reports a route of the host's, other than by a link whose name begins with ours, that covers a part of the

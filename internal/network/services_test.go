@@ -146,7 +146,8 @@ func TestPurge(t *testing.T) {
 			t.Run(name+"/"+killed, func(t *testing.T) {
 				w := newWorld(t)
 				before := hostLinks(t)
-				forwarded, err := os.ReadFile(forwardSwitch) // a new namespace has the host's
+				forwarded, err := os.ReadFile(ip4.forwardSwitch) // a new namespace has the host's
+				forwarded6 := forwards6(t)
 				check(t, err)
 				h := w.home("a", DefaultSubnet, rootless)
 				check(t, h.Purge(t.Context())) // of a home that never had one
@@ -171,8 +172,11 @@ func TestPurge(t *testing.T) {
 				if rules := nft(t, "list ruleset"); strings.Contains(rules, "banger") {
 					t.Errorf("rules are left:\n%s", rules)
 				}
-				if forwarding, _ := os.ReadFile(forwardSwitch); string(forwarding) != string(forwarded) {
+				if forwarding, _ := os.ReadFile(ip4.forwardSwitch); string(forwarding) != string(forwarded) {
 					t.Errorf("forwarding was %q and is %q", forwarded, forwarding)
+				}
+				if now := forwards6(t); now != forwarded6 {
+					t.Errorf("IPv6 forwarding was %q and is %q", forwarded6, now)
 				}
 				await(t, "end of the holder", func() bool { return syscall.Kill(status.HolderPID, 0) != nil })
 			})

@@ -19,27 +19,47 @@ const (
 )
 
 // veth is root's uplink: a pair of interfaces whose host end takes part in the host's routing and is masqueraded there.
-// The host has of it the link, its address and one route, one nftables table, two rules in each foreign chain that drops
-// forwarded packets, and forwarding turned on.
+// The host has of it the link; for IPv4, and for IPv6 where it can (see check6), an address, a route, an nftables table and
+// forwarding turned on; and two rules in each foreign chain that drops forwarded packets.
 type veth struct {
 	link   string
 	table  string
 	subnet netip.Prefix
-	size   int // MTU in bytes
+	size   int    // MTU in bytes
+	why6   string // uplinkUp, or why it does not carry IPv6
 }
 
 func newVeth(d dir, subnet netip.Prefix) *veth {
 	hash := fmt.Sprintf("%x", sha256.Sum256([]byte(d)))[:8]
-	return &veth{link: hostLinkPrefix + hash, table: hostTablePrefix + hash, subnet: subnet, size: hostMTU()}
+	return &veth{link: hostLinkPrefix + hash, table: hostTablePrefix + hash, subnet: subnet, size: hostMTU(), why6: uplinkUp}
+}
+
+// check6 reports why the uplink cannot carry IPv6.
+func (v *veth) check6(holder *holder) error {
+	if v.size < minMTU6 {
+		return fmt.Errorf("links of %d bytes are too small for IPv6", v.size)
+	}
+	if err := holder.check6(); err != nil {
+		return err
+	}
+	return checkForwarding6()
+}
+
+// families are the versions of IP that the uplink carries.
+func (v *veth) families() []*family {
+	return state{IPv6: true, Outside6: v.why6 == uplinkUp}.outside()
 }
 
 // startVeth makes the pair between the host and the holder's namespace, in place of what a killed keeper left.
-func startVeth(d dir, subnet netip.Prefix, holder int, log *slog.Logger) (*veth, error) {
+func startVeth(d dir, subnet netip.Prefix, holder *holder, log *slog.Logger) (*veth, error) {
 	v := newVeth(d, subnet)
+	if err := v.check6(holder); err != nil {
+		v.why6 = err.Error()
+	}
 	if err := v.removeHostSide(); err != nil {
 		return nil, err
 	}
-	if err := v.setUp(holder); err != nil {
+	if err := v.setUp(holder.pid); err != nil {
 		return nil, errors.Join(err, v.close())
 	}
 	// Machines reach each other all the same, and the table of another may belong to its process alone.
@@ -51,15 +71,21 @@ func startVeth(d dir, subnet netip.Prefix, holder int, log *slog.Logger) (*veth,
 
 func (v *veth) mtu() int { return v.size }
 
+func (v *veth) state6() string { return v.why6 }
+
 func (v *veth) state() string {
 	if l, err := netlink.LinkByName(v.link); err != nil || l.Attrs().Flags&net.FlagUp == 0 {
 		return "down: " + v.link + " is missing or down"
 	}
-	return "up"
+	return uplinkUp
 }
 
 func (v *veth) setUp(holder int) error {
-	if err := applyRules([]table{planHostRules(v.table, v.link, v.subnet)}); err != nil {
+	var tables []table
+	for _, f := range v.families() {
+		tables = append(tables, planHostRules(f, v.table, v.link, v.subnet))
+	}
+	if err := applyRules(tables); err != nil {
 		return err
 	}
 	attrs := netlink.NewLinkAttrs()
@@ -68,25 +94,49 @@ func (v *veth) setUp(holder int) error {
 	if err := netlink.LinkAdd(pair); err != nil {
 		return fmt.Errorf("add veth %s: %w", v.link, err)
 	}
-	if err := netlink.AddrAdd(pair, &netlink.Addr{IPNet: ipNet(hostEnd(v.subnet), 32)}); err != nil {
-		return fmt.Errorf("add address of %s: %w", v.link, err)
-	}
 	if err := netlink.LinkSetUp(pair); err != nil {
 		return fmt.Errorf("set %s up: %w", v.link, err)
 	}
+	for _, f := range v.families() {
+		if err := v.join(pair, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// join makes the host's end one of a version of IP.
+func (v *veth) join(pair netlink.Link, f *family) error {
+	if f == ip6 {
+		if err := set6(v.link+"/disable_ipv6", "0"); err != nil { // whatever the host has for new links
+			return err
+		}
+	}
+	own, subnet := f.of(hostEnd(v.subnet)), f.net(v.subnet)
+	if err := netlink.AddrAdd(pair, &netlink.Addr{IPNet: hostNet(own), Flags: f.addressFlags}); err != nil {
+		return fmt.Errorf("add address of %s: %w", v.link, err)
+	}
+	via := Gateway(v.subnet) // ARP answers for all addresses of the namespace
+	if f == ip6 {
+		via = Address6(uplinkEnd(v.subnet))
+	}
 	route := &netlink.Route{
-		LinkIndex: pair.Attrs().Index, Dst: ipNet(v.subnet.Addr(), v.subnet.Bits()),
-		Gw: Gateway(v.subnet).AsSlice(), Src: hostEnd(v.subnet).AsSlice(), Flags: int(netlink.FLAG_ONLINK),
+		LinkIndex: pair.Attrs().Index, Dst: ipNet(subnet.Addr(), subnet.Bits()),
+		Gw: via.AsSlice(), Src: own.AsSlice(), Flags: int(netlink.FLAG_ONLINK),
 	}
 	if err := netlink.RouteAdd(route); err != nil {
-		return fmt.Errorf("add route to %s: %w", v.subnet, err)
+		return fmt.Errorf("add route to %s: %w", subnet, err)
 	}
-	return turnOnForwarding()
+	return turnOnForwarding(f)
 }
 
 // close removes everything of the uplink from the host; what is gone already is no error.
 func (v *veth) close() error {
-	return errors.Join(v.removeHostSide(), restoreForwarding())
+	err := errors.Join(v.removeHostSide(), restoreForwarding(ip4))
+	if hasIPv6() {
+		err = errors.Join(err, restoreForwarding(ip6))
+	}
+	return err
 }
 
 func (v *veth) removeHostSide() error {
@@ -96,7 +146,11 @@ func (v *veth) removeHostSide() error {
 			errs = append(errs, fmt.Errorf("delete %s: %w", v.link, err))
 		}
 	}
-	return errors.Join(append(errs, removeTable(nftables.TableFamilyIPv4, v.table))...)
+	errs = append(errs, removeTable(nftables.TableFamilyIPv4, v.table))
+	if hasIPv6() { // it may have carried that when it was made
+		errs = append(errs, removeTable(nftables.TableFamilyIPv6, v.table))
+	}
+	return errors.Join(errs...)
 }
 
 // hostMTU is that of the link with the host's default route, or Ethernet's.
@@ -114,8 +168,4 @@ func hostMTU() int {
 		}
 	}
 	return 1500
-}
-
-func ipNet(a netip.Addr, bits int) *net.IPNet {
-	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, 32)}
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -20,6 +21,7 @@ import (
 	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 // The tests run in a host of their own: a network namespace (in a user namespace, so root and ordinary users have the same)
@@ -31,6 +33,10 @@ const (
 	hostAddress     = "198.51.100.2"
 	otherAddress    = "192.0.2.7" // the host's too, on another link
 	internetAddress = "198.51.100.1"
+
+	hostAddress6     = "2001:db8:1::2"
+	otherAddress6    = "2001:db8:2::7"
+	internetAddress6 = "2001:db8:1::1"
 )
 
 func TestMain(m *testing.M) {
@@ -99,23 +105,29 @@ func newWorld(t *testing.T) *world {
 	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "wan0", MTU: 1400}, PeerName: "wan0", PeerNamespace: netlink.NsPid(internet.Process.Pid)}
 	check(t, netlink.LinkAdd(pair))
 	check(t, addAddress("wan0", hostAddress+"/24"))
+	check(t, addAddress("wan0", hostAddress6+"/64"))
 	other := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "other0"}}
 	check(t, netlink.LinkAdd(other))
 	t.Cleanup(func() { netlink.LinkDel(pair); netlink.LinkDel(other) })
 	check(t, addAddress("other0", otherAddress+"/24"))
+	check(t, addAddress("other0", otherAddress6+"/64"))
 	check(t, netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(internetAddress)}))
+	check(t, netlink.RouteAdd(defaultRoute6()))
 	fmt.Fprintln(in, "go")
 	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 		t.Fatalf("internet: %q, %v", line, err)
 	}
 	check(t, os.WriteFile(filepath.Join(root, "resolv.conf"), []byte("nameserver "+internetAddress+"\n"), 0o600))
 	// A service on the host, which no VM may reach.
-	listener, err := net.Listen("tcp4", "0.0.0.0:7")
+	listener, err := net.Listen("tcp", ":7")
 	check(t, err)
 	t.Cleanup(func() { listener.Close() })
 	go greet(listener)
 	return &world{t, root}
 }
+
+// defaultRoute6 is the host's way out for IPv6.
+func defaultRoute6() *netlink.Route { return &netlink.Route{Gw: net.ParseIP(internetAddress6)} }
 
 // greet tells each client who it is.
 func greet(l net.Listener) {
@@ -156,6 +168,9 @@ func addAddress(name, prefix string) error {
 	if err != nil {
 		return err
 	}
+	if a.IP.To4() == nil {
+		a.Flags = unix.IFA_F_NODAD
+	}
 	if err := netlink.AddrAdd(l, a); err != nil {
 		return err
 	}
@@ -165,10 +180,11 @@ func addAddress(name, prefix string) error {
 // playInternet serves TCP port 7 and DNS.
 func playInternet() error {
 	bufio.NewReader(os.Stdin).ReadString('\n')
-	if err := addAddress("wan0", internetAddress+"/24"); err != nil {
+	// Without ::1 Go's net takes the kernel for one without IPv6.
+	if err := errors.Join(raise("lo"), addAddress("wan0", internetAddress+"/24"), addAddress("wan0", internetAddress6+"/64")); err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp4", internetAddress+":7")
+	listener, err := net.Listen("tcp", ":7")
 	if err != nil {
 		return err
 	}

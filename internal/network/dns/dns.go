@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,8 +22,8 @@ const answerTTL = 5
 // Server answers queries. Its fields are set before Serve and not changed.
 type Server struct {
 	Domain     string                                  // of the VMs' names, such as "vm", without dots
-	Subnet     netip.Prefix                            // IPv4, whose reverse names are ours
-	Lookup     func(name string) (netip.Addr, bool)    // a VM's address by its name in the domain, in lower case
+	Subnets    []netip.Prefix                          // whose reverse names are ours
+	Lookup     func(name string) []netip.Addr          // a VM's addresses by its name in the domain, in lower case; none for no VM
 	Reverse    func(address netip.Addr) (string, bool) // a VM's name by its address
 	ResolvConf string                                  // file with the resolvers, see resolv.conf(5); read when it changes
 	Log        *slog.Logger
@@ -72,17 +73,20 @@ func (s *Server) own(q *dns.Msg) (reply *dns.Msg, ours bool) {
 		return reply, true
 	}
 	if label, found := strings.CutSuffix(name, "."+suffix); found {
-		address, known := s.Lookup(label)
-		if !known {
+		addresses := s.Lookup(label)
+		if len(addresses) == 0 {
 			reply.Rcode = dns.RcodeNameError
-		} else if question.Qtype == dns.TypeA || question.Qtype == dns.TypeANY {
-			header.Rrtype = dns.TypeA
-			reply.Answer = []dns.RR{&dns.A{Hdr: header, A: address.AsSlice()}}
+		}
+		for _, a := range addresses {
+			record := addressRecord(header, a)
+			if question.Qtype == record.Header().Rrtype || question.Qtype == dns.TypeANY {
+				reply.Answer = append(reply.Answer, record)
+			}
 		}
 		return reply, true
 	}
 	address, reverse := reverseAddress(name)
-	if !reverse || !s.Subnet.Contains(address) {
+	if !reverse || !slices.ContainsFunc(s.Subnets, func(p netip.Prefix) bool { return p.Contains(address) }) {
 		return nil, false
 	}
 	label, known := s.Reverse(address)
@@ -95,16 +99,38 @@ func (s *Server) own(q *dns.Msg) (reply *dns.Msg, ours bool) {
 	return reply, true
 }
 
-// reverseAddress returns the address that a name of in-addr.arpa stands for (RFC 1035, 3.5).
+func addressRecord(header dns.RR_Header, a netip.Addr) dns.RR {
+	if a.Is4() {
+		header.Rrtype = dns.TypeA
+		return &dns.A{Hdr: header, A: a.AsSlice()}
+	}
+	header.Rrtype = dns.TypeAAAA
+	return &dns.AAAA{Hdr: header, AAAA: a.AsSlice()}
+}
+
+// reverseAddress returns the address that a name of in-addr.arpa (RFC 1035, 3.5) or ip6.arpa (RFC 3596, 2.5) stands for.
 func reverseAddress(name string) (netip.Addr, bool) {
-	text, found := strings.CutSuffix(name, ".in-addr.arpa.")
-	if !found {
-		return netip.Addr{}, false
-	}
+	text, v6 := strings.CutSuffix(name, ".ip6.arpa.")
+	text, v4 := strings.CutSuffix(text, ".in-addr.arpa.")
 	labels := strings.Split(text, ".")
-	if len(labels) != 4 {
+	slices.Reverse(labels)
+	var address netip.Addr
+	var err error
+	switch {
+	case v4 && !v6 && len(labels) == 4:
+		address, err = netip.ParseAddr(strings.Join(labels, "."))
+	case v6 && !v4 && len(labels) == 32:
+		var groups []string
+		for four := range slices.Chunk(labels, 4) {
+			groups = append(groups, strings.Join(four, ""))
+		}
+		address, err = netip.ParseAddr(strings.Join(groups, ":"))
+	default:
 		return netip.Addr{}, false
 	}
-	address, err := netip.ParseAddr(labels[3] + "." + labels[2] + "." + labels[1] + "." + labels[0])
-	return address, err == nil
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	back, err := dns.ReverseAddr(address.String())
+	return address, err == nil && back == name // a label may hold anything
 }

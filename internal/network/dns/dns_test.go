@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var webAddress = netip.MustParseAddr("172.30.0.2")
+var webAddress, webAddress6 = netip.MustParseAddr("172.30.0.2"), netip.MustParseAddr("fd00::2")
 
 // start serves on loopback, with a VM named web, and returns the server's address.
 func start(t *testing.T, resolvConf string) string {
@@ -45,9 +45,15 @@ func start(t *testing.T, resolvConf string) string {
 
 func testServer(resolvConf string) *Server {
 	return &Server{
-		Domain: "vm", Subnet: netip.MustParsePrefix("172.30.0.0/16"), ResolvConf: resolvConf, Log: slog.New(slog.DiscardHandler),
-		Lookup:  func(name string) (netip.Addr, bool) { return webAddress, name == "web" },
-		Reverse: func(a netip.Addr) (string, bool) { return "web", a == webAddress },
+		Domain: "vm", ResolvConf: resolvConf, Log: slog.New(slog.DiscardHandler),
+		Subnets: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/16"), netip.MustParsePrefix("fd00::/112")},
+		Lookup: func(name string) []netip.Addr {
+			if name != "web" {
+				return nil
+			}
+			return []netip.Addr{webAddress, webAddress6}
+		},
+		Reverse: func(a netip.Addr) (string, bool) { return "web", a == webAddress || a == webAddress6 },
 	}
 }
 
@@ -113,6 +119,7 @@ func brief(m *dns.Msg) string {
 }
 
 func TestOwnNames(t *testing.T) {
+	zeros := strings.Repeat("0.", 29)
 	server := start(t, "/nonexistent")
 	rows := []struct {
 		name string
@@ -121,12 +128,21 @@ func TestOwnNames(t *testing.T) {
 	}{
 		{"web.vm.", dns.TypeA, "NOERROR web.vm. 5 IN A 172.30.0.2"},
 		{"WEB.vM.", dns.TypeA, "NOERROR WEB.vM. 5 IN A 172.30.0.2"},
-		{"web.vm.", dns.TypeAAAA, "NOERROR"},
+		{"web.vm.", dns.TypeAAAA, "NOERROR web.vm. 5 IN AAAA fd00::2"},
+		{"web.vm.", dns.TypeANY, "NOERROR web.vm. 5 IN A 172.30.0.2 web.vm. 5 IN AAAA fd00::2"},
+		{"web.vm.", dns.TypeMX, "NOERROR"},
+		{"db.vm.", dns.TypeAAAA, "NXDOMAIN"},
 		{"vm.", dns.TypeA, "NOERROR"},
 		{"db.vm.", dns.TypeA, "NXDOMAIN"},
 		{"x.web.vm.", dns.TypeA, "NXDOMAIN"},
 		{"2.0.30.172.in-addr.arpa.", dns.TypePTR, "NOERROR 2.0.30.172.in-addr.arpa. 5 IN PTR web.vm."},
 		{"3.0.30.172.in-addr.arpa.", dns.TypePTR, "NXDOMAIN"},
+		{"2." + zeros + "d.f.ip6.arpa.", dns.TypePTR, "NOERROR 2." + zeros + "d.f.ip6.arpa. 5 IN PTR web.vm."},
+		{"2." + zeros + "D.F.ip6.arpa.", dns.TypePTR, "NOERROR 2." + zeros + "D.F.ip6.arpa. 5 IN PTR web.vm."},
+		{"3." + zeros + "d.f.ip6.arpa.", dns.TypePTR, "NXDOMAIN"},
+		{"3." + zeros + "d.e.ip6.arpa.", dns.TypePTR, "SERVFAIL"},
+		{zeros + "d.f.ip6.arpa.", dns.TypePTR, "SERVFAIL"},
+		{"02." + zeros + "d.f.ip6.arpa.", dns.TypePTR, "SERVFAIL"},
 		{"notvm.", dns.TypeA, "SERVFAIL"},
 		{"1.0.0.10.in-addr.arpa.", dns.TypePTR, "SERVFAIL"},
 		{"web.vm.", dns.TypeAXFR, "REFUSED"},
@@ -273,7 +289,7 @@ func TestGarbageIsSurvived(t *testing.T) {
 
 // FuzzAnswer checks that whatever unpacks is answered, and the answer packs.
 func FuzzAnswer(f *testing.F) {
-	for _, name := range []string{"web.vm.", "2.0.30.172.in-addr.arpa.", "example.org."} {
+	for _, name := range []string{"web.vm.", "2.0.30.172.in-addr.arpa.", "2." + strings.Repeat("0.", 29) + "d.f.ip6.arpa.", "example.org."} {
 		seed, err := question(name, dns.TypeA).Pack()
 		if err != nil {
 			f.Fatal(err)
