@@ -36,7 +36,8 @@ type VM struct {
 	AutoRemove   bool       `json:"auto_remove,omitempty"` // removed as soon as it stops
 	Builds       string     `json:"builds,omitempty"`      // the name of the image that it was made to build; its disk is its root
 	Network      Network    `json:"network"`
-	Address      string     `json:"address,omitempty"` // IPv4, its own for its whole life
+	Address      string     `json:"address,omitempty"`  // IPv4, its own for its whole life
+	Address6     string     `json:"address6,omitempty"` // IPv6, made of Address; it has it where the host's kernel and its own have IPv6
 	MAC          string     `json:"mac,omitempty"`
 	NAT          bool       `json:"nat,omitempty"`           // reaches the world beyond the other VMs
 	Isolated     bool       `json:"isolated,omitempty"`      // reaches no other VM, and none reaches it

@@ -33,10 +33,17 @@ func (n guestNetwork) args() []string {
 		return nil
 	}
 	gateway := network.Gateway(n.subnet).String()
-	return []string{
+	args := []string{
 		"banger.address=" + netip.PrefixFrom(n.address, n.subnet.Bits()).String(), "banger.gateway=" + gateway, "banger.dns=" + gateway,
 		"banger.mtu=" + strconv.Itoa(n.tap.MTU), "banger.search=" + network.Domain,
 	}
+	if n.tap.Address6.IsValid() {
+		args = append(args, "banger.address6="+n.tap.Address6.String())
+	}
+	if n.tap.Gateway6.IsValid() { // else the guest's programs need not try
+		args = append(args, "banger.gateway6="+n.tap.Gateway6.String())
+	}
+	return args
 }
 
 // interfaces are the guest's network cards, one or none.

@@ -205,7 +205,7 @@ func (m *Manager) describe(rec store.ListedVM) api.VM {
 	}
 	if rec.Address.IsValid() {
 		v.Address, v.MAC = rec.Address.String(), network.MAC(rec.Address)
-		v.Gateway = network.Gateway(m.Config.Subnet).String()
+		v.Address6, v.Gateway = network.Address6(rec.Address).String(), network.Gateway(m.Config.Subnet).String()
 	}
 	v.Forwards = m.describeForwards(rec)
 	if rec.VMMPID != 0 {

@@ -105,6 +105,28 @@ func describePlan(p bootPlan) string {
 	return b.String()
 }
 
+func TestGuestNetworkArgs(t *testing.T) {
+	n := guestNetwork{tap: network.Tap{Name: "tap1", MTU: 1400}, address: netip.MustParseAddr("172.30.0.7"), subnet: network.DefaultSubnet}
+	const v4 = "banger.address=172.30.0.7/16 banger.gateway=172.30.0.1 banger.dns=172.30.0.1 banger.mtu=1400 banger.search=vm"
+	inside, outside := n, n
+	inside.tap.Address6 = netip.MustParsePrefix("fd62:616e:6765::ac1e:7/112")
+	outside.tap.Address6, outside.tap.Gateway6 = inside.tap.Address6, netip.MustParseAddr("fd62:616e:6765::ac1e:1")
+	for _, tt := range []struct {
+		name string
+		n    guestNetwork
+		want string
+	}{
+		{"None", guestNetwork{}, ""},
+		{"IPv4", n, v4},
+		{"IPv6Inside", inside, v4 + " banger.address6=fd62:616e:6765::ac1e:7/112"},
+		{"IPv6Outside", outside, v4 + " banger.address6=fd62:616e:6765::ac1e:7/112 banger.gateway6=fd62:616e:6765::ac1e:1"},
+	} {
+		if got := strings.Join(tt.n.args(), " "); got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestPlanBoot(t *testing.T) {
 	got := describePlan(planBoot("web", 4, 2048, "/v/abc", bootFiles{rootfs: "/i/rootfs", vmlinux: "/k/vmlinux", modules: "/k/modules", initrd: "/k/initrd"}, guestNetwork{
 		tap: network.Tap{Name: "tap1", MTU: 1400}, address: netip.MustParseAddr("172.30.0.7"), subnet: network.DefaultSubnet,
