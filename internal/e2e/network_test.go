@@ -15,10 +15,14 @@ import (
 	"banger/api"
 )
 
-// The world of these tests is a web server in a namespace of its own, on addresses kept for documentation (RFC 5737).
+// The world of these tests is a web server in a namespace of its own, on addresses kept for documentation (RFC 5737 and
+// 3849).
 const (
 	worldAddress = "198.51.100.2"
 	hostAddress  = "198.51.100.1" // the host's own, which guests must not reach
+
+	worldAddress6 = "2001:db8:e2e::2"
+	hostAddress6  = "2001:db8:e2e::1"
 )
 
 // newWorld makes the world and a service on the host, and returns the service's port. Both end with the test.
@@ -46,25 +50,30 @@ func newWorld(t *testing.T) (hostPort string) {
 	ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", world)
 	t.Cleanup(func() { ip("link", "del", link) })
 	ip("addr", "add", hostAddress+"/24", "dev", link)
+	ip("addr", "add", hostAddress6+"/64", "dev", link, "nodad")
 	ip("link", "set", link, "up")
+	ip("route", "add", "default", "via", worldAddress6, "dev", link, "metric", "99999") // after the one that the host may have
 	ip("-n", world, "addr", "add", worldAddress+"/24", "dev", "eth0")
+	ip("-n", world, "addr", "add", worldAddress6+"/64", "dev", "eth0", "nodad")
 	ip("-n", world, "link", "set", "eth0", "up")
 	ip("-n", world, "link", "set", "lo", "up")
-	serve := exec.Command("ip", "netns", "exec", world, "busybox", "httpd", "-f", "-p", worldAddress+":80", "-h", dir)
+	serve := exec.Command("ip", "netns", "exec", world, "busybox", "httpd", "-f", "-p", "80", "-h", dir)
 	if err := serve.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = serve.Process.Kill(), serve.Wait() })
-	listener, err := net.Listen("tcp", net.JoinHostPort(hostAddress, "0"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	server := &http.Server{Handler: http.NotFoundHandler()}
-	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { server.Close() })
-	_, hostPort, err = net.SplitHostPort(listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	hostPort = "0"
+	for _, address := range []string{hostAddress, hostAddress6} {
+		listener, err := net.Listen("tcp", net.JoinHostPort(address, hostPort))
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = server.Serve(listener) }()
+		if _, hostPort, err = net.SplitHostPort(listener.Addr().String()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return hostPort
 }
@@ -76,7 +85,10 @@ func (h *home) guest(vm, command string) (string, bool) {
 	return r.stdout, r.code == 0
 }
 
-const fetch = "curl -sS --max-time 20 http://"
+const (
+	fetch      = "curl -sS --max-time 20 http://"
+	fetchWorld = "curl -6 -g -sS --max-time 20 'http://[" + worldAddress6 + "]/hello'"
+)
 
 // reaches fails the test unless the command's success is as wanted.
 func (h *home) reaches(want bool, vm, command string) {
@@ -103,13 +115,23 @@ func TestNetwork(t *testing.T) {
 		h.reaches(false, "ant", "ping -c 1 -W 2 owl.vm")
 		h.reaches(false, "owl", "ping -c 1 -W 2 ant.vm")
 		h.reaches(true, "owl", fetch+worldAddress+"/hello")
+		h.reaches(true, "ant", fetchWorld)
+		h.reaches(false, "ant", "curl -6 -g -s --max-time 3 http://["+hostAddress6+"]:"+hostPort)
+		h.reaches(true, "ant", "ping -6 -c 1 -W 10 bee.vm")
+		h.reaches(true, "ant", "ping -c 1 -W 10 "+h.vm("bee").Address6)
+		h.reaches(false, "ant", "ping -6 -c 1 -W 2 owl.vm")
+		h.reaches(false, "owl", "ping -6 -c 1 -W 2 ant.vm")
+		h.reaches(true, "owl", fetchWorld)
+		h.reaches(false, "ant", "a=fd62:616e:6765::99; ip addr add $a/96 dev eth0 nodad; ping -c 1 -W 2 -I $a "+h.vm("bee").Address6+"; r=$?; ip addr del $a/96 dev eth0; exit $r")
 		// Somebody else's address, and somebody else's MAC.
-		h.reaches(false, "ant", "a="+subnet+".99.99; ip addr add $a/16 dev eth0; ping -c 1 -W 2 -I $a bee.vm; r=$?; ip addr del $a/16 dev eth0; exit $r")
+		h.reaches(false, "ant", "a="+subnet+".99.99; ip addr add $a/16 dev eth0; ping -4 -c 1 -W 2 -I $a bee.vm; r=$?; ip addr del $a/16 dev eth0; exit $r")
 		if out, _ := h.guest("ant", "hostname -f"); out != "ant.vm\n" {
 			t.Errorf("hostname -f says %q", out)
 		}
-		if out, _ := h.guest("ant", "getent hosts "+h.vm("bee").Address); !strings.Contains(out, "bee.vm") {
-			t.Errorf("the name of bee's address is %q", out)
+		for _, address := range []string{h.vm("bee").Address, h.vm("bee").Address6} {
+			if out, _ := h.guest("ant", "getent hosts "+address); !strings.Contains(out, "bee.vm") {
+				t.Errorf("the name of bee's address %s is %q", address, out)
+			}
 		}
 		h.reaches(false, "hermit", "test -e /sys/class/net/eth0")
 	}
@@ -118,6 +140,7 @@ func TestNetwork(t *testing.T) {
 		h := h.in(t)
 		h.banger("nat", "ant", "off")
 		h.reaches(false, "ant", "curl -s --max-time 3 http://"+worldAddress+"/hello")
+		h.reaches(false, "ant", strings.Replace(fetchWorld, "20", "3", 1))
 		h.reaches(true, "ant", "ping -c 1 -W 10 bee.vm")
 		h.banger("restart", "ant")
 		h.reaches(false, "ant", "curl -s --max-time 3 http://"+worldAddress+"/hello")
@@ -148,6 +171,7 @@ func TestNetwork(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.reaches(true, "ant", "ping -c 1 -W 10 "+h.vm("bee").Address) // the bridge needs nobody
+		h.reaches(true, "ant", "ping -c 1 -W 10 "+h.vm("bee").Address6)
 		eventually(t, "another keeper", func() bool { pid := h.process("netns keep"); return pid != 0 && pid != keeper })
 		eventually(t, "names again", func() bool { _, ok := h.guest("ant", "getent hosts bee.vm"); return ok })
 		rules(t)
