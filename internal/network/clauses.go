@@ -35,6 +35,7 @@ var (
 	udpTo53 = clause{"udp dport 53", transport(unix.IPPROTO_UDP, 2, []byte{0, 53})}
 	tcpTo53 = clause{"tcp dport 53", transport(unix.IPPROTO_TCP, 2, []byte{0, 53})}
 
+	newConnection        = connectionState("new", expr.CtStateBitNEW)
 	establishedOrRelated = connectionState("established,related", expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
 )
 

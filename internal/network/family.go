@@ -167,6 +167,12 @@ func (f *family) overRate(set string, perSecond, burst uint32) clause {
 		&expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(perSecond), Over: true, Unit: expr.LimitTimeSecond, Burst: burst})
 }
 
+// overConns holds for the first packet of a connection that is one more than its source may have at once.
+func (f *family) overConns(set string, most uint32) clause {
+	over := f.eachSource("add", unix.NFT_DYNSET_OP_ADD, set, fmt.Sprintf("ct count over %d", most), &expr.Connlimit{Count: most, Flags: expr.NFT_CONNLIMIT_F_INV})
+	return clause{newConnection.text + " " + over.text, concat(newConnection.exprs, over.exprs)}
+}
+
 func (f *family) eachSource(verb string, operation uint32, set, text string, condition expr.Any) clause {
 	return clause{fmt.Sprintf("%s @%s { %s saddr %s }", verb, set, f.name, text), []expr.Any{
 		load(expr.PayloadBaseNetworkHeader, f.source, f.size),

@@ -109,6 +109,7 @@ func playVM() error {
 	}
 	mac, _ := net.ParseMAC(v.Port.MAC)
 	if err := errors.Join(netlink.LinkSetHardwareAddr(link, mac), netlink.LinkSetMTU(link, v.Tap.MTU),
+		netlink.LinkSetTxQLen(link, 2*maxConns), // so that «connect» loses nothing on the way to the bridge
 		raise("lo"), addAddress("eth0", v.Port.Address.String()+"/16"),
 		netlink.RouteAdd(&netlink.Route{Gw: Gateway(DefaultSubnet).AsSlice()})); err != nil {
 		return err
@@ -196,6 +197,11 @@ func perform(r request, tap *os.File, got *frames, kept *net.Conn) string {
 		return "pong"
 	case "dns":
 		return resolve(r.To)
+	case "connect":
+		if err := connect(r.To); err != nil {
+			return fail(err)
+		}
+		return "sent"
 	case "flood":
 		conn, err := net.Dial("udp4", r.To)
 		if err != nil {
@@ -228,6 +234,21 @@ func perform(r request, tap *os.File, got *frames, kept *net.Conn) string {
 		return fmt.Sprint(got.seen(part, 0))
 	}
 	return "error: unknown"
+}
+
+// connect begins as many connections as a VM may have, each with a packet to another port.
+func connect(to string) error {
+	conn, err := net.ListenPacket("udp", ":0")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for port := range maxConns {
+		if _, err := conn.WriteTo([]byte("x"), &net.UDPAddr{IP: net.ParseIP(to), Port: 1000 + port}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func ping(to string) error {

@@ -107,6 +107,32 @@ func TestHostReachesGuest6(t *testing.T) {
 	one.want("error", "ping", "fd62:616e:6765::ac1e:fffe")
 }
 
+// A VM that opens connections without end has so many, and hinders no other.
+func TestConnectionsAreBounded(t *testing.T) {
+	if !inHost(t) {
+		return
+	}
+	for name, rootless := range modes {
+		t.Run(name, func(t *testing.T) {
+			h := newWorld(t).home("a", DefaultSubnet, rootless)
+			check(t, h.Ensure(t.Context()))
+			one, two := h.boot(h.port("one", 2, Policy{NAT: true})), h.boot(h.port("two", 3, Policy{NAT: true}))
+			h.awaitUplink(t)
+			for _, internet := range []string{internetAddress, internetAddress6} {
+				at := net.JoinHostPort(internet, "7")
+				one.want("hello", "keep", at)
+				one.want("sent", "connect", internet)
+				one.want("error", "tcp", at)
+				check(t, h.SetPolicy(t.Context(), two.Port.ID, Policy{NAT: true})) // the count outlives a change
+				one.want("error", "tcp", at)
+				one.want("again", "again", "")
+				two.want("hello", "tcp", at)
+			}
+			one.want("pong", "ping", two.Port.Address.String())
+		})
+	}
+}
+
 func TestIsPasta(t *testing.T) {
 	for _, ipv6 := range []bool{false, true} {
 		line := "/usr/bin/pasta\x00" + strings.Join(pastaArguments(17, ipv6), "\x00") + "\x00"

@@ -14,8 +14,13 @@ import (
 // tableName is that of our tables: nftables needs one for frames on the bridge and one for routed packets.
 const tableName = "banger"
 
-// gatewayPackets is how many packets a VM may send to the gateway itself, in a second and at a stroke.
-const gatewayPackets = 250
+const (
+	// gatewayPackets is how many packets a VM may send to the gateway itself, in a second and at a stroke.
+	gatewayPackets = 250
+	// maxConns is how many connections a VM may have at once beyond the bridge, which the kernel remembers for all VMs in
+	// one table, and pasta with a socket each.
+	maxConns = 4096
+)
 
 // state is all that the holder makes links and rules of.
 type state struct {
@@ -126,10 +131,11 @@ func routedSets(f *family, s state) []set {
 		host.elements = append(host.elements, addressElement(a))
 	}
 	asking := set{name: "asking", kind: f.addresses, dynamic: true, timeout: time.Minute}
+	conns := set{name: "conns", kind: f.addresses, dynamic: true}
 	if f == ip6 {
-		return []set{nat, host, asking}
+		return []set{nat, host, asking, conns}
 	}
-	return []set{nat, host, services, asking}
+	return []set{nat, host, services, asking, conns}
 }
 
 // routedTable rules what goes to the gateway and beyond it. Rules that cut stand before those that let established
@@ -149,6 +155,7 @@ func routedTable(f *family, s state) table {
 	forward = append(
 		forward,
 		rule{fromVM, f.destinationIn("host"), drop},
+		rule{fromVM, toUplink, f.packetSourceIn("nat"), f.overConns("conns", maxConns), drop},
 		rule{fromVM, toUplink, f.packetSourceIn("nat"), accept},
 		rule{fromUplink, toVM, establishedOrRelated, accept},
 		rule{fromUplink, toVM, fromHost, accept},
@@ -177,6 +184,7 @@ func gatewayRules(f *family, subnet netip.Prefix) []rule {
 	return []rule{
 		{inInterface("lo"), accept},
 		// Whole connections, so before what counts packets.
+		{fromVM, toGateway, serviceIn("services"), f.overConns("conns", maxConns), drop},
 		{fromVM, toGateway, serviceIn("services"), accept},
 		flood,
 		{fromVM, toGateway, udpTo53, accept},

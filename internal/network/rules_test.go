@@ -76,9 +76,15 @@ table ip banger {
 		flags dynamic,timeout
 		timeout 60s
 	}
+	set conns {
+		type ipv4_addr
+		size 4096
+		flags dynamic
+	}
 	chain input {
 		type filter hook input priority 0; policy drop;
 		iifname "lo" accept
+		iifname "br0" ip daddr 172.30.0.1 ip saddr . tcp dport @services ct state new add @conns { ip saddr ct count over 4096 } drop
 		iifname "br0" ip daddr 172.30.0.1 ip saddr . tcp dport @services accept
 		iifname "br0" ip daddr 172.30.0.1 update @asking { ip saddr limit rate over 250/second burst 250 packets } drop
 		iifname "br0" ip daddr 172.30.0.1 udp dport 53 accept
@@ -96,6 +102,7 @@ table ip banger {
 		iifname "br0" ip daddr 169.254.0.0/16 drop
 		iifname "br0" ip daddr 172.30.0.0/16 drop
 		iifname "br0" ip daddr @host drop
+		iifname "br0" oifname "up0" ip saddr @nat ct state new add @conns { ip saddr ct count over 4096 } drop
 		iifname "br0" oifname "up0" ip saddr @nat accept
 		iifname "up0" oifname "br0" ct state established,related accept
 		iifname "up0" oifname "br0" ip saddr 172.30.255.254 accept
@@ -120,6 +127,11 @@ table ip6 banger {
 		flags dynamic,timeout
 		timeout 60s
 	}
+	set conns {
+		type ipv6_addr
+		size 4096
+		flags dynamic
+	}
 	chain input {
 		type filter hook input priority 0; policy drop;
 		iifname "lo" accept
@@ -137,6 +149,7 @@ table ip6 banger {
 		iifname "br0" ip6 daddr fe80::/10 drop
 		iifname "br0" ip6 daddr fd62:616e:6765::ac1e:0/112 drop
 		iifname "br0" ip6 daddr @host drop
+		iifname "br0" oifname "up0" ip6 saddr @nat ct state new add @conns { ip6 saddr ct count over 4096 } drop
 		iifname "br0" oifname "up0" ip6 saddr @nat accept
 		iifname "up0" oifname "br0" ct state established,related accept
 		iifname "up0" oifname "br0" ip6 saddr fd62:616e:6765::ac1e:fffe accept
