@@ -273,7 +273,7 @@ func TestHostsAddressesAndResolversAreFollowed(t *testing.T) {
 	}
 	check(t, addAddress("other0", "192.0.2.8/24"))
 	await(t, "drop of the new address", func() bool {
-		return strings.HasPrefix(one.do("tcp", "192.0.2.8:7", ""), "error: dial")
+		return strings.HasPrefix(one.doWithin(shortWait, "tcp", "192.0.2.8:7", ""), "error: dial")
 	})
 }
 

@@ -165,11 +165,11 @@ func perform(r request, tap *os.File, got *frames, kept *net.Conn) string {
 	case "ready":
 		return "ready"
 	case "tcp", "keep":
-		conn, err := net.DialTimeout("tcp", r.To, guestWait)
+		conn, err := net.DialTimeout("tcp", r.To, r.Wait)
 		if err != nil {
 			return fail(err)
 		}
-		conn.SetDeadline(time.Now().Add(guestWait))
+		conn.SetDeadline(time.Now().Add(r.Wait))
 		line, err := bufio.NewReader(conn).ReadString('\n')
 		if err != nil {
 			return fail(err)
@@ -181,7 +181,7 @@ func perform(r request, tap *os.File, got *frames, kept *net.Conn) string {
 		}
 		return strings.TrimSpace(line)
 	case "again": // uses the connection that was kept
-		(*kept).SetDeadline(time.Now().Add(guestWait))
+		(*kept).SetDeadline(time.Now().Add(r.Wait))
 		if _, err := fmt.Fprintln(*kept, "again"); err != nil {
 			return fail(err)
 		}
@@ -191,7 +191,7 @@ func perform(r request, tap *os.File, got *frames, kept *net.Conn) string {
 		}
 		return strings.TrimSpace(line)
 	case "ping":
-		if err := ping(r.To); err != nil {
+		if err := ping(r.To, r.Wait); err != nil {
 			return fail(err)
 		}
 		return "pong"
@@ -228,7 +228,7 @@ func perform(r request, tap *os.File, got *frames, kept *net.Conn) string {
 		return "sent"
 	case "seen":
 		part, _ := hex.DecodeString(r.Data)
-		return fmt.Sprint(got.seen(part, 2*time.Second))
+		return fmt.Sprint(got.seen(part, r.Wait))
 	case "have": // without waiting
 		part, _ := hex.DecodeString(r.Data)
 		return fmt.Sprint(got.seen(part, 0))
@@ -251,7 +251,7 @@ func connect(to string) error {
 	return nil
 }
 
-func ping(to string) error {
+func ping(to string, wait time.Duration) error {
 	target := netip.MustParseAddr(to)
 	network, any, protocol := "ip4:icmp", "0.0.0.0", 1
 	var request, answer icmp.Type = ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply
@@ -271,7 +271,7 @@ func ping(to string) error {
 	if _, err := conn.WriteTo(message, &net.IPAddr{IP: target.AsSlice()}); err != nil {
 		return err
 	}
-	conn.SetReadDeadline(time.Now().Add(guestWait))
+	conn.SetReadDeadline(time.Now().Add(wait))
 	for {
 		buffer := make([]byte, 1500)
 		n, from, err := conn.ReadFrom(buffer)

@@ -165,7 +165,7 @@ func TestEarlierNamespaceIsTakenOver(t *testing.T) {
 			check(t, h.Ensure(t.Context()))
 			h.awaitUplink(t)
 			await(t, "answer of the gateway", func() bool { // for which a guest asks every second, once it did in vain
-				return one.do("ping", "fd62:616e:6765::ac1e:1", "") == "pong"
+				return one.doWithin(shortWait, "ping", "fd62:616e:6765::ac1e:1", "") == "pong"
 			})
 			one.want("pong", "ping", two.Tap.Address6.Addr().String())
 			one.want("hello", "tcp", "["+internetAddress6+"]:7")

@@ -97,14 +97,11 @@ func (h *home) awaitUplink(t *testing.T) {
 	t.Helper()
 	p := h.port("probe", 99, Policy{NAT: true})
 	v := h.boot(p)
-	for range 20 {
-		if strings.HasPrefix(v.do("tcp", internetAddress+":7", ""), "hello") {
-			v.end()
-			check(t, h.Detach(t.Context(), p.ID))
-			return
-		}
-	}
-	t.Fatal("no way out")
+	await(t, "way out", func() bool {
+		return strings.HasPrefix(v.doWithin(shortWait, "tcp", internetAddress+":7", ""), "hello")
+	})
+	v.end()
+	check(t, h.Detach(t.Context(), p.ID))
 }
 
 // spoof has one send frames that are not its own, each followed by one that is, so that their absence is seen at once.

@@ -264,6 +264,7 @@ func playHolder() error {
 // request is what a VM's part does; the answer is a line, or an error's text behind "error: ".
 type request struct {
 	Do, To, Data string
+	Wait         time.Duration // for what may not come
 }
 
 // vm is a guest: a process with a network namespace of its own, whose interface is the other end of the tap.
@@ -311,7 +312,12 @@ func (h *home) boot(p Port) *vm {
 
 func (v *vm) do(what, to, data string) string {
 	v.t.Helper()
-	check(v.t, json.NewEncoder(v.in).Encode(request{what, to, data}))
+	return v.doWithin(longWait, what, to, data)
+}
+
+func (v *vm) doWithin(wait time.Duration, what, to, data string) string {
+	v.t.Helper()
+	check(v.t, json.NewEncoder(v.in).Encode(request{what, to, data, wait}))
 	line, err := v.out.ReadString('\n')
 	check(v.t, err)
 	return strings.TrimSpace(line)
@@ -320,9 +326,16 @@ func (v *vm) do(what, to, data string) string {
 // want fails the test unless the answer begins so.
 func (v *vm) want(prefix, what, to string) {
 	v.t.Helper()
-	if got := v.do(what, to, ""); !strings.HasPrefix(got, prefix) {
+	wait := longWait
+	if prefix == "error" {
+		wait = shortWait
+	}
+	if got := v.doWithin(wait, what, to, ""); !strings.HasPrefix(got, prefix) {
 		v.t.Errorf("%s: %s %s: got %q, want %q", v.Port.Name, what, to, got, prefix)
 	}
 }
 
-const guestWait = 700 * time.Millisecond
+const (
+	shortWait = 700 * time.Millisecond // for an answer that should not come; were it late, the test would miss that it does
+	longWait  = 10 * time.Second       // for one that should, on a busy machine too
+)
