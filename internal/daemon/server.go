@@ -83,7 +83,7 @@ func Run(ctx context.Context, c config.Config, tools host.Tools, log *slog.Logge
 			return fmt.Errorf("make home folder: %w", err)
 		}
 	}
-	unlock, err := lockHome(c.Home)
+	unlock, err := lockHome(ctx, c.Home)
 	if err != nil {
 		return err
 	}
@@ -182,27 +182,57 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-// lockHome takes the home folder for this process alone; the lock's file names it for people.
-func lockHome(home string) (unlock func(), err error) {
+// lockTimeout is how long a daemon that does not answer may hold the home folder: one that is being killed, or that has just
+// started and recovers its VMs.
+const lockTimeout = 25 * time.Second
+
+// lockHome takes the home folder for this process alone; the lock's file names it for people. It refuses at once when the
+// daemon that has the folder answers.
+func lockHome(ctx context.Context, home string) (unlock func(), err error) {
 	file, err := os.OpenFile(filepath.Join(home, "daemon.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock home folder: %w", err)
 	}
-	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errors.Join(fmt.Errorf("lock home folder: %w", err), file.Close())
+		}
+		if ctx.Err() == nil && !answers(ctx, SocketPath(home)) {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+			}
+			continue
+		}
 		pid := make([]byte, 32)
 		n, _ := file.ReadAt(pid, 0)
 		file.Close()
 		return nil, api.Errorf(api.CodeConflict, "another daemon (pid %s) serves %s", strings.TrimSpace(string(pid[:n])), home).
 			WithHint("end it: banger daemon stop")
 	}
-	if err == nil {
-		err = errors.Join(file.Truncate(0), writePID(file))
-	}
-	if err != nil {
+	if err := errors.Join(file.Truncate(0), writePID(file)); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock home folder: %w", err), file.Close())
 	}
 	return func() { file.Close() }, nil
+}
+
+// answers reports whether a process listens on the socket.
+func answers(ctx context.Context, socket string) bool {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
 }
 
 func writePID(file *os.File) error {

@@ -158,6 +158,42 @@ func TestRunAfterKill(t *testing.T) {
 	r.wait(t)
 }
 
+// A daemon that is being killed has closed its socket, and not yet let go of the lock.
+func TestRunWhileAnotherDies(t *testing.T) {
+	home := shortDir(t)
+	unlock, err := lockHome(t.Context(), home)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	c := config.Config{Home: home}
+	go func() { ended <- Run(ctx, c, host.Tools{}, slog.New(slog.DiscardHandler)) }()
+	select {
+	case err := <-ended:
+		t.Fatalf("the next daemon did not wait: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	unlock()
+	client := api.NewClient(SocketPath(home))
+	defer client.CloseIdle()
+	for {
+		if _, err := client.Status(t.Context()); err == nil {
+			break
+		}
+		select {
+		case err := <-ended:
+			t.Fatalf("the next daemon = %v", err)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("the next daemon = %v", err)
+	}
+}
+
 func TestRunRefuses(t *testing.T) {
 	tests := []struct {
 		name     string
@@ -188,7 +224,7 @@ func TestRunRefuses(t *testing.T) {
 			if api.CodeOf(err) != tt.wantCode || err == nil || !strings.Contains(err.Error(), tt.wantText) {
 				t.Errorf("Run = %v, want %s with %q", err, tt.wantCode, tt.wantText)
 			}
-			if unlock, err := lockHome(home); err == nil {
+			if unlock, err := lockHome(t.Context(), home); err == nil {
 				unlock()
 			} else if !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ENOENT) { // refused before it made the folder
 				t.Errorf("the lock after a refusal: %v", err)
