@@ -69,7 +69,7 @@ func mkfsArgs(path, label string) []string {
 }
 
 // FromTar writes the tar stream as a read-only ext4 filesystem to path, without root. It has no journal and no free
-// blocks. It reads r to its end, past the archive's end mark, so that the writer of a pipe can finish. The path must
+// blocks; blocks of zeroes, as sparse files are full of, are holes of the host's file. It reads r to its end, past the archive's end mark, so that the writer of a pipe can finish. The path must
 // not exist; on an error nothing stays there. The same stream gives the same bytes.
 func FromTar(ctx context.Context, r io.Reader, path, label string) error {
 	if err := checkLabel(label); err != nil {
@@ -77,10 +77,15 @@ func FromTar(ctx context.Context, r io.Reader, path, label string) error {
 	}
 	return createFile(path, 0o644, func(file *os.File) error {
 		r := contextReader{ctx, r}
-		if err := tar2ext4.ConvertTarToExt4(r, file, tar2ext4.MaximumDiskSize(maxTarExt4Bytes)); err != nil {
-			return fmt.Errorf("convert tar to ext4: %w", err)
+		sparse := &holeWriter{file: file}
+		err := tar2ext4.ConvertTarToExt4(r, sparse, tar2ext4.MaximumDiskSize(maxTarExt4Bytes))
+		if err == nil {
+			_, err = io.Copy(io.Discard, r)
 		}
-		if _, err := io.Copy(io.Discard, r); err != nil {
+		if err == nil {
+			err = sparse.finish()
+		}
+		if err != nil {
 			return fmt.Errorf("convert tar to ext4: %w", err)
 		}
 		return setLabel(file, label)

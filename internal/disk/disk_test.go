@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
@@ -211,6 +213,88 @@ func TestFromTar(t *testing.T) {
 	if first != second {
 		t.Error("the same stream gave different filesystems")
 	}
+}
+
+// A file of zeroes takes no space on the host, and the filesystem is the same as one that was written in full.
+func TestFromTarSparse(t *testing.T) {
+	const size = 64 << 20
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	data := make([]byte, size)
+	copy(data[size/2:], "in the middle")
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "zeroes", Mode: 0o644, Size: size}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	path, dense, out := filepath.Join(dir, "sparse"), filepath.Join(dir, "dense"), filepath.Join(dir, "out")
+	if err := FromTar(t.Context(), bytes.NewReader(archive.Bytes()), path, LabelImage); err != nil {
+		t.Fatal(err)
+	}
+	usage, err := UsageOf(path)
+	if err != nil || usage.AllocatedBytes > 1<<20 || usage.ApparentBytes < size {
+		t.Errorf("usage %+v, %v", usage, err)
+	}
+	err = createFile(dense, 0o600, func(file *os.File) error {
+		err := tar2ext4.ConvertTarToExt4(bytes.NewReader(archive.Bytes()), file, tar2ext4.MaximumDiskSize(maxTarExt4Bytes))
+		return errors.Join(err, setLabel(file, LabelImage))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, _, _ := SHA256(t.Context(), path)
+	want, _, _ := SHA256(t.Context(), dense)
+	if got != want {
+		t.Error("holes have changed the filesystem")
+	}
+	debugfs, err := FindTool("debugfs", "e2fsprogs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := exec.CommandContext(t.Context(), debugfs, "-R", "dump /zeroes "+out, path).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	if read, err := os.ReadFile(out); err != nil || !bytes.Equal(read, data) {
+		t.Errorf("the file has %d bytes that differ, %v", len(read), err)
+	}
+}
+
+// Whatever a writer does with a file, it reads as if no hole had been made.
+func FuzzHoleWriter(f *testing.F) {
+	f.Add([]byte{0, 9, 1, 0, 4, 0, 200, 9, 0})
+	f.Fuzz(func(t *testing.T, steps []byte) {
+		file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		h, want := &holeWriter{file: file}, []byte{}
+		for ; len(steps) >= 3; steps = steps[3:] { // where, how much and of what
+			at, n := int(steps[0])*1000, int(steps[1])*500
+			if _, err := h.Seek(int64(at), io.SeekStart); err != nil {
+				t.Fatal(err)
+			}
+			if n > 0 {
+				want = append(want, make([]byte, max(0, at+n-len(want)))...)
+				copy(want[at:], bytes.Repeat([]byte{steps[2] % 2}, n))
+			}
+			if wrote, err := h.Write(bytes.Repeat([]byte{steps[2] % 2}, n)); wrote != n || err != nil {
+				t.Fatal(wrote, err)
+			}
+		}
+		if err := h.finish(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(file.Name())
+		if err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("%d bytes, want %d", len(got), len(want))
+		}
+	})
 }
 
 func TestFromTarTruncated(t *testing.T) {

@@ -63,5 +63,52 @@ func writeBlocks(file *os.File, data []byte, at int64, budget *int64) error {
 	return nil
 }
 
+// holeWriter is a new file for a writer that goes to and fro: zeroes where nothing was written yet stay a hole. The file may
+// end in one, so call finish last.
+type holeWriter struct {
+	file *os.File
+	at   int64 // where the next byte goes
+	end  int64 // of all that was written
+}
+
+func (h *holeWriter) Write(p []byte) (int, error) {
+	old := min(int64(len(p)), max(0, h.end-h.at))
+	if n, err := h.file.WriteAt(p[:old], h.at); err != nil {
+		return n, err
+	}
+	budget := int64(len(p))
+	if err := writeBlocks(h.file, p[old:], h.at+old, &budget); err != nil {
+		return int(old), err
+	}
+	h.at += int64(len(p))
+	if len(p) > 0 { // a seek alone makes no file longer
+		h.end = max(h.end, h.at)
+	}
+	return len(p), nil
+}
+
+func (h *holeWriter) Read(p []byte) (int, error) {
+	n, err := h.file.ReadAt(p, h.at)
+	h.at += int64(n)
+	return n, err
+}
+
+func (h *holeWriter) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += h.at
+	case io.SeekEnd:
+		offset += h.end
+	}
+	if offset < 0 {
+		return h.at, os.ErrInvalid
+	}
+	h.at = offset
+	return offset, nil
+}
+
+// finish gives the file its length.
+func (h *holeWriter) finish() error { return h.file.Truncate(h.end) }
+
 // WithContext ends a stream when its context does.
 func WithContext(ctx context.Context, r io.Reader) io.Reader { return contextReader{ctx, r} }

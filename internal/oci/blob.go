@@ -87,26 +87,32 @@ type hashed struct {
 
 	layer          layer
 	raw            io.Reader
-	rawSum, tarSum hash.Hash // tarSum is nil when the layer is not packed: rawSum is of the same bytes
+	maxBytes       int64
+	limit          *limitedReader // of the tar
+	rawSum, tarSum hash.Hash      // tarSum is nil when the layer is not packed: rawSum is of the same bytes
 	close          func() error
 }
 
 // openHashed opens the layer for one pass. maxBytes bounds the tar in it.
 func (l layer) openHashed(maxBytes int64) (*hashed, error) {
-	h := &hashed{layer: l, rawSum: sha256.New()}
+	h := &hashed{layer: l, rawSum: sha256.New(), maxBytes: maxBytes}
 	h.raw = io.TeeReader(io.NewSectionReader(l.blob, 0, l.size), h.rawSum)
 	plain, packed, err := decompress(h.raw)
 	if err != nil {
 		return nil, err
 	}
 	h.close = plain.Close
-	h.Reader = &limitedReader{plain, maxBytes}
+	h.limit = &limitedReader{plain, maxBytes}
+	h.Reader = h.limit
 	if packed {
 		h.tarSum = sha256.New()
 		h.Reader = io.TeeReader(h.Reader, h.tarSum)
 	}
 	return h, nil
 }
+
+// tarBytes is how much of the tar was read.
+func (h *hashed) tarBytes() int64 { return h.maxBytes - h.limit.left }
 
 // verify reads the rest, which no tar reader asks for, and compares the sums.
 func (h *hashed) verify() error {

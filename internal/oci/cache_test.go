@@ -92,6 +92,13 @@ func TestDiskFull(t *testing.T) {
 			t.Errorf("%s: %v, want an error of code %s", name, err, api.CodeUnavailable)
 		}
 	}
+	sparse := imageOf(gnuSparse(64 << 20)) // much more than there is, but of holes
+	if err := sparse.WriteExt4(t.Context(), filepath.Join(dir, "sparse"), "x"); err != nil {
+		t.Errorf("sparse: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "sparse")); err != nil {
+		t.Error(err)
+	}
 	if _, err := OpenArchive(t.Context(), writeFile(t, gzipOf(t, packed)), dir, Limits{}); api.CodeOf(err) != api.CodeUnavailable {
 		t.Errorf("packed archive: %v", err)
 	}

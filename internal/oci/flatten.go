@@ -73,7 +73,9 @@ func (i *Image) scanLayer(ctx context.Context, t *tree, n int, l layer) error {
 	if err != nil {
 		return err
 	}
-	return in.verify()
+	err = in.verify()
+	t.tarBytes += in.tarBytes()
+	return err
 }
 
 // maxTarOverhead is what headers and padding may add to the contents: three records of 512 bytes for an entry.
@@ -249,7 +251,8 @@ func (i *Image) WriteExt4(ctx context.Context, path, label string) error {
 	if err != nil {
 		return err
 	}
-	if err := disk.RequireFree(filepath.Dir(path), t.bytes); err != nil {
+	// Of sparse files the tars hold less than their size, and the rest takes no space here either.
+	if err := disk.RequireFree(filepath.Dir(path), min(t.bytes, t.tarBytes)); err != nil {
 		return err
 	}
 	r, w := io.Pipe()

@@ -211,8 +211,12 @@ func gnuSparse(size int64) []byte {
 	return append(append(block, data...), make([]byte, 1024)...)
 }
 
+// A sparse file stays sparse: it takes neither space nor, before, room for its size.
 func TestSparseEntry(t *testing.T) {
 	path := toExt4(t, imageOf(gnuSparse(4<<20)))
+	if usage, err := disk.UsageOf(path); err != nil || usage.AllocatedBytes > 1<<20 || usage.ApparentBytes < 4<<20 {
+		t.Errorf("usage %+v, %v", usage, err)
+	}
 	out := filepath.Join(t.TempDir(), "holes")
 	run(t, "debugfs", "-R", "dump /holes "+out, path)
 	got, err := os.ReadFile(out)

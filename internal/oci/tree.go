@@ -39,7 +39,8 @@ type tree struct {
 
 	entries  int
 	metadata int64
-	bytes    int64
+	bytes    int64 // of all files
+	tarBytes int64 // of all layers, unpacked
 	steps    int
 }
 
