@@ -101,10 +101,18 @@ func (s Shelf) Ensure(ctx context.Context, ref string, fill Fill) (store.Artifac
 	return s.make(ctx, ref, fill)
 }
 
+// Find returns the id of an artifact that is what would be made, or "" when there is none.
+type Find func(ctx context.Context) (id string, err error)
+
 // Make makes an artifact and gives it the name, which moves to it from another one; an empty name gives none. Two that make the same name take
 // turns; the last one has the name. The same content replaces its folder (a damaged one is repaired by that) and keeps
 // its other names. On an error nothing of it is left.
 func (s Shelf) Make(ctx context.Context, name string, fill Fill) (store.Artifact, error) {
+	return s.MakeUnless(ctx, name, func(context.Context) (string, error) { return "", nil }, fill)
+}
+
+// MakeUnless does as Make does, but gives the name to what find finds, if it does; nothing is made then.
+func (s Shelf) MakeUnless(ctx context.Context, name string, find Find, fill Fill) (store.Artifact, error) {
 	if name != "" {
 		if err := CheckName(name); err != nil {
 			return store.Artifact{}, err
@@ -115,6 +123,15 @@ func (s Shelf) Make(ctx context.Context, name string, fill Fill) (store.Artifact
 		return store.Artifact{}, err
 	}
 	defer unlock()
+	id, err := find(ctx)
+	if err != nil {
+		return store.Artifact{}, err
+	}
+	if id != "" {
+		if a, err := s.Tag(ctx, id, name); api.CodeOf(err) != api.CodeNotFound { // it may be removed meanwhile
+			return a, err
+		}
+	}
 	return s.make(ctx, name, fill)
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,7 +24,7 @@ func (a *app) imagePullCommand() *cobra.Command {
   debian:SUITE          Debian, built by mmdebstrap
   ubuntu:SUITE          Ubuntu, built by mmdebstrap
 
-Layers of registries are kept and shared by images. A name that an older image has moves to the new one. What the
+Layers of registries are kept and shared by images. What was pulled before, under any name, is not made again. A name that an older image has moves to the new one. What the
 image says of environment, working directory, user and command is shown by "banger image inspect" and used by
 "banger run" and "banger exec".`,
 		Example: `  banger image pull oci:busybox
@@ -42,7 +43,7 @@ image says of environment, working directory, user and command is shown by "bang
 				return err
 			}
 			defer client.CloseIdle()
-			display := a.newDisplay()
+			display, began := a.newDisplay(), time.Now()
 			image, err := client.PullImage(cmd.Context(), api.PullImage{Source: source, Name: name}, display.show)
 			display.close()
 			if err != nil {
@@ -51,10 +52,10 @@ image says of environment, working directory, user and command is shown by "bang
 			if a.json {
 				return a.printJSON(image)
 			}
-			if name == "" {
-				name = image.Name
+			if image.CreatedAt.Before(began.Truncate(time.Second)) && !a.quiet {
+				fmt.Fprintf(a.Stderr, "already there, made %s\n", age(&image.CreatedAt))
 			}
-			return a.table([][]string{{name, size(image.SizeBytes), shortID(image.ID)}})
+			return a.table([][]string{imageRow(image)})
 		},
 	}
 	cmd.Flags().StringVarP(&name, "name", "n", "", "name of the image (default: SOURCE, or the file's name)")

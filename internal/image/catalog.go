@@ -64,10 +64,13 @@ func (c *Catalog) Ensure(ctx context.Context, ref string) (store.Image, error) {
 	if err != nil {
 		return store.Image{}, err
 	}
-	if kind == sourceArchive || kind == sourceTar {
+	switch kind {
+	case sourceArchive, sourceTar:
 		return store.Image{}, api.Errorf(api.CodeUnsupported, "image %s: a file is made an image first", ref).WithHint("banger image pull %s --name NAME", ref)
+	case sourceOCI:
+		return c.convert(ctx, kind, ref, rest, ref)
 	}
-	return c.shelf().Ensure(ctx, ref, sealed(ref, func(ctx context.Context, dir string) (Manifest, error) { return c.fetch(ctx, kind, ref, rest, dir) }))
+	return c.shelf().Ensure(ctx, ref, sealed(ref, func(ctx context.Context, dir string) (Manifest, error) { return c.bootstrap(ctx, ref, dir) }))
 }
 
 // Verify checks the image of that id: its file is hashed, unless its stamp is still the trusted one.

@@ -43,6 +43,7 @@ type Manifest struct {
 	PresetSHA256 string             `json:"preset_sha256,omitempty"` // of its list at that time, hex
 	InputsSHA256 string             `json:"inputs_sha256,omitempty"` // of what else it was built from, hex
 	Services     []api.ImageService `json:"services,omitempty"`      // that its VMs offer
+	Origin       string             `json:"origin,omitempty"`        // of a pull: what it was made of, see convert
 	Kernel       string             `json:"kernel,omitempty"`        // id of the kernel bundle that it names
 	Defaults     api.ImageDefaults  `json:"defaults,omitzero"`       // for commands in its VMs
 	UUID         string             `json:"uuid,omitempty"`          // of the filesystem, 32 hex digits, when its label is another than banger-image

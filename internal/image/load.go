@@ -68,7 +68,7 @@ func (c *Catalog) load(ctx context.Context, stage *progress.Stage, r io.Reader, 
 			return store.Artifact{}, err
 		}
 		m := head.Image
-		m.Name = name
+		m.Name, m.Origin = name, "" // nobody has seen what it was made of
 		sealed, err := seal(ctx, dir, m)
 		if err == nil && sealed.ID != head.Image.ID {
 			err = fmt.Errorf("sha256 %.12s of the root filesystem, want %.12s", sealed.ID, head.Image.ID)

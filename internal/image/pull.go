@@ -21,6 +21,9 @@ const (
 
 	// layerCacheBytes is what the cache of layers may hold after a pull.
 	layerCacheBytes = 10 << 30
+
+	// conversion stands before an image's origin. It changes when the same origin gives another image than before.
+	conversion = "1 "
 )
 
 // Kinds of sources, as they begin.
@@ -64,44 +67,77 @@ func nameOf(kind, source, rest string) string {
 	return name
 }
 
-// Pull makes the image of a source anew and gives it the name, or, when it is empty, the source's own. Sources are
-// oci:REFERENCE, docker-archive:FILE, tar:FILE (with absolute paths), debian:SUITE and ubuntu:SUITE.
+// Pull makes the image of a source and gives it the name, or, when it is empty, the source's own. Sources are
+// oci:REFERENCE, docker-archive:FILE, tar:FILE (with absolute paths), debian:SUITE and ubuntu:SUITE. Those of a
+// distribution are built anew; what else has been pulled already, under whatever name, only gets the name.
 func (c *Catalog) Pull(ctx context.Context, source, name string) (store.Image, error) {
 	kind, rest, err := parseSource(source)
 	if err != nil {
 		return store.Image{}, err
 	}
-	return c.Make(ctx, cmp.Or(name, nameOf(kind, source, rest)), func(ctx context.Context, dir string) (Manifest, error) {
-		return c.fetch(ctx, kind, source, rest, dir)
-	})
+	name = cmp.Or(name, nameOf(kind, source, rest))
+	if kind == sourceDebian || kind == sourceUbuntu {
+		return c.Make(ctx, name, func(ctx context.Context, dir string) (Manifest, error) { return c.bootstrap(ctx, source, dir) })
+	}
+	return c.convert(ctx, kind, source, rest, name)
 }
 
-// fetch writes the root filesystem of a source into dir.
-func (c *Catalog) fetch(ctx context.Context, kind, source, rest, dir string) (Manifest, error) {
-	if kind == sourceDebian || kind == sourceUbuntu {
-		return c.bootstrap(ctx, source, dir)
-	}
+// convert makes the image of a container image or of a tar, unless there is one of the same.
+func (c *Catalog) convert(ctx context.Context, kind, source, rest, name string) (made store.Image, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, pullDeadline, fmt.Errorf("image pull took longer than %s", pullDeadline))
 	defer cancel()
-	from, err := c.open(ctx, kind, rest)
+	var from *oci.Image
+	var origin string
+	defer func() {
+		if from != nil {
+			err = errors.Join(err, from.Close())
+		}
+	}()
+	find := func(ctx context.Context) (id string, err error) {
+		if from, err = c.open(ctx, kind, rest); err != nil {
+			return "", err
+		}
+		identity, err := from.Identity(ctx)
+		if err != nil {
+			return "", err
+		}
+		origin = conversion + identity
+		return c.madeOf(ctx, origin)
+	}
+	return c.shelf().MakeUnless(ctx, name, find, sealed(name, func(ctx context.Context, dir string) (Manifest, error) {
+		m := Manifest{
+			Source: strings.TrimSpace(source + " " + from.Source), Origin: origin, Architecture: "amd64",
+			Defaults: api.ImageDefaults{
+				Env: from.Config.Env, WorkDir: from.Config.WorkingDir, User: from.Config.User, Entrypoint: from.Config.Entrypoint, Cmd: from.Config.Cmd,
+			},
+		}
+		err := from.WriteExt4(ctx, RootfsPath(dir), disk.LabelImage)
+		_, trimmed := c.Layers.Trim(layerCacheBytes)
+		return m, errors.Join(err, trimmed)
+	}))
+}
+
+// madeOf returns the id of an image of that origin, or "". One that is damaged is passed over: made anew, it is repaired.
+func (c *Catalog) madeOf(ctx context.Context, origin string) (string, error) {
+	all, err := c.Store.Artifacts(ctx, store.KindImage)
 	if err != nil {
-		return Manifest{}, err
+		return "", err
 	}
-	m := Manifest{
-		Source: strings.TrimSpace(source + " " + from.Source), Architecture: "amd64",
-		Defaults: api.ImageDefaults{
-			Env: from.Config.Env, WorkDir: from.Config.WorkingDir, User: from.Config.User, Entrypoint: from.Config.Entrypoint, Cmd: from.Config.Cmd,
-		},
+	for _, a := range all {
+		if m, err := load(c.Dir(a.ID)); err != nil || m.Origin != origin {
+			continue
+		}
+		if _, err := c.shelf().Open(ctx, a.ID); err == nil {
+			return a.ID, nil
+		}
 	}
-	err = from.WriteExt4(ctx, RootfsPath(dir), disk.LabelImage)
-	_, trimmed := c.Layers.Trim(layerCacheBytes)
-	return m, errors.Join(err, from.Close(), trimmed)
+	return "", context.Cause(ctx)
 }
 
 func (c *Catalog) open(ctx context.Context, kind, rest string) (*oci.Image, error) {
 	switch kind {
 	case sourceOCI:
-		return oci.Registry{Cache: c.Layers}.Pull(ctx, rest)
+		return oci.Registry{Cache: c.Layers}.Find(ctx, rest)
 	case sourceArchive:
 		return oci.OpenArchive(ctx, rest, c.Layers.Dir, oci.Limits{})
 	}

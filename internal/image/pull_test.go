@@ -14,6 +14,7 @@ import (
 	"banger/api"
 	"banger/internal/debian"
 	"banger/internal/disk"
+	"banger/internal/store"
 )
 
 // The fake mmdebstrap is given Ubuntu's mirror and keys: no mirror of it is needed to see that.
@@ -42,35 +43,31 @@ func TestUbuntu(t *testing.T) {
 	}
 }
 
-func TestPullTar(t *testing.T) {
-	c, _ := fakeHost(t, "exit 1")
+// tarWith writes the tar of a root with one empty folder.
+func tarWith(t *testing.T, path, folder string) {
+	t.Helper()
 	var root bytes.Buffer
 	w := tar.NewWriter(&root)
-	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: "srv/", Mode: 0o755}); err != nil {
+	if err := errors.Join(w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: folder + "/", Mode: 0o755}), w.Close(), os.WriteFile(path, root.Bytes(), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+}
+
+func TestPullTar(t *testing.T) {
+	c, _ := fakeHost(t, "exit 1")
 	path := filepath.Join(t.TempDir(), "root.v1.tar")
-	if err := os.WriteFile(path, root.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	tarWith(t, path, "srv")
 	named, err := c.Pull(t.Context(), "tar:"+path, "mine")
 	if err != nil {
 		t.Fatal(err)
 	}
-	unnamed, err := c.Pull(t.Context(), "tar:"+path, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if unnamed.ID != named.ID || strings.Join(unnamed.Names, " ") != "mine root.v1" || unnamed.Source != "tar:"+path {
-		t.Errorf("%+v after %+v", unnamed, named)
+	if named.Source != "tar:"+path {
+		t.Errorf("%+v", named)
 	}
 	if label, err := disk.Label(c.Rootfs(named.ID)); label != disk.LabelImage || err != nil {
 		t.Errorf("label %q, %v", label, err)
 	}
-	if err := os.WriteFile(path, root.Bytes()[:300], 0o600); err != nil {
+	if err := os.Truncate(path, 300); err != nil {
 		t.Fatal(err)
 	}
 	for source, want := range map[string]api.Code{"tar:" + path: api.CodeInvalid, "tar:/none": api.CodeNotFound, "docker-archive:" + path: api.CodeInvalid, "mine": api.CodeUnsupported} {
@@ -80,6 +77,61 @@ func TestPullTar(t *testing.T) {
 	}
 	if images, err := c.List(t.Context()); len(images) != 1 || err != nil {
 		t.Errorf("%d images, %v", len(images), err)
+	}
+}
+
+// What was pulled before only gets the name. It is made again when it is damaged, gone, or came from somewhere else.
+func TestPullAgain(t *testing.T) {
+	c, _ := fakeHost(t, "exit 1")
+	path := filepath.Join(t.TempDir(), "root.v1.tar")
+	tarWith(t, path, "srv")
+	pull := func(name string) (image store.Image, made string) {
+		t.Helper()
+		image, err := c.Pull(t.Context(), "tar:"+path, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if made, err = disk.Stamp(c.Dir(image.ID), rootfsName); err != nil {
+			t.Fatal(err)
+		}
+		return image, made
+	}
+	first, made := pull("mine")
+	again, kept := pull("")
+	if again.ID != first.ID || kept != made || strings.Join(again.Names, " ") != "mine root.v1" {
+		t.Errorf("%+v (%s) after %+v (%s)", again, kept, first, made)
+	}
+	file, err := os.OpenFile(c.Rootfs(first.ID), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = file.WriteAt([]byte("rot"), 8192); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(file.Close(), c.Verify(t.Context(), first.ID)); api.CodeOf(err) != api.CodeUnavailable {
+		t.Fatalf("the damage: %v", err)
+	}
+	repaired, _ := pull("mine")
+	if err := c.Verify(t.Context(), repaired.ID); repaired.ID != first.ID || err != nil {
+		t.Errorf("%+v, %v", repaired, err)
+	}
+	var archive bytes.Buffer
+	if err := errors.Join(c.Save(t.Context(), "mine", &archive), c.Remove(t.Context(), first.ID)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Load(t.Context(), &archive, "mine"); err != nil {
+		t.Fatal(err)
+	}
+	_, made = pull("other")
+	if _, kept := pull("other"); kept != made {
+		t.Error("made again after it was loaded and pulled")
+	}
+	if m, err := load(c.Dir(first.ID)); err != nil || !strings.HasPrefix(m.Origin, conversion+"tar:") {
+		t.Errorf("origin %q, %v", m.Origin, err)
+	}
+	tarWith(t, path, "another")
+	if other, _ := pull("mine"); other.ID == first.ID {
+		t.Error("another content is the same image")
 	}
 }
 

@@ -304,6 +304,8 @@ func (a *archive) config(image *Image, name string) (diffIDs []string, err error
 	if err != nil {
 		return nil, err
 	}
+	sum := sha256.Sum256(text) // old archives name it otherwise
+	image.config = hex.EncodeToString(sum[:])
 	image.Config, diffIDs, err = configOf(file)
 	return diffIDs, err
 }

@@ -128,6 +128,49 @@ func TestOpenArchive(t *testing.T) {
 	}
 }
 
+// The same image is the same wherever it comes from, and nothing of it is fetched to see that.
+func TestIdentity(t *testing.T) {
+	f := newFakeRegistry(t)
+	lower, upper := twoLayers(t)
+	image := builtImage(t, v1.Config{User: "app"}, lower, upper)
+	f.push(t, "app", image)
+	r := puller(t)
+	found, err := r.Find(t.Context(), f.ref("app"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer found.Close()
+	archived, err := OpenArchive(t.Context(), writeFile(t, saved(t, image, "app:1")), t.TempDir(), Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer archived.Close()
+	config, err := image.RawConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := tarOf(t, entry{name: "a", content: "one"})
+	tarred, err := OpenTar(writeFile(t, plain), Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tarred.Close()
+	for want, i := range map[string]*Image{"config:" + sumOf(config): found, "tar:" + sumOf(plain): tarred} {
+		if got, err := i.Identity(t.Context()); got != want || err != nil {
+			t.Errorf("identity %s, %v; want %s", got, err, want)
+		}
+	}
+	if got, err := archived.Identity(t.Context()); got != "config:"+sumOf(config) || err != nil {
+		t.Errorf("identity %s, %v", got, err)
+	}
+	onlyWhole(t, r.Cache, 0)
+	for range 2 { // it can still be used, more than once
+		if out, err := flatten(t.Context(), tarred); err != nil || len(listing(t, out)) != 2 {
+			t.Errorf("%v, %v", out, err)
+		}
+	}
+}
+
 func TestOpenArchiveErrors(t *testing.T) {
 	lower, upper := twoLayers(t)
 	image := builtImage(t, v1.Config{}, lower, upper)

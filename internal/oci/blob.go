@@ -114,23 +114,24 @@ func (l layer) openHashed(maxBytes int64) (*hashed, error) {
 // tarBytes is how much of the tar was read.
 func (h *hashed) tarBytes() int64 { return h.maxBytes - h.limit.left }
 
-// verify reads the rest, which no tar reader asks for, and compares the sums.
-func (h *hashed) verify() error {
+// verify reads the rest, which no tar reader asks for, compares the sums and returns the blob's.
+func (h *hashed) verify() (digest string, err error) {
 	if _, err := io.Copy(io.Discard, h.Reader); err != nil {
-		return err
+		return "", err
 	}
 	if _, err := io.Copy(io.Discard, h.raw); err != nil {
-		return err
+		return "", err
 	}
-	sum := hex.EncodeToString(h.rawSum.Sum(nil))
-	if h.layer.digest != "" && sum != h.layer.digest {
-		return fmt.Errorf("sha256 %.12s, want %.12s", sum, h.layer.digest)
+	digest = hex.EncodeToString(h.rawSum.Sum(nil))
+	if h.layer.digest != "" && digest != h.layer.digest {
+		return "", fmt.Errorf("sha256 %.12s, want %.12s", digest, h.layer.digest)
 	}
+	sum := digest
 	if h.tarSum != nil {
 		sum = hex.EncodeToString(h.tarSum.Sum(nil))
 	}
 	if h.layer.diffID != "" && sum != h.layer.diffID {
-		return fmt.Errorf("sha256 %.12s of what is in it, want %.12s", sum, h.layer.diffID)
+		return "", fmt.Errorf("sha256 %.12s of what is in it, want %.12s", sum, h.layer.diffID)
 	}
-	return nil
+	return digest, nil
 }

@@ -39,7 +39,7 @@ func TestPullsShareLayers(t *testing.T) {
 	var group sync.WaitGroup
 	for _, ref := range []string{"a", "b"} {
 		group.Go(func() {
-			image, err := r.Pull(t.Context(), f.ref(ref))
+			image, err := pull(t.Context(), r, f.ref(ref))
 			if err != nil {
 				t.Error(err)
 				return
@@ -77,7 +77,7 @@ func TestDiskFull(t *testing.T) {
 	f.push(t, "app", builtImage(t, v1.Config{}, packed))
 	r := puller(t)
 	r.Cache.Dir = filepath.Join(dir, "layers")
-	_, before := r.Pull(t.Context(), f.ref("app"))
+	_, before := pull(t.Context(), r, f.ref("app"))
 	_, _, during := r.Cache.get(t.Context(), sumOf(noise), 400<<10, func(file *os.File) error {
 		_, err := file.Write(noise)
 		return err

@@ -147,12 +147,15 @@ func (s *session) again(ctx context.Context, what string, do func() error) error
 	}
 }
 
-// explain turns an error of a registry into one that says what to do.
-func explain(ref name.Reference, err error) error {
-	if _, ok := errors.AsType[*api.Error](err); ok {
+// explain turns an error of a registry into one that says what to do. A request that ended keeps its own.
+func (s *session) explain(ctx context.Context, ref name.Reference, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if _, ok := errors.AsType[*api.Error](err); ok || err == nil {
 		return err
 	}
-	registry := ref.Context().RegistryStr()
+	registry := s.repo.RegistryStr()
 	switch status := statusOf(err); {
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
 		return api.Errorf(api.CodeInvalid, "pull %s: access denied: %w", ref.Name(), err).WithHint("check the name; for a private image sign in first: docker login %s", registry)

@@ -107,7 +107,7 @@ func TestPullFaults(t *testing.T) {
 			if strings.Contains(test.name, "Stall") {
 				r.Stall = testStall
 			}
-			image, err := r.Pull(t.Context(), f.ref("app"))
+			image, err := pull(t.Context(), r, f.ref("app"))
 			var asked []string
 			for _, request := range f.requests("GET /v2/app" + blob) {
 				asked = append(asked, strings.TrimSpace(strings.Replace(request, " /v2/app"+blob, "", 1)))
@@ -148,7 +148,7 @@ func TestPullCanceled(t *testing.T) {
 			return partOf(lower, hang)(w, r)
 		}))
 		r := puller(t)
-		if _, err := r.Pull(ctx, f.ref("app")); !errors.Is(err, gone) {
+		if _, err := pull(ctx, r, f.ref("app")); !errors.Is(err, gone) {
 			t.Errorf("%s: error %v, want %v", part, err, gone)
 		}
 		if entries, _ := filepath.Glob(filepath.Join(r.Cache.Dir, ".new-*")); len(entries) != 0 {

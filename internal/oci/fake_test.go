@@ -2,6 +2,7 @@ package oci
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log"
@@ -124,6 +125,18 @@ func puller(t *testing.T) Registry {
 		Cache: &Cache{Dir: filepath.Join(t.TempDir(), "layers")}, Keychain: authn.NewMultiKeychain(),
 		Backoff: time.Millisecond,
 	}
+}
+
+// pull finds an image and fetches its layers.
+func pull(ctx context.Context, r Registry, ref string) (*Image, error) {
+	image, err := r.Find(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if err := image.Fetch(ctx); err != nil {
+		return nil, errors.Join(err, image.Close())
+	}
+	return image, nil
 }
 
 // onlyWhole checks that the cache holds layers and nothing half-made.

@@ -19,11 +19,18 @@ import (
 
 // scan applies all layers to a tree, reading each to its end and checking its digests.
 func (i *Image) scan(ctx context.Context) (_ *tree, err error) {
+	if t := i.scanned; t != nil {
+		i.scanned = nil // whoever writes a tree changes it
+		return t, nil
+	}
+	if err := i.Fetch(ctx); err != nil {
+		return nil, err
+	}
 	stage := progress.Start(ctx, "read layers")
 	defer func() { stage.End(err) }()
 	stage.SetTotal(i.CompressedBytes())
 	t := newTree(i.limits, i.CompressedBytes())
-	for n, l := range i.layers {
+	for n, l := range i.layers { // l is as it was announced
 		if err := i.scanLayer(ctx, t, n, l); err != nil {
 			return nil, describe(ctx, n, l, err)
 		}
@@ -73,7 +80,7 @@ func (i *Image) scanLayer(ctx context.Context, t *tree, n int, l layer) error {
 	if err != nil {
 		return err
 	}
-	err = in.verify()
+	i.layers[n].digest, err = in.verify()
 	t.tarBytes += in.tarBytes()
 	return err
 }

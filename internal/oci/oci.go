@@ -1,6 +1,6 @@
 // Package oci turns container images into root filesystems, without root and without unpacking them.
 //
-// An image comes from a registry (Registry.Pull, its layers kept in a Cache), from an archive that `docker save` or an
+// An image comes from a registry (Registry.Find, its layers kept in a Cache), from an archive that `docker save` or an
 // OCI tool wrote (OpenArchive), or from the tar of a root filesystem (OpenTar). Flatten reads its layers twice: first
 // only their headers, into a tree in memory to which the layers' changes are applied as in package tree.go tells; then
 // their contents, of which it writes what is left as one tar stream. No layer is held in memory, no file of an image is
@@ -37,33 +37,74 @@ type Config struct {
 	Cmd        []string
 }
 
-// Image is an image whose layers are at hand. Close it after use; it is not safe for concurrent use.
+// Image is an image that was found. Close it after use; it is not safe for concurrent use.
 type Image struct {
 	Source string // what it says it is: name@digest from a registry, a tag from an archive, or nothing
 	Config Config
 
+	config    string // sha256 of the configuration's text, hex; empty without one
 	layers    []layer
 	whiteouts bool // whether names like .wh.x are marks
 	limits    Limits
 	files     []*os.File // what the layers read from
+	scanned   *tree      // of a scan that nobody used yet
+
+	fetch  func(context.Context) error // gets the layers of a registry's image; nil once they are at hand
+	hangUp func()                      // ends the connections to the registry; nil for files
 }
 
 // layer is one blob, compressed or not.
 type layer struct {
 	blob   io.ReaderAt
 	size   int64
-	digest string // sha256 of the blob, hex; empty when nobody announced one
+	digest string // sha256 of the blob, hex; empty as long as nobody announced or computed one
 	diffID string // the same of the tar in it
 
 	forget func(digest string) error // removes the blob from the cache; nil when it is not from there
 }
 
-// Close closes the image's files.
+// Fetch gets the layers of a registry's image, which any use does that needs them. There is nothing to do a second time,
+// nor for an image of a file.
+func (i *Image) Fetch(ctx context.Context) error {
+	if i.fetch == nil {
+		return nil
+	}
+	if err := i.fetch(ctx); err != nil {
+		return errors.Join(err, i.closeFiles())
+	}
+	i.fetch = nil
+	return nil
+}
+
+// Identity says what the root filesystem and the Config are made of: "config:SHA256" or, without a configuration,
+// "tar:SHA256". A configuration names the contents of all layers, so a registry and an archive give the same image
+// the same identity. No layer is fetched for it; a tar is read.
+func (i *Image) Identity(ctx context.Context) (string, error) {
+	if i.config != "" {
+		return "config:" + i.config, nil
+	}
+	t, err := i.scan(ctx)
+	if err != nil {
+		return "", err
+	}
+	i.scanned = t
+	return "tar:" + i.layers[0].digest, nil
+}
+
+// Close closes the image's files and connections.
 func (i *Image) Close() error {
+	if i.hangUp != nil {
+		i.hangUp()
+	}
+	return i.closeFiles()
+}
+
+func (i *Image) closeFiles() error {
 	errs := make([]error, len(i.files))
 	for n, file := range i.files {
 		errs[n] = file.Close()
 	}
+	i.files = nil
 	return errors.Join(errs...)
 }
 

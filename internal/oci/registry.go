@@ -3,7 +3,6 @@ package oci
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -30,7 +29,7 @@ const (
 	credentialDeadline = 30 * time.Second
 )
 
-// Registry pulls images. The zero value of each optional field means its default.
+// Registry finds images. The zero value of each optional field means its default.
 type Registry struct {
 	Cache *Cache
 
@@ -52,9 +51,9 @@ func CheckReference(ref string) (string, error) {
 	return parsed.Name(), nil
 }
 
-// Pull fetches an image's manifest and those of its layers that are not cached, several at a time, each as a progress
-// stage. Registries are spoken to over TLS, except on this host itself.
-func (r Registry) Pull(ctx context.Context, ref string) (*Image, error) {
+// Find reads an image's manifest and configuration. Its layers come with Fetch, or with the first use. Registries are
+// spoken to over TLS, except on this host itself.
+func (r Registry) Find(ctx context.Context, ref string) (*Image, error) {
 	r = r.withDefaults()
 	full, err := CheckReference(ref)
 	if err != nil {
@@ -64,16 +63,14 @@ func (r Registry) Pull(ctx context.Context, ref string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t, ok := r.Transport.(interface{ CloseIdleConnections() }); ok {
-		defer t.CloseIdleConnections()
-	}
-	image, err := r.pull(ctx, parsed)
+	s := &session{registry: r, repo: parsed.Context()}
+	image, layers, err := s.find(ctx, parsed)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		return nil, explain(parsed, err)
+		s.hangUp()
+		return nil, s.explain(ctx, parsed, err)
 	}
+	image.hangUp = s.hangUp
+	image.fetch = func(ctx context.Context) error { return s.explain(ctx, parsed, s.fetch(ctx, image, layers)) }
 	return image, nil
 }
 
@@ -94,74 +91,81 @@ func (r Registry) withDefaults() Registry {
 	return r
 }
 
-func (r Registry) pull(ctx context.Context, ref name.Reference) (_ *Image, err error) {
-	s := &session{registry: r, repo: ref.Context()}
+// find returns the image without its layers, and what they are, checked.
+func (s *session) find(ctx context.Context, ref name.Reference) (*Image, []layer, error) {
 	stage := progress.Start(ctx, "read manifest")
 	manifest, digest, config, err := s.describe(ctx, ref)
 	stage.End(err)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	image := &Image{Source: fmt.Sprintf("%s@%s", ref.Context().Name(), digest), whiteouts: true, limits: r.Limits}
+	image := &Image{
+		Source: fmt.Sprintf("%s@%s", s.repo.Name(), digest), config: manifest.Config.Digest.Hex, whiteouts: true, limits: s.registry.Limits,
+	}
 	var diffIDs []string
 	if image.Config, diffIDs, err = configOf(config); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if err := checkLayers(manifest.Layers, diffIDs, r.Limits); err != nil {
-		return nil, err
+	if err := checkLayers(manifest.Layers, diffIDs, s.registry.Limits); err != nil {
+		return nil, nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, image.Close())
-		}
-	}()
-	opened, err := r.fetchLayers(ctx, s, manifest.Layers)
+	layers := make([]layer, len(manifest.Layers))
+	for n, d := range manifest.Layers {
+		layers[n] = layer{size: d.Size, digest: d.Digest.Hex, diffID: diffIDs[n], forget: s.registry.Cache.forget}
+	}
+	return image, layers, nil
+}
+
+// fetch opens the image's layers; those that are not cached are fetched, several at a time, each as a progress stage.
+func (s *session) fetch(ctx context.Context, image *Image, layers []layer) error {
+	opened, err := s.fetchLayers(ctx, layers)
 	image.files = slices.DeleteFunc(slices.Clone(opened), func(f *os.File) bool { return f == nil })
 	if err != nil {
-		return nil, err
+		return err
 	}
 	byDigest := map[string]*os.File{}
-	for n, d := range manifest.Layers {
+	for n, l := range layers {
 		if opened[n] != nil {
-			byDigest[d.Digest.Hex] = opened[n]
+			byDigest[l.digest] = opened[n]
 		}
-		l := layer{blob: byDigest[d.Digest.Hex], size: d.Size, digest: d.Digest.Hex, diffID: diffIDs[n], forget: r.Cache.forget}
+		l.blob = byDigest[l.digest]
 		image.layers = append(image.layers, l)
 	}
-	return image, nil
+	return nil
 }
 
 // fetchLayers returns an open file for each layer, nil for one that came before in the list. It returns what it opened
 // also on an error.
-func (r Registry) fetchLayers(ctx context.Context, s *session, layers []v1.Descriptor) ([]*os.File, error) {
+func (s *session) fetchLayers(ctx context.Context, layers []layer) ([]*os.File, error) {
+	cache := s.registry.Cache
 	opened := make([]*os.File, len(layers))
 	seen := map[string]bool{}
 	var todo []int
 	var missing int64
-	for n, d := range layers {
-		if !seen[d.Digest.Hex] {
-			seen[d.Digest.Hex] = true
+	for n, l := range layers {
+		if !seen[l.digest] {
+			seen[l.digest] = true
 			todo = append(todo, n)
-			if _, err := os.Stat(r.Cache.path(d.Digest.Hex)); err != nil {
-				missing += d.Size
+			if _, err := os.Stat(cache.path(l.digest)); err != nil {
+				missing += l.size
 			}
 		}
 	}
 	if missing > 0 {
-		if err := os.MkdirAll(r.Cache.Dir, 0o755); err != nil {
+		if err := os.MkdirAll(cache.Dir, 0o755); err != nil {
 			return opened, fmt.Errorf("make layer cache: %w", err)
 		}
-		if err := disk.RequireFree(r.Cache.Dir, missing); err != nil {
+		if err := disk.RequireFree(cache.Dir, missing); err != nil {
 			return opened, err
 		}
 	}
 	return opened, fetchAll(ctx, len(todo), func(ctx context.Context, k int) (err error) {
-		d := layers[todo[k]]
-		stage := progress.Start(ctx, "layer "+d.Digest.Hex[:12])
+		l := layers[todo[k]]
+		stage := progress.Start(ctx, "layer "+l.digest[:12])
 		defer func() { stage.End(err) }()
-		stage.SetTotal(d.Size)
-		file, cached, err := r.Cache.get(ctx, d.Digest.Hex, d.Size, func(file *os.File) error {
-			return s.download(ctx, d, file, stage)
+		stage.SetTotal(l.size)
+		file, cached, err := cache.get(ctx, l.digest, l.size, func(file *os.File) error {
+			return s.download(ctx, v1.Descriptor{Digest: v1.Hash{Algorithm: "sha256", Hex: l.digest}, Size: l.size}, file, stage)
 		})
 		if cached {
 			stage.Detail("cached")
@@ -222,6 +226,13 @@ type session struct {
 	repo     name.Repository
 	client   *http.Client      // signed in; nil before connect
 	wrapped  http.RoundTripper // the client's
+}
+
+// hangUp ends connections that wait to be used again.
+func (s *session) hangUp() {
+	if t, ok := s.registry.Transport.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
 }
 
 // connect finds out how the registry wants to be spoken to, and signs in where it asks for that.

@@ -56,16 +56,16 @@ func TestPull(t *testing.T) {
 			stages = append(stages, fmt.Sprintf("%s %d/%d %s", p.Stage, p.DoneBytes, p.TotalBytes, p.Detail))
 		}
 	})
-	for _, pull := range []struct {
+	for _, test := range []struct {
 		ref   string
 		blobs int // beside the configuration's
 	}{{"app:1", 2}, {"app:1", 0}, {"again@" + digest.String(), 0}} {
-		got, err := r.Pull(ctx, f.ref(pull.ref))
+		got, err := pull(ctx, r, f.ref(test.ref))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := len(f.requests("GET /v2/" + strings.FieldsFunc(pull.ref, func(r rune) bool { return r == ':' || r == '@' })[0] + "/blobs")); n != pull.blobs+1 {
-			t.Errorf("%s: %d blobs were fetched, want %d", pull.ref, n-1, pull.blobs)
+		if n := len(f.requests("GET /v2/" + strings.FieldsFunc(test.ref, func(r rune) bool { return r == ':' || r == '@' })[0] + "/blobs")); n != test.blobs+1 {
+			t.Errorf("%s: %d blobs were fetched, want %d", test.ref, n-1, test.blobs)
 		}
 		want := Config{Env: []string{"PATH=/bin", "LANG=C"}, WorkingDir: "/srv", User: "www:1", Entrypoint: []string{"/bin/sh", "-c"}, Cmd: []string{"ls"}}
 		if diff := cmp.Diff(want, got.Config); diff != "" {
@@ -146,7 +146,7 @@ func TestPullRefuses(t *testing.T) {
 		"UPPER":       {api.CodeInvalid, "bad image reference"},
 		"a@sha256:12": {api.CodeInvalid, "bad image reference"},
 	} {
-		if _, err := puller(t).Pull(t.Context(), f.ref(ref)); api.CodeOf(err) != want.code || !strings.Contains(err.Error(), want.text) {
+		if _, err := pull(t.Context(), puller(t), f.ref(ref)); api.CodeOf(err) != want.code || !strings.Contains(err.Error(), want.text) {
 			t.Errorf("%s: %v (%s), want %s with %q", ref, err, api.CodeOf(err), want.code, want.text)
 		}
 	}
@@ -210,7 +210,7 @@ func TestCredentials(t *testing.T) {
 			}
 			r := puller(t)
 			r.Keychain = nil
-			image, err := r.Pull(t.Context(), f.ref("secret"))
+			image, err := pull(t.Context(), r, f.ref("secret"))
 			if test.code == "" && err != nil || test.code != "" && api.CodeOf(err) != test.code {
 				t.Errorf("error %v, want code %q", err, test.code)
 			}
@@ -236,7 +236,7 @@ func TestHelperThatHangs(t *testing.T) {
 	r.Keychain = slowKeychain{release}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := r.Pull(ctx, "localhost:1/x"); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := pull(ctx, r, "localhost:1/x"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v", err)
 	}
 }
