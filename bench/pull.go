@@ -35,7 +35,8 @@ const (
 	pullTimeout   = 3 * time.Minute
 )
 
-// measurePull compares `image pull` of an image of ten layers, none and all of them cached, with getting their bytes alone.
+// measurePull compares `image pull` of an image of ten layers, none and all of them cached, with getting their bytes alone, and a pull of what is there
+// with the least that it could do, asking the registry for the manifest.
 func (b *bench) measurePull(ctx context.Context) (_ result, err error) {
 	r := result{Note: fmt.Sprintf("image of %d layers of %d MiB from a registry on this host: image pull through the API, and its layers' bytes alone", pullLayers, pullFiles*pullFileBytes>>20)}
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
@@ -52,19 +53,35 @@ func (b *bench) measurePull(ctx context.Context) (_ result, err error) {
 		_, err := b.client.PullImage(ctx, api.PullImage{Source: source, Name: pullName}, nil)
 		return err
 	}
+	without := func(ctx context.Context) error {
+		if err := b.client.RemoveImage(ctx, pullName); err != nil && api.CodeOf(err) != api.CodeNotFound {
+			return err
+		}
+		return nil
+	}
 	took, err := interleave(ctx, 0, b.pulls, pullTimeout,
 		contender{"image pull, cold", func(ctx context.Context) (time.Duration, error) {
-			if err := os.RemoveAll(filepath.Join(b.dir, "cache", "layers")); err != nil {
+			if err := errors.Join(without(ctx), os.RemoveAll(filepath.Join(b.dir, "cache", "layers"))); err != nil {
 				return 0, err
 			}
 			return timed("", pull).once(ctx)
 		}},
-		timed("image pull, cached", pull),
+		contender{"image pull, cached", func(ctx context.Context) (time.Duration, error) {
+			if err := without(ctx); err != nil {
+				return 0, err
+			}
+			return timed("", pull).once(ctx)
+		}},
+		timed("image pull, already there", pull),
 		timed("HTTP GET of the layers", func(ctx context.Context) error { return getAll(ctx, blobs) }),
+		timed("HTTP GET of the manifest", func(ctx context.Context) error { return getAll(ctx, []string{server.URL + "/v2/bench/manifests/1"}) }),
 	)
 	r.Series = took
 	if err == nil {
-		r.Ratios = []ratio{{Name: "cached beside cold, medians", Value: took[1].Median / took[0].Median}}
+		r.Ratios = []ratio{
+			{Name: "cached beside cold, medians", Value: took[1].Median / took[0].Median},
+			{Name: "already there beside the manifest alone, medians", Value: took[2].Median / took[4].Median},
+		}
 	}
 	return r, err
 }
