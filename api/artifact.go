@@ -4,7 +4,7 @@ import "time"
 
 // Image is a read-only root filesystem that VMs share.
 type Image struct {
-	ID           string         `json:"id"`              // sha256 of its filesystem, hex
+	ID           string         `json:"id"`              // sha256 of its content, hex
 	Name         string         `json:"name"`            // the first of Names, or the id when it has none
 	Names        []string       `json:"names,omitempty"` // all, the oldest first, such as debian:trixie
 	Source       string         `json:"source"`
@@ -46,7 +46,8 @@ type ImageDefaults struct {
 	Cmd        []string `json:"cmd,omitempty"`        // the command when none is given
 }
 
-// PullImage asks for an image; it is made anew, also when there is one of that name, which then loses it.
+// PullImage asks for an image. One of a distribution is built anew, another one made unless it was pulled before; another
+// image that has the name loses it.
 type PullImage struct {
 	Source string `json:"source"`         // oci:REFERENCE, docker-archive:FILE, tar:FILE (absolute paths), debian:SUITE or ubuntu:SUITE
 	Name   string `json:"name,omitempty"` // empty: the source, or a file's name without its suffixes

@@ -192,7 +192,12 @@ func TestLoadErrors(t *testing.T) {
 		{"ErrVersion", head(func(h *contents) { h.Version = 2 }), "archive of version 2"},
 		{"ErrManifestVersion", head(func(h *contents) { h.Image.Version = 99 }), "manifest of version 99"},
 		{"ErrID", head(func(h *contents) { h.Image.ID = "../../x" }), "bad image id"},
-		{"ErrOtherID", head(func(h *contents) { h.Image.ID = own }), "sha256"},
+		{"ErrOtherID", head(func(h *contents) { h.Image.ID = own }), "not that of what"},
+		{"ErrOtherRootfs", head(func(h *contents) {
+			h.Image.RootfsSHA256 = own
+			h.Image.ID, _ = h.Image.identity()
+		}), "sha256"},
+		{"ErrOtherDefaults", head(func(h *contents) { h.Image.Defaults.Cmd = []string{"rm", "-rf", "/"} }), "not that of what"},
 		{"ErrSize", head(func(h *contents) { h.Image.SizeBytes++ }), "should be"},
 		{"ErrHuge", head(func(h *contents) { h.Image.SizeBytes = 1 << 60 }), "bytes"},
 		{"ErrBomb", head(func(h *contents) { h.DataBytes = 4096 }), "more data than was announced"},
@@ -202,6 +207,7 @@ func TestLoadErrors(t *testing.T) {
 		{"ErrKernelFile", head(func(h *contents) {
 			h.Kernel.Files[0].Name = "../vmlinux"
 			h.Image.Kernel = h.Kernel.ID()
+			h.Image.ID, _ = h.Image.identity()
 		}), "manifest of kernel"},
 		{"ErrName", head(func(h *contents) { h.Image.Name = "../x" }), "cannot be a name"},
 		{"ErrTrailing", append(bytes.Clone(good), good...), "something follows"},
@@ -225,6 +231,23 @@ func TestLoadErrors(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 	nothingLeft(t, to)
+}
+
+// An archive of before version 3, when an id told nothing but the root filesystem, gives the image that it would be now.
+func TestLoadVersion2(t *testing.T) {
+	c, to := testCatalog(t), testCatalog(t)
+	made, err := c.Make(t.Context(), "dev", making("x", Manifest{Defaults: api.ImageDefaults{User: "app"}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if err := c.Save(t.Context(), "dev", &archive); err != nil {
+		t.Fatal(err)
+	}
+	old := withHead(t, archive.Bytes(), func(h *contents) { h.Image.Version, h.Image.ID, h.Image.RootfsSHA256 = 2, h.Image.RootfsSHA256, "" })
+	if got, err := to.Load(t.Context(), bytes.NewReader(old), ""); got.ID != made.ID || got.Defaults.User != "app" || err != nil {
+		t.Errorf("%+v, %v; want id %s", got, err, made.ID)
+	}
 }
 
 func FuzzReadContents(f *testing.F) {

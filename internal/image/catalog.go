@@ -110,27 +110,36 @@ func sealed(name string, make func(ctx context.Context, dir string) (Manifest, e
 			return store.Artifact{}, err
 		}
 		m.Name, m.CreatedAt = name, time.Now().UTC().Truncate(time.Second)
-		return seal(ctx, dir, m)
+		m, err = seal(ctx, dir, m)
+		return m.record(), err
 	}
 }
 
-// seal hashes the root filesystem in dir and writes the manifest.
-func seal(ctx context.Context, dir string, m Manifest) (_ store.Artifact, err error) {
+// seal hashes the root filesystem in dir and writes the manifest. An id that it has already stays.
+func seal(ctx context.Context, dir string, m Manifest) (_ Manifest, err error) {
 	stage := progress.Start(ctx, "hash image")
 	defer func() { stage.End(err) }()
 	file, err := disk.Describe(ctx, dir, rootfsName)
 	if err != nil {
-		return store.Artifact{}, err
+		return m, err
 	}
 	volume, err := disk.VolumeOf(RootfsPath(dir))
 	if err != nil {
-		return store.Artifact{}, err
+		return m, err
 	}
-	m.Version, m.ID, m.SizeBytes, m.UUID = manifestVersion, file.SHA256, file.SizeBytes, ""
+	m.Version, m.RootfsSHA256, m.SizeBytes, m.UUID = manifestVersion, file.SHA256, file.SizeBytes, ""
 	if volume.Label != disk.LabelImage {
 		m.UUID = volume.UUID
 	}
-	return m.record(), disk.WriteManifest(filepath.Join(dir, manifestName), m)
+	if m.ID == "" {
+		if m.ID, err = m.identity(); err != nil {
+			return m, err
+		}
+	}
+	if m.ID == m.RootfsSHA256 {
+		m.RootfsSHA256 = ""
+	}
+	return m, disk.WriteManifest(filepath.Join(dir, manifestName), m)
 }
 
 // ForeignUUID returns the UUID by which a guest finds the filesystem of the image with that id, or "" when it has the

@@ -10,6 +10,10 @@
 package image
 
 import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -24,13 +28,13 @@ const (
 	manifestName = "manifest.json"
 )
 
-// manifestVersion is the newest; version 1 lacks what version 2 added.
-const manifestVersion = 2
+// manifestVersion is the newest; older ones lack what later ones added.
+const manifestVersion = 3
 
 // Manifest describes an image.
 type Manifest struct {
 	Version      int       `json:"version"`      // of this format
-	ID           string    `json:"id"`           // sha256 of the root filesystem, hex
+	ID           string    `json:"id"`           // see identity
 	Name         string    `json:"name"`         // what was asked for, such as debian:trixie
 	Source       string    `json:"source"`       // mirror and tool it was made with
 	Architecture string    `json:"architecture"` // as Debian names it
@@ -43,16 +47,37 @@ type Manifest struct {
 	PresetSHA256 string             `json:"preset_sha256,omitempty"` // of its list at that time, hex
 	InputsSHA256 string             `json:"inputs_sha256,omitempty"` // of what else it was built from, hex
 	Services     []api.ImageService `json:"services,omitempty"`      // that its VMs offer
-	Origin       string             `json:"origin,omitempty"`        // of a pull: what it was made of, see convert
 	Kernel       string             `json:"kernel,omitempty"`        // id of the kernel bundle that it names
 	Defaults     api.ImageDefaults  `json:"defaults,omitzero"`       // for commands in its VMs
 	UUID         string             `json:"uuid,omitempty"`          // of the filesystem, 32 hex digits, when its label is another than banger-image
 	InPlace      string             `json:"in_place,omitempty"`      // where its file is when it is only registered; rootfs.ext4 is a symlink to it
+
+	// Since version 3.
+	RootfsSHA256 string `json:"rootfs_sha256,omitempty"` // hex; empty when it is the id
+	Origin       string `json:"origin,omitempty"`        // of a pull: what it was made of, see convert
+}
+
+// rootfsSHA256 returns the hash of the root filesystem.
+func (m Manifest) rootfsSHA256() string { return cmp.Or(m.RootfsSHA256, m.ID) }
+
+// identity returns the id that an image has by its content: the hash of the root filesystem or, when it says anything of
+// its VMs' kernel and commands, the hash of all that. Images that differ in their command alone are two images. Before
+// version 3 every id was the hash of the root filesystem.
+func (m Manifest) identity() (string, error) {
+	defaults, err := json.Marshal(m.Defaults)
+	if err != nil {
+		return "", err
+	}
+	if m.Kernel == "" && string(defaults) == "{}" {
+		return m.rootfsSHA256(), nil
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n", m.rootfsSHA256(), m.Kernel, defaults))
+	return hex.EncodeToString(sum[:]), nil
 }
 
 // files returns the hashed files of the image.
 func (m Manifest) files() []disk.File {
-	return []disk.File{{Name: rootfsName, SizeBytes: m.SizeBytes, SHA256: m.ID}}
+	return []disk.File{{Name: rootfsName, SizeBytes: m.SizeBytes, SHA256: m.rootfsSHA256()}}
 }
 
 // load reads the manifest in an image's folder.

@@ -68,12 +68,12 @@ func (c *Catalog) load(ctx context.Context, stage *progress.Stage, r io.Reader, 
 			return store.Artifact{}, err
 		}
 		m := head.Image
-		m.Name, m.Origin = name, "" // nobody has seen what it was made of
-		sealed, err := seal(ctx, dir, m)
-		if err == nil && sealed.ID != head.Image.ID {
-			err = fmt.Errorf("sha256 %.12s of the root filesystem, want %.12s", sealed.ID, head.Image.ID)
+		m.Name, m.ID, m.Origin = name, "", "" // nobody has seen what it was made of
+		m, err := seal(ctx, dir, m)
+		if want := head.Image.rootfsSHA256(); err == nil && m.rootfsSHA256() != want {
+			err = fmt.Errorf("sha256 %.12s of the root filesystem, want %.12s", m.rootfsSHA256(), want)
 		}
-		return sealed, err
+		return m.record(), err
 	})
 	if err != nil {
 		return api.Image{}, errors.Join(badArchive(ctx, err), c.dropKernel(ctx, head.Image.Kernel))
@@ -124,7 +124,10 @@ func readContents(archive *tar.Reader) (contents, error) {
 
 func (h contents) check() error {
 	m := h.Image
+	identity, err := m.identity()
 	switch {
+	case err != nil:
+		return err
 	case h.Version != archiveVersion:
 		return api.Errorf(api.CodeUnsupported, "load image: archive of version %d, this banger knows %d", h.Version, archiveVersion)
 	case m.Version < 1 || m.Version > manifestVersion:
@@ -139,6 +142,8 @@ func (h contents) check() error {
 		return errors.New("the image is registered, not saved")
 	case (h.Kernel == nil) != (m.Kernel == "") || h.Kernel != nil && h.Kernel.ID() != m.Kernel:
 		return errors.New("the kernel is not the one that the image names")
+	case m.RootfsSHA256 != "" && m.ID != identity:
+		return errors.New("the image's id is not that of what the archive holds")
 	}
 	return nil
 }

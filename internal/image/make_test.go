@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -90,6 +91,41 @@ func TestMake(t *testing.T) {
 	list, err := c.List(t.Context())
 	if err != nil || len(list) != 2 || list[0].Name != "dev" || list[1].Name != first.ID || len(list[1].Names) != 0 {
 		t.Errorf("after the name moved: %+v, %v", list, err)
+	}
+}
+
+// Images of one root filesystem that say other things of its VMs are several, and none changes another.
+func TestSameRootfs(t *testing.T) {
+	c := testCatalog(t)
+	kernel := withKernel(t, c)
+	ids := map[string]string{}
+	for name, m := range map[string]Manifest{
+		"plain": {}, "ls": {Defaults: api.ImageDefaults{Cmd: []string{"ls"}}}, "sh": {Defaults: api.ImageDefaults{Cmd: []string{"sh"}}}, "kernel": {Kernel: kernel},
+	} {
+		made, err := c.Make(t.Context(), name, making("x", m))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other, ok := ids[made.ID]; ok {
+			t.Errorf("%s and %s are one image", name, other)
+		}
+		ids[made.ID] = name
+	}
+	for name, want := range map[string]string{"plain": "", "ls": "ls", "sh": "sh", "kernel": ""} {
+		got, err := c.Inspect(t.Context(), name)
+		if strings.Join(got.Defaults.Cmd, " ") != want || (got.KernelID != "") != (name == "kernel") || err != nil {
+			t.Errorf("%s is %+v, %v", name, got, err)
+		}
+		if err := c.Verify(t.Context(), got.ID); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	plain, err := c.Inspect(t.Context(), "plain")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sum, _, err := disk.SHA256(t.Context(), c.Rootfs(plain.ID)); sum != plain.ID || err != nil {
+		t.Errorf("the plain image's id is not its hash, %s, %v", sum, err)
 	}
 }
 

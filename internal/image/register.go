@@ -98,10 +98,10 @@ func (c *Catalog) Promote(ctx context.Context, ref string) (api.Image, error) {
 		}
 		m.InPlace = ""
 		sealed, err := seal(ctx, dir, m)
-		if err == nil && sealed.ID != record.ID {
+		if err == nil && sealed.rootfsSHA256() != m.rootfsSHA256() {
 			err = fmt.Errorf("%w: it changed while it was copied", disk.ErrDamaged)
 		}
-		return sealed, err
+		return sealed.record(), err
 	})
 	if err != nil {
 		return api.Image{}, fmt.Errorf("promote image %s: %w", record.Name, err)
