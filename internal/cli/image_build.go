@@ -138,7 +138,7 @@ func readBuildFile(path string) (buildFile, error) {
 	}
 	file, err := os.Open(path)
 	if err != nil {
-		return buildFile{}, api.Errorf(api.CodeInvalid, "open %w", err)
+		return buildFile{}, api.Errorf(api.CodeInvalid, "read build file: %w", err).WithHint("see its keys: banger image build --help")
 	}
 	defer file.Close()
 	text, err := io.ReadAll(io.LimitReader(file, maxBuildFileBytes))

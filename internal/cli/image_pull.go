@@ -24,9 +24,10 @@ func (a *app) imagePullCommand() *cobra.Command {
   debian:SUITE          Debian, built by mmdebstrap
   ubuntu:SUITE          Ubuntu, built by mmdebstrap
 
-Layers of registries are kept and shared by images. What was pulled before, under any name, is not made again. A name that an older image has moves to the new one. What the
-image says of environment, working directory, user and command is shown by "banger image inspect" and used by
-"banger run" and "banger exec".`,
+Layers of registries are kept and shared by images, and what was pulled before, under any name, is not made again; images
+of a distribution are built anew. A name that an older image has moves to the new one. What the image says of
+environment, working directory, user and command is shown by "banger image inspect" and used by "banger run" and
+"banger exec".`,
 		Example: `  banger image pull oci:busybox
   banger image pull oci:localhost:5000/team/app:1 --name app
   docker save app | gzip > app.tar.gz && banger image pull docker-archive:app.tar.gz

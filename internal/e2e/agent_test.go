@@ -51,7 +51,7 @@ func TestAgentImage(t *testing.T) {
 		t.Errorf("asked again, the URL is %s, was %s", again, url)
 	}
 	client := http.Client{Timeout: 5 * time.Minute} // the first answer takes a minute under emulation
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"doc", nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"global/health", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func TestAgentImage(t *testing.T) {
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
-	if err != nil || response.StatusCode != http.StatusOK || !strings.Contains(string(body), "opencode") {
+	if err != nil || response.StatusCode != http.StatusOK || !strings.Contains(string(body), `"healthy":true`) {
 		t.Errorf("opencode answers %s, %v: %.200s", response.Status, err, body)
 	}
 

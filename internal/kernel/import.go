@@ -104,7 +104,7 @@ func readParts(ctx context.Context, want api.ImportKernel, work string) (parts, 
 		return p, err
 	}
 	if p.kernel, err = vmlinux(kernel); err != nil { // once more in assemble, where it costs nothing
-		return p, err
+		return p, fmt.Errorf("%s: %w", filepath.Base(want.Vmlinux), err)
 	}
 	info, err := os.Stat(want.Vmlinux)
 	if err != nil {
@@ -117,7 +117,7 @@ func readParts(ctx context.Context, want api.ImportKernel, work string) (parts, 
 			return p, err
 		}
 		if p.initrd, err = plainInitrd(packed); err != nil {
-			return p, err
+			return p, fmt.Errorf("%s: %w", filepath.Base(want.Initrd), err)
 		}
 	}
 	p.release = releaseOf(p.kernel)

@@ -194,7 +194,7 @@ func TestImportErrors(t *testing.T) {
 		{"ErrDebAndModules", api.ImportKernel{Name: "x", Deb: text, Modules: dir}, "either from a package or from a file"},
 		{"ErrRelative", api.ImportKernel{Name: "x", Vmlinux: "vmlinux"}, "not an absolute path"},
 		{"ErrMissing", api.ImportKernel{Name: "x", Vmlinux: dir + "/nothing"}, "no such file"},
-		{"ErrText", api.ImportKernel{Name: "x", Vmlinux: text}, "not an x86 bzImage"},
+		{"ErrText", api.ImportKernel{Name: "x", Vmlinux: text}, "an x86 bzImage"},
 		{"ErrFolder", api.ImportKernel{Name: "x", Vmlinux: dir}, "not a file"},
 		{"ErrInitrd", api.ImportKernel{Name: "x", Vmlinux: dir + "/vmlinux", Initrd: text}, "not an initrd"},
 		{"ErrNoModules", api.ImportKernel{Name: "x", Vmlinux: dir + "/vmlinux", Modules: t.TempDir()}, "no kernel modules in"},

@@ -39,7 +39,7 @@ var releasePattern = regexp.MustCompile(`^[0-9][0-9A-Za-z.+~_-]{0,100}$`)
 func suiteOf(source string) (string, error) {
 	suite, ok := strings.CutPrefix(source, sourcePrefix)
 	if !ok {
-		return "", api.Errorf(api.CodeInvalid, "unknown kernel source %q", source).WithHint("sources are debian:SUITE, for example debian:trixie")
+		return "", api.Errorf(api.CodeInvalid, "unknown kernel source %q", source).WithHint("sources are debian:SUITE, for example debian:trixie, and URLs with --sha256; files are imported: banger kernel import")
 	}
 	return suite, debian.CheckSuite(suite)
 }

@@ -33,7 +33,7 @@ const (
 	sectorBytes         = 512
 )
 
-var errNotBzImage = errors.New("not an x86 bzImage")
+var errNotBzImage = errors.New("neither a vmlinux (ELF) nor an x86 bzImage")
 
 // vmlinux returns the ELF kernel inside a bzImage. Debian ships only the bzImage; Firecracker boots only the ELF.
 func vmlinux(bzImage []byte) ([]byte, error) {

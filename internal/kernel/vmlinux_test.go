@@ -140,8 +140,8 @@ func TestVmlinuxErrors(t *testing.T) {
 		image []byte
 		want  string
 	}{
-		{"ErrEmpty", nil, "not an x86 bzImage"},
-		{"ErrNoHeader", make([]byte, 4096), "not an x86 bzImage"},
+		{"ErrEmpty", nil, "an x86 bzImage"},
+		{"ErrNoHeader", make([]byte, 4096), "an x86 bzImage"},
 		{"ErrOldProtocol", with(func(b []byte) { b[offsetProtocol], b[offsetProtocol+1] = 7, 2 }), "too old"},
 		{"ErrPayloadOutside", with(func(b []byte) { binary.LittleEndian.PutUint32(b[offsetPayload:], 1<<31) }), "outside the file"},
 		{"ErrPayloadTooLong", with(func(b []byte) { binary.LittleEndian.PutUint32(b[offsetPayloadLength:], 0xffffffff) }), "outside the file"},

@@ -113,7 +113,7 @@ func readArchive(ctx context.Context, r *io.SectionReader, limits Limits) (*Imag
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, refuse("%w", err)
+		return nil, api.Errorf(api.CodeInvalid, "bad image: %w", err).WithHint("it must be a whole archive of docker save, or an OCI layout in a tar")
 	}
 	image := &Image{whiteouts: true, limits: limits}
 	switch {

@@ -260,7 +260,7 @@ func (p *Plan) addScripts(scripts []string) error {
 func hasInterpreter(script string) (bool, error) {
 	file, err := os.Open(script)
 	if err != nil {
-		return false, api.Errorf(api.CodeInvalid, "open script: %w", err)
+		return false, api.Errorf(api.CodeInvalid, "read script: %w", err)
 	}
 	defer file.Close()
 	info, err := file.Stat()
