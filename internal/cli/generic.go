@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -76,17 +77,24 @@ func removeManyCommand(a *app, thing string, remove func(*api.Client, context.Co
 				return err
 			}
 			defer client.CloseIdle()
+			removed := []string{}
 			var failed error
 			for _, name := range names {
 				err := remove(client, cmd.Context(), name)
-				if err == nil {
-					fmt.Fprintln(a.Stdout, name)
-					continue
-				}
-				if failed != nil {
+				switch {
+				case err != nil && failed != nil:
 					a.printError(failed)
+					failed = err
+				case err != nil:
+					failed = err
+				case a.json:
+					removed = append(removed, name)
+				default:
+					fmt.Fprintln(a.Stdout, name)
 				}
-				failed = err
+			}
+			if a.json {
+				return errors.Join(a.printJSON(removed), failed)
 			}
 			return failed
 		},

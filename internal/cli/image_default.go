@@ -21,8 +21,7 @@ Without NAME it shows the one that counts now.`,
 		ValidArgsFunction: a.completeImages,
 		RunE: func(cmd *cobra.Command, given []string) error {
 			if len(given) == 0 {
-				_, err := fmt.Fprintln(a.Stdout, a.config.Image)
-				return err
+				return a.printDefault(a.config.Image)
 			}
 			client, err := a.connect(cmd.Context())
 			if err != nil {
@@ -43,8 +42,15 @@ Without NAME it shows the one that counts now.`,
 			if a.Getenv("BANGER_IMAGE") != "" {
 				fmt.Fprintf(a.Stderr, "BANGER_IMAGE=%s still counts more than %s\n", a.Getenv("BANGER_IMAGE"), path)
 			}
-			_, err = fmt.Fprintln(a.Stdout, given[0])
-			return err
+			return a.printDefault(given[0])
 		},
 	}
+}
+
+func (a *app) printDefault(image string) error {
+	if a.json {
+		return a.printJSON(map[string]string{"image": image})
+	}
+	_, err := fmt.Fprintln(a.Stdout, image)
+	return err
 }
