@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -60,7 +61,7 @@ func RequireFree(dir string, bytes int64) error {
 	}
 	if free < bytes {
 		return api.Errorf(api.CodeUnavailable, "not enough space in %s: %d MiB free, %d MiB needed", dir, free>>20, bytes>>20).
-			WithHint("free some space there: du -xh %s | sort -h | tail", dir)
+			WithHint("free some space on its filesystem: df -h %s", filepath.Dir(dir)) // dir itself may be gone by then
 	}
 	return nil
 }

@@ -31,8 +31,14 @@ func MakeWritable(ctx context.Context, path string, sizeBytes int64) error {
 }
 
 // MakeReadOnly is the way back: it repairs what an unclean end left, drops the journal and everything that is free, and
-// forbids writing. The file has its least size then, and the same label.
+// forbids writing. The file has its least size then, and the same label. A filesystem that could not be written, as happens
+// to guests of a host whose disk is full, is refused: a repair makes it whole again, but not what should be in it.
 func MakeReadOnly(ctx context.Context, path string) error {
+	if v, err := VolumeOf(path); err != nil {
+		return err
+	} else if v.HasErrors {
+		return fmt.Errorf("filesystem %s: %w: its kernel met errors", path, ErrDamaged)
+	}
 	if err := check(ctx, path); err != nil {
 		return err
 	}

@@ -87,6 +87,21 @@ func TestMakeWritableAndBack(t *testing.T) {
 	}
 }
 
+// What a guest could not write is missing; a repair would only hide that.
+func TestMakeReadOnlyErr(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := CreateExt4(t.Context(), path, MinExt4Bytes, "x"); err != nil {
+		t.Fatal(err)
+	}
+	debugfs(t, path, "-w", "-R", "set_super_value state 3") // clean, and with errors
+	if err := MakeReadOnly(t.Context(), path); !errors.Is(err, ErrDamaged) {
+		t.Errorf("error %v, want %v", err, ErrDamaged)
+	}
+	if err := MakeReadOnly(t.Context(), path+"none"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("error %v, want %v", err, os.ErrNotExist)
+	}
+}
+
 func errOf(_ int, err error) error { return err }
 
 func TestMakeWritableErr(t *testing.T) {
@@ -100,7 +115,7 @@ func TestMakeWritableErr(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	left := errors.New("the user left")
 	cancel(left)
-	if err := MakeReadOnly(ctx, path); !errors.Is(err, left) {
+	if err := MakeWritable(ctx, path, 1<<20); !errors.Is(err, left) {
 		t.Errorf("cancelled: %v", err)
 	}
 }

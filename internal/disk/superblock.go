@@ -18,6 +18,7 @@ const (
 	offsetBlocks      = 0x4
 	offsetLogBlock    = 0x18 // block size is 1024 << this
 	offsetMagic       = 0x38
+	offsetState       = 0x3a
 	offsetIncompat    = 0x60
 	offsetROCompat    = 0x64
 	offsetUUID        = 0x68
@@ -28,6 +29,7 @@ const (
 	roCompatChecksums = 0x400 // metadata_csum
 	incompatRecover   = 0x4   // the journal must be replayed first
 	incompat64Bit     = 0x80
+	stateErrors       = 0x2
 	maxLogBlock       = 6
 
 	// MaxLabel is the longest label, in bytes.
@@ -49,6 +51,7 @@ type Volume struct {
 	UUID         string // 32 hex digits
 	SizeBytes    int64
 	NeedsJournal bool // it was not unmounted cleanly: it can not be mounted from a read-only drive
+	HasErrors    bool // a kernel found it damaged, or could not write it, and nobody has checked it since
 }
 
 // VolumeOf reads the superblock of the ext4 filesystem in the file at path.
@@ -74,6 +77,7 @@ func VolumeOf(path string) (Volume, error) {
 	return Volume{
 		Label: string(name), UUID: hex.EncodeToString(sb[offsetUUID : offsetUUID+16]),
 		SizeBytes: int64(blocks << (10 + logBlock)), NeedsJournal: incompat&incompatRecover != 0,
+		HasErrors: binary.LittleEndian.Uint16(sb[offsetState:])&stateErrors != 0,
 	}, nil
 }
 

@@ -149,7 +149,7 @@ func (c *Cache) try(ctx context.Context, at string, do func(context.Context) err
 			return context.Cause(ctx)
 		}
 		if try == maxTries || !passing(err) {
-			return fmt.Errorf("get %s: %w", at, err)
+			return fmt.Errorf("get %s: %w", at, disk.ExplainFull(c.Dir, err))
 		}
 		select {
 		case <-time.After(wait << (try - 1)):

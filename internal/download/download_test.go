@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -235,6 +236,33 @@ func TestFetchCancelled(t *testing.T) {
 		t.Errorf("error %v, want %v", err, left)
 	}
 	if parts, _ := filepath.Glob(filepath.Join(c.Dir, partPrefix+"*")); len(parts) != 0 {
+		t.Errorf("left over: %v", parts)
+	}
+}
+
+// TestDiskFull fetches into a real small tmpfs in a mount namespace of its own.
+func TestDiskFull(t *testing.T) {
+	dir := os.Getenv("DISK_FULL_DIR")
+	if dir == "" {
+		command := exec.CommandContext(t.Context(), "unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
+			`mount -t tmpfs -o size=100k none "$DISK_FULL_DIR" && exec "$0" -test.run=^TestDiskFull$`, os.Args[0])
+		command.Env = append(os.Environ(), "DISK_FULL_DIR="+t.TempDir())
+		if out, err := command.CombinedOutput(); err != nil {
+			t.Fatalf("in the namespace: %v\n%s", err, out)
+		}
+		return
+	}
+	large := strings.Repeat("x", 200<<10)
+	s, requests := server(t, func(w http.ResponseWriter, _ *http.Request, _ int) { io.WriteString(w, large) })
+	source, err := Parse(s.URL + "/file#sha256=" + sha256Of(large))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = (&Cache{Dir: dir}).Fetch(t.Context(), source, "download")
+	if e, ok := errors.AsType[*api.Error](err); !ok || e.Code != api.CodeUnavailable || !strings.Contains(err.Error(), "disk full") || requests.Load() != 1 {
+		t.Errorf("error %v after %d requests", err, requests.Load())
+	}
+	if parts, _ := filepath.Glob(filepath.Join(dir, partPrefix+"*")); len(parts) != 0 {
 		t.Errorf("left over: %v", parts)
 	}
 }

@@ -214,7 +214,7 @@ func TestCatalogFaults(t *testing.T) {
 	}
 	h.fails(1, "unexpected EOF", "image", "load", "--name", "cut", cut)
 	h.nothingHalfMade()
-	fullDisk(t, archive, filepath.Join(h.image("debian:trixie").Dir, "rootfs.ext4"))
+	fullDisk(t, root, archive, filepath.Join(h.image("debian:trixie").Dir, "rootfs.ext4"))
 }
 
 // killedLoad kills the daemon while it waits for the archive's second half.
@@ -248,8 +248,8 @@ func (h *home) killedLoad(archive []byte) {
 	h.nothingHalfMade()
 }
 
-// fullDisk loads and promotes in a home on a small filesystem. Space is looked at before a load; a promotion runs into it.
-func fullDisk(t *testing.T, archive, rootfs string) {
+// fullDisk makes images in a home on a small filesystem. Space is looked at before most work; a promotion runs into it.
+func fullDisk(t *testing.T, root, archive, rootfs string) {
 	t.Helper()
 	h := emptyHome(t)
 	if err := unix.Mount("banger-test", h.dir, "tmpfs", 0, "size=16m,mode=0700"); err != nil {
@@ -261,10 +261,8 @@ func fullDisk(t *testing.T, archive, rootfs string) {
 		if r := h.run(ctx, nil, "daemon", "stop"); r.code != 0 {
 			t.Errorf("stop daemon: %s", r.stderr)
 		}
-		eventually(t, "the daemon's end", func() bool { return len(h.processes()) == 0 }) // it holds its log open
-		if err := unix.Unmount(h.dir, 0); err != nil {
-			t.Error(err)
-		}
+		// It holds its log open, a moment longer than it has a name.
+		eventually(t, "the daemon's end", func() bool { return len(h.processes()) == 0 && unix.Unmount(h.dir, 0) == nil })
 	})
 	h.banger("image", "register", "mine", "--rootfs", rootfs)
 	h.fails(1, "disk full", "image", "promote", "mine")
@@ -280,5 +278,12 @@ func fullDisk(t *testing.T, archive, rootfs string) {
 		t.Fatal(err)
 	}
 	h.fails(1, "not enough space", "image", "load", archive)
+	h.fails(1, "not enough space", "image", "pull", "tar:"+root, "--name", "x")
+	h.fails(1, "not enough space", "image", "pull", "debian:bookworm")
+	h.fails(1, "not enough space", "kernel", "import", "x", "--vmlinux", root) // space is looked at first
+	h.fails(1, "no space left", "image", "save", "mine", "-o", filepath.Join(h.dir, "saved"))
 	h.nothingHalfMade()
+	if saved, _ := filepath.Glob(filepath.Join(h.dir, "*saved*")); len(saved) != 0 {
+		t.Errorf("left: %v", saved)
+	}
 }

@@ -183,7 +183,8 @@ func TestUnfitQEMU(t *testing.T) {
 	}
 }
 
-// TestDiskFull: there is no room for a VM's disk; the error says so and nothing is left of the VM.
+// TestDiskFull: there is no room for a VM's disk; the error says so and nothing is left of the VM. Where the room ends later
+// the guest sees errors of its disk, and goes on answering.
 func TestDiskFull(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root mounts a small filesystem; CI runs this as root")
@@ -205,4 +206,11 @@ func TestDiskFull(t *testing.T) {
 	if out := h.banger("ls", "--json"); strings.TrimSpace(out) != "[]" || len(h.vmFolders()) != 0 {
 		t.Errorf("left: %s, %v", out, h.vmFolders())
 	}
+	if err := unix.Mount("tmpfs", vms, "tmpfs", unix.MS_REMOUNT, "size=80m"); err != nil {
+		t.Fatal(err)
+	}
+	h.banger("run", "-d", "--name", "full", "--memory", "256MiB", "--net", "none")
+	h.fails(1, "dd: ", "exec", "full", "--", "dd", "if=/dev/zero", "of=/root/file", "bs=1M", "count=100", "conv=fsync")
+	h.banger("exec", "full", "--", "true")
+	h.banger("rm", "-f", "full")
 }

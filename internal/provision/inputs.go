@@ -40,6 +40,9 @@ func (p program) fetch(ctx context.Context, cache *download.Cache) error {
 	if err != nil && ctx.Err() != nil {
 		return err
 	}
+	if _, local := errors.AsType[*api.Error](err); local { // this host's fault, such as a full disk, has its own hint
+		return fmt.Errorf("step %s: download %s: %w", p.name, p.source, err)
+	}
 	if err != nil {
 		return api.Errorf(api.CodeUnavailable, "step %s: download %s: %w", p.name, p.source, err).
 			WithHint("set %s to a source that this host reaches: https://HOST/FILE#sha256=HEX or npm:PACKAGE@VERSION; see: banger config show", p.key)

@@ -190,7 +190,7 @@ func (d Drive) args() []string {
 		"-blockdev", fmt.Sprintf("driver=file,node-name=%s,filename=%s,read-only=%s,cache.no-flush=%s,locking=off",
 			fileNode(d.ID, 0), escape(d.Path), onOff(d.ReadOnly), onOff(d.NoFlush)),
 		"-blockdev", fmt.Sprintf("driver=raw,node-name=%s,file=%s,read-only=%s", nodeName(d.ID), fileNode(d.ID, 0), onOff(d.ReadOnly)),
-		"-device", fmt.Sprintf("virtio-blk-device,id=%s,drive=%s", deviceID(d.ID), nodeName(d.ID)),
+		"-device", fmt.Sprintf("virtio-blk-device,id=%s,drive=%s,werror=report,rerror=report", deviceID(d.ID), nodeName(d.ID)),
 	}
 }
 

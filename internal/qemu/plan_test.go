@@ -43,8 +43,8 @@ func TestArgs(t *testing.T) {
 			},
 			common("kvm", "host", "off", "1", "quiet") +
 				" -chardev socket,id=monitor,fd=3 -mon chardev=monitor,mode=control -chardev file,id=serial,append=on,path=/a,,b -serial chardev:serial -device i8042" +
-				" -blockdev driver=file,node-name=file-0-0,filename=/x,,y,read-only=on,cache.no-flush=off,locking=off -blockdev driver=raw,node-name=node-0,file=file-0-0,read-only=on -device virtio-blk-device,id=drive-0,drive=node-0" +
-				" -blockdev driver=file,node-name=file-1-0,filename=/z,read-only=off,cache.no-flush=on,locking=off -blockdev driver=raw,node-name=node-1,file=file-1-0,read-only=off -device virtio-blk-device,id=drive-1,drive=node-1" +
+				" -blockdev driver=file,node-name=file-0-0,filename=/x,,y,read-only=on,cache.no-flush=off,locking=off -blockdev driver=raw,node-name=node-0,file=file-0-0,read-only=on -device virtio-blk-device,id=drive-0,drive=node-0,werror=report,rerror=report" +
+				" -blockdev driver=file,node-name=file-1-0,filename=/z,read-only=off,cache.no-flush=on,locking=off -blockdev driver=raw,node-name=node-1,file=file-1-0,read-only=off -device virtio-blk-device,id=drive-1,drive=node-1,werror=report,rerror=report" +
 				" -netdev tap,id=net-0,fd=5 -device virtio-net-device,id=nic-0,netdev=net-0,mac=06:00:00:00:00:01,host_mtu=1400" +
 				" -chardev socket,id=vsock,fd=4 -device virtio-serial-device,id=ports -device virtserialport,bus=ports.0,chardev=vsock,id=vsockport,name=p" +
 				" -object rng-builtin,id=rng -device virtio-rng-device,rng=rng,max-bytes=10,period=20" +

@@ -128,7 +128,7 @@ func (m *Manager) build(ctx context.Context, machine *machine) error {
 	}
 	l := machine.live
 	if err := machine.build.Work(ctx, l.agent); err != nil {
-		return err
+		return blameFullDisk(string(machine.dir), err)
 	}
 	if !endGuest(ctx, l, "shut down guest", false, m.Config.StopTimeout) {
 		if ctx.Err() != nil {
@@ -140,9 +140,18 @@ func (m *Manager) build(ctx context.Context, machine *machine) error {
 		return err
 	}
 	if err := finishRoot(ctx, machine.dir.Disk()); err != nil {
-		return err
+		return blameFullDisk(string(machine.dir), err)
 	}
 	return machine.build.Take(ctx, machine.dir.Disk())
+}
+
+// blameFullDisk says why a guest cannot write, which itself only sees errors of its disk.
+func blameFullDisk(dir string, err error) error {
+	const little = 1 << 20
+	if free, statErr := disk.FreeBytes(dir); statErr != nil || free >= little {
+		return err
+	}
+	return api.Errorf(api.CodeUnavailable, "disk full in %s: %w", dir, err).WithHint("free some space on that filesystem and try again")
 }
 
 func finishRoot(ctx context.Context, path string) (err error) {
