@@ -48,8 +48,10 @@ func describe(ctx context.Context, n int, l layer, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case l.digest == "":
+	case l.digest == "" && (errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrHeader)):
 		return api.Errorf(api.CodeInvalid, "bad image: layer %d: %w", n+1, err).WithHint("it must be a whole tar, plain or packed by gzip, zstd, xz or bzip2")
+	case l.digest == "":
+		return refuse("layer %d: %w", n+1, err)
 	case l.forget != nil && !l.intact(ctx):
 		err = errors.Join(err, l.forget(l.digest))
 		return api.Errorf(api.CodeUnavailable, "cached layer sha256:%.12s was damaged and is removed: %w", l.digest, err).WithHint("try again: it is fetched anew")
