@@ -50,7 +50,7 @@ func TestAgentImage(t *testing.T) {
 	if again := strings.TrimSpace(h.banger("open", "dev")); again != url {
 		t.Errorf("asked again, the URL is %s, was %s", again, url)
 	}
-	client := http.Client{Timeout: 5 * time.Minute} // the first answer takes a minute under emulation
+	client := http.Client{Timeout: 15 * time.Minute} // the first answer takes a minute under emulation, and many beside other work
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"global/health", nil)
 	if err != nil {
 		t.Fatal(err)
