@@ -10,17 +10,17 @@ import (
 	"time"
 )
 
-// The hello lets both ends agree on the byte at which yamux begins, whatever is still in the port:
+// The hello lets both ends agree on the byte at which a session begins, whatever is still in the port:
 //
 //	guest → host  hello(nonce), again every helloInterval until answered
 //	host → guest  reply(nonce), once per nonce
-//	guest → host  start(nonce), and from here on yamux in both directions
+//	guest → host  start(nonce), and from here on the session's frames in both directions
 //
-// Everything that is not the awaited frame is skipped. The magic begins with a byte which is no yamux version, so an end that still
+// Everything that is not the awaited frame is skipped. The magic begins with a byte which is no kind of frame, so an end that still
 // runs the old session gives it up when it meets a frame.
 const (
 	magic         = "\xffvsockmx"
-	version       = 1
+	version       = 2
 	nonceSize     = 16
 	frameSize     = len(magic) + 2 + nonceSize
 	helloInterval = 250 * time.Millisecond
@@ -127,7 +127,7 @@ func helloGuest(ctx context.Context, r *bufio.Reader, w io.Writer) error {
 		}
 		break
 	}
-	// The repeater must be silent before start is said: a hello behind it would be read as yamux.
+	// The repeater must be silent before start is said: a hello behind it would break the session.
 	stop()
 	if err := <-sent; err != nil {
 		return err

@@ -1,48 +1,34 @@
 package vsockmux
 
 import (
-	"encoding/binary"
+	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
-	"time"
-
-	"github.com/hashicorp/yamux"
-)
-
-// The acceptor's answer to the port number.
-const (
-	accepted byte = 0
-	refused  byte = 1
 )
 
 // backlog is how many accepted connections wait for a listener's Accept; more are refused.
 const backlog = 64
 
+var errID = errors.New("it has no id of its own")
+
 // A Request is the peer's wish to connect to Port. It ends with one call of Accept or Refuse.
 type Request struct {
-	Port    uint32
-	session *Session
-	stream  *yamux.Stream
+	Port uint32
+	conn *Conn
 }
 
-// Accept answers yes.
+// Accept answers yes. What the peer has sent behind its request is there to be read.
 func (r *Request) Accept() (net.Conn, error) {
-	conn := r.session.newConn(r.stream, Addr{Port: r.Port})
-	if _, err := r.stream.Write([]byte{accepted}); err != nil {
-		conn.Close()
-		return nil, r.session.cause(err)
+	if r.conn.session.ended() {
+		return nil, ErrSessionEnded
 	}
-	return conn, nil
+	r.conn.session.out.add(header{kind: frameAccept, id: r.conn.id})
+	return r.conn, nil
 }
 
 // Refuse answers no: the peer's Dial returns ErrRefused.
-func (r *Request) Refuse() {
-	conn := r.session.newConn(r.stream, Addr{Port: r.Port})
-	_, _ = r.stream.Write([]byte{refused}) // fails when the session has ended, which is a refusal too
-	conn.Close()
-}
+func (r *Request) Refuse() { r.conn.refuse() }
 
 // Handle has f called, each time in a goroutine of its own, for requests to ports that nobody listens on. Without it they are refused.
 // Requests that arrive before the first call of Handle or Listen wait for it. Close waits for f to return: f ends when its connection does.
@@ -66,65 +52,58 @@ func (s *Session) Listen(port uint32) (net.Listener, error) {
 	return l, nil
 }
 
-// serve starts the accepting goroutine once. s.mu is held.
+// serve lets the requests through that wait. s.mu is held.
 func (s *Session) serve() {
-	if s.serving {
-		return
+	if !s.isServing {
+		s.isServing = true
+		close(s.serving)
 	}
-	s.serving = true
-	s.wg.Go(func() {
-		for {
-			stream, err := s.mux.AcceptStream()
-			if err != nil {
-				return
-			}
-			if err := s.reserve(); err != nil {
-				// No reservation, so no Conn: the dialer takes a bare close for a refusal.
-				stream.Close()
-				continue
-			}
-			s.wg.Add(1)
-			go s.receive(stream)
-		}
-	})
 }
 
-// receive reads the port of a new stream and hands the request on.
-func (s *Session) receive(stream *yamux.Stream) {
-	defer s.wg.Done()
-	port, err := readPort(stream)
-	if err != nil {
-		s.newConn(stream, Addr{}).Close()
-		return
-	}
-	r := &Request{Port: port, session: s, stream: stream}
+// receive takes the peer's wish for a connection. It is called by the one reader.
+func (s *Session) receive(id, port uint32) error {
 	s.mu.Lock()
-	l, unclaimed := s.listeners[port], s.unclaimed
+	if s.conns[id] != nil || id%2 == s.lastID%2 {
+		s.mu.Unlock()
+		return errID
+	}
+	c := newConn(s, id, port)
+	if len(s.conns) >= MaxConns {
+		s.mu.Unlock()
+		c.refuse()
+		return nil
+	}
+	s.conns[id] = c
+	serving := s.isServing
+	s.mu.Unlock()
+	r := &Request{Port: port, conn: c}
+	if serving {
+		s.dispatch(r)
+		return nil
+	}
+	s.wg.Go(func() {
+		select {
+		case <-s.serving:
+			s.dispatch(r)
+		case <-s.done:
+		}
+	})
+	return nil
+}
+
+// dispatch hands a request to whoever it is for. A goroutine of the session calls it.
+func (s *Session) dispatch(r *Request) {
+	s.mu.Lock()
+	l, unclaimed := s.listeners[r.Port], s.unclaimed
 	s.mu.Unlock()
 	switch {
 	case l != nil:
 		l.enqueue(r)
 	case unclaimed != nil:
-		unclaimed(r)
+		s.wg.Go(func() { unclaimed(r) })
 	default:
 		r.Refuse()
 	}
-}
-
-type deadlineReader interface {
-	io.Reader
-	SetReadDeadline(time.Time) error
-}
-
-func readPort(r deadlineReader) (uint32, error) {
-	if err := r.SetReadDeadline(time.Now().Add(requestTimeout)); err != nil {
-		return 0, err
-	}
-	var port [4]byte
-	if _, err := io.ReadFull(r, port[:]); err != nil {
-		return 0, fmt.Errorf("read port: %w", err)
-	}
-	return binary.BigEndian.Uint32(port[:]), r.SetReadDeadline(time.Time{})
 }
 
 type listener struct {

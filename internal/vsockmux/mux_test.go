@@ -194,7 +194,7 @@ func TestHalfClose(t *testing.T) {
 	}
 }
 
-// A full Close must end the peer's writer, as EPIPE does on a socket; yamux alone would leave it blocked once the window is full.
+// A full Close must end the peer's writer, as EPIPE does on a socket.
 func TestCloseEndsPeersWriter(t *testing.T) {
 	host, guest := pair(t)
 	a, b := dial(t, host, guest, 1)
