@@ -1,6 +1,7 @@
 package fcqemu
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -104,7 +105,8 @@ func (b *vsockBridge) setSession(s *vsockmux.Session) {
 func (b *vsockBridge) fromHost(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
 	conn.SetReadDeadline(time.Now().Add(vsockRequestTimeout)) // cannot fail on an open socket
-	port, err := readConnect(conn)
+	r := bufio.NewReader(conn)                                // what follows the request belongs to the guest
+	port, err := readConnect(r)
 	if err != nil {
 		b.log.Warn("vsock: " + err.Error())
 		return
@@ -116,17 +118,19 @@ func (b *vsockBridge) fromHost(ctx context.Context, conn net.Conn) {
 	if session == nil {
 		return
 	}
-	dialing, cancel := context.WithTimeout(ctx, vsockRequestTimeout)
-	guest, err := session.Dial(dialing, port)
-	cancel()
+	guest, err := session.Open(port)
 	if err != nil {
 		return
 	}
-	if _, err := fmt.Fprintf(conn, "OK %d\n", firstHostPort+b.ports.Add(1)%hostPorts-1); err != nil {
-		guest.Close()
-		return
-	}
-	b.join(conn, guest)
+	b.join(conn, r, guest, func() error {
+		dialing, cancel := context.WithTimeout(ctx, vsockRequestTimeout)
+		defer cancel()
+		if err := guest.Accepted(dialing); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(conn, "OK %d\n", firstHostPort+b.ports.Add(1)%hostPorts-1)
+		return err
+	})
 }
 
 func (b *vsockBridge) fromGuest(ctx context.Context, r *vsockmux.Request) {
@@ -141,46 +145,59 @@ func (b *vsockBridge) fromGuest(ctx context.Context, r *vsockmux.Request) {
 		conn.Close()
 		return
 	}
-	b.join(conn, guest)
+	b.join(conn, conn, guest, func() error { return nil })
 }
 
-// join copies both ways, passes each end on, and closes both connections when both directions have ended.
-func (b *vsockBridge) join(host, guest net.Conn) {
-	b.metrics.add("vsock conns_added", 1)
-	var wg sync.WaitGroup
-	wg.Go(func() { b.metrics.add("vsock rx_bytes_count", oneWay(guest, host)) })
-	wg.Go(func() { b.metrics.add("vsock tx_bytes_count", oneWay(host, guest)) })
-	wg.Wait()
+// join copies both ways, passes each end on, and closes both connections when both directions have ended. What the host
+// sends, which fromHost gives, goes on its way before accepted returns, for the answer of an emulated guest takes
+// milliseconds; the guest's part begins when it says that the connection stands.
+func (b *vsockBridge) join(host net.Conn, fromHost io.Reader, guest net.Conn, accepted func() error) {
+	ended := func(metric string, n int64, err error) {
+		b.metrics.add(metric, n)
+		if err != nil { // nothing more can come through
+			host.Close()
+			guest.Close()
+		}
+	}
+	var toGuest sync.WaitGroup
+	toGuest.Go(func() {
+		n, err := oneWay(guest, fromHost)
+		ended("vsock rx_bytes_count", n, err)
+	})
+	var n int64
+	err := accepted()
+	if err == nil {
+		b.metrics.add("vsock conns_added", 1)
+		defer b.metrics.add("vsock conns_removed", 1)
+		n, err = oneWay(host, guest)
+	}
+	ended("vsock tx_bytes_count", n, err)
+	toGuest.Wait()
 	host.Close()
 	guest.Close()
-	b.metrics.add("vsock conns_removed", 1)
 }
 
 type halfCloser interface{ CloseWrite() error }
 
-// oneWay copies until from ends, and then ends to's write side. Where an error ended it nothing more can come through: both are closed.
-func oneWay(to, from net.Conn) int64 {
+// oneWay copies until from ends, and then ends to's write side.
+func oneWay(to net.Conn, from io.Reader) (int64, error) {
 	n, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, 64<<10))
 	if err == nil {
 		err = to.(halfCloser).CloseWrite()
 	}
-	if err != nil {
-		to.Close()
-		from.Close()
-	}
-	return n
+	return n, err
 }
 
-// readConnect reads CONNECT <port>\n byte by byte: what follows belongs to the guest.
-func readConnect(r io.Reader) (uint32, error) {
+// readConnect reads CONNECT <port>\n.
+func readConnect(r io.ByteReader) (uint32, error) {
 	var line []byte
 	for len(line) < maxConnectLine {
-		var c [1]byte
-		if _, err := io.ReadFull(r, c[:]); err != nil {
+		c, err := r.ReadByte()
+		if err != nil {
 			return 0, fmt.Errorf("read connect request: %w", err)
 		}
-		if c[0] != '\n' {
-			line = append(line, c[0])
+		if c != '\n' {
+			line = append(line, c)
 			continue
 		}
 		words := strings.Fields(string(line))
