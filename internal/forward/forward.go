@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
-	"time"
 
 	"banger/api"
 )
@@ -19,8 +18,6 @@ import (
 const (
 	// maxConns bounds the connections of one forward at a time; more of them wait in the host's backlog.
 	maxConns = 512
-	// dialTimeout is how long a guest may take to accept.
-	dialTimeout = 15 * time.Second
 	// chunkBytes is the most that one message to the guest carries.
 	chunkBytes = 64 << 10
 )
@@ -34,7 +31,8 @@ type Conn interface {
 	Close() error
 }
 
-// Dial connects to the guest's port. The connection ends with ctx.
+// Dial connects to the guest's port, and need not wait until the guest has accepted: Recv tells that it has not. The
+// connection ends with ctx.
 type Dial func(ctx context.Context) (Conn, error)
 
 // Forward is a port of the host that is open.
@@ -96,22 +94,6 @@ func explain(f api.Forward, err error) error {
 		return api.Errorf(api.CodeInvalid, "port %d of this host is root's alone", f.HostPort).WithHint("choose one from 1024 on")
 	}
 	return fmt.Errorf("listen on %s: %w", f.Listen(), err)
-}
-
-// connect dials the guest within its deadline; the connection lives as long as ctx.
-func (f *Forward) connect(ctx context.Context) (Conn, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(dialTimeout, func() { cancel(fmt.Errorf("the guest did not accept within %s", dialTimeout)) })
-	conn, err := f.dial(ctx)
-	if timer.Stop() && err == nil {
-		return conn, nil
-	}
-	if err == nil { // it stood just too late
-		conn.Close()
-		err = context.Cause(ctx)
-	}
-	cancel(nil)
-	return nil, err
 }
 
 // chosenPort is the port of an address that was bound to port 0.

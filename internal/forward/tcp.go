@@ -58,7 +58,7 @@ func (f *Forward) accept(listener net.Listener) {
 func (f *Forward) carry(local *net.TCPConn) {
 	ctx, cancel := context.WithCancel(f.ctx)
 	defer cancel()
-	remote, err := f.connect(ctx)
+	remote, err := f.dial(ctx)
 	if err != nil {
 		f.log.Debug("connect", "error", err)
 		_ = local.SetLinger(0) // a reset, as a port without a listener gives
@@ -78,7 +78,8 @@ func (f *Forward) carry(local *net.TCPConn) {
 		}
 	})
 	directions.Go(func() {
-		if toHost(local, remote) != nil {
+		if err := toHost(local, remote); err != nil {
+			f.log.Debug("connection", "error", err) // such as that nothing listens there
 			cancel()
 		}
 	})

@@ -120,7 +120,7 @@ func (p *peers) forgetSilent() {
 // serve carries one peer's datagrams until it is forgotten or the guest's socket breaks.
 func (p *peers) serve(ctx context.Context, from netip.AddrPort, one *peer) {
 	defer p.forget(from, one)
-	remote, err := p.connect(ctx)
+	remote, err := p.dial(ctx)
 	if err != nil {
 		p.log.Debug("connect", "error", err)
 		return
@@ -148,6 +148,7 @@ func (p *peers) answer(to netip.AddrPort, one *peer, remote Conn) {
 	for {
 		data, err := remote.Recv()
 		if err != nil {
+			p.log.Debug("connection", "error", err)
 			return
 		}
 		if _, err := p.local.WriteToUDPAddrPort(data, to); errors.Is(err, net.ErrClosed) {

@@ -74,7 +74,7 @@ func (m *machine) reopenForwards() {
 // publish opens one of the VM's forwards.
 func (m *machine) publish(f api.Forward) *published {
 	p := &published{Forward: f}
-	vsock := guest.DialVsock(m.dir.VsockSocket(), guest.StreamPort)
+	vsock := guest.OpenVsock(m.dir.VsockSocket(), guest.StreamPort)
 	dial := func(ctx context.Context) (forward.Conn, error) {
 		conn, err := guest.Connect(ctx, vsock, string(f.Protocol), f.GuestPort)
 		if err != nil {

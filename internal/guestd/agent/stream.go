@@ -79,29 +79,25 @@ func (s *streams) carry(host net.Conn) {
 	if err == nil {
 		socket, err = connectSocket(ctx, target)
 	}
-	_ = host.SetReadDeadline(time.Time{})
-	if _, writeErr := io.WriteString(host, agentv1.StreamAnswer(err)); err != nil || writeErr != nil {
-		if socket != nil {
-			socket.Close()
-		}
+	if err != nil {
+		_, _ = io.WriteString(host, agentv1.StreamAnswer(err)) // the host has gone, perhaps
 		return
 	}
+	_ = host.SetReadDeadline(time.Time{})
 	stop := context.AfterFunc(ctx, func() {
 		reset(socket)
 		host.Close()
 	})
-	var directions sync.WaitGroup
-	directions.Go(func() {
-		if fromHost(socket, r) != nil {
-			cancel()
-		}
-	})
-	directions.Go(func() {
+	var answers sync.WaitGroup
+	answers.Go(func() {
 		if toHost(host, socket) != nil {
 			cancel()
 		}
 	})
-	directions.Wait()
+	if fromHost(socket, r) != nil { // the host's first data are here already: the socket has them before the host its answer
+		cancel()
+	}
+	answers.Wait()
 	if stop() {
 		socket.Close()
 	}
@@ -119,22 +115,26 @@ func reset(socket net.Conn) {
 func connectSocket(ctx context.Context, target agentv1.StreamTarget) (conn net.Conn, err error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	addresses := []netip.Addr{target.Address}
-	if !target.Address.IsValid() {
-		addresses = ownAddresses()
-	}
-	for _, address := range addresses {
-		conn, err = new(net.Dialer).DialContext(ctx, target.Network, net.JoinHostPort(address.String(), strconv.Itoa(int(target.Port))))
-		if err == nil {
-			return conn, nil
+	dialer := net.Dialer{KeepAlive: -1} // its peer is this kernel, and each option is a call
+	try := func(addresses ...netip.Addr) bool {
+		for _, address := range addresses {
+			conn, err = dialer.DialContext(ctx, target.Network, net.JoinHostPort(address.String(), strconv.Itoa(int(target.Port))))
+			if err == nil {
+				return true
+			}
 		}
+		return false
 	}
-	return nil, err // of the last one: all are refused alike
+	if target.Address.IsValid() {
+		try(target.Address)
+	} else if !try(netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()) {
+		try(ownAddresses()...)
+	}
+	return conn, err // of the last one: all are refused alike
 }
 
-// ownAddresses lists where a service of the guest may listen, the likeliest first.
-func ownAddresses() []netip.Addr {
-	addresses := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+// ownAddresses lists where a service of the guest may listen besides loopback. The kernel takes long to say.
+func ownAddresses() (addresses []netip.Addr) {
 	all, _ := net.InterfaceAddrs() // without them loopback answers for most
 	for _, a := range all {
 		prefix, err := netip.ParsePrefix(a.String())
@@ -178,8 +178,11 @@ func passFrame(socket net.Conn, host io.Reader, n int) error {
 	return err
 }
 
-// toHost sends what the socket gives; nil says that it has ended well.
+// toHost sends the host its answer and what the socket gives; nil says that it has ended well.
 func toHost(host io.Writer, socket net.Conn) error {
+	if _, err := io.WriteString(host, agentv1.StreamAnswer(nil)); err != nil {
+		return err
+	}
 	buf := frames.Get().(*[]byte)
 	defer frames.Put(buf)
 	for {

@@ -15,9 +15,9 @@ import (
 // connection, so that none waits for another, and no RPC on the way, which an emulated guest would feel.
 //
 // The host begins with one line, "tcp PORT" or "udp PORT", with the address behind it where it matters ("tcp PORT ADDRESS").
-// The guest answers "ok", or "no " and the reason. From there on both sides send frames: a 32-bit big-endian length and that
-// many bytes. Over udp a frame is a datagram. The length StreamEnd ends a direction. A connection that closes before both
-// directions have ended was reset.
+// The guest answers "ok", or "no " and the reason. Behind its line each side sends frames, the host without waiting for the
+// answer: a 32-bit big-endian length and that many bytes. Over udp a frame is a datagram. The length StreamEnd ends a
+// direction. A connection that closes before both directions have ended was reset.
 const StreamPort = 1025
 
 // Bounds of the stream protocol.
