@@ -56,6 +56,7 @@ func testExec(t *testing.T, h *home) {
 		{"folder", "/usr/lib\n", 0, []string{"-w", "/usr/lib", "box", "--", "pwd"}},
 		{"user", "nobody /nonexistent\n", 0, []string{"-u", "nobody", "-w", "/", "box", "--", "sh", "-c", "echo $(id -un) $HOME"}},
 		{"by id", "ok\n", 0, []string{h.vm("box").ID[:6], "--", "echo", "ok"}},
+		{"timers as everywhere", "50000\n", 0, []string{"box", "--", "cat", "/proc/self/timerslack_ns"}},
 		{"no input", "0\n", 0, []string{"box", "--", "sh", "-c", "wc -c"}},
 		{"killed", "", 137, []string{"box", "--", "sh", "-c", "kill -9 $$"}},
 	} {

@@ -60,5 +60,8 @@ func runAgent(ctx context.Context, build string, log *slog.Logger) error {
 	if err := server.Protect(); err != nil {
 		return err
 	}
+	if err := agent.SlackTimers(); err != nil {
+		log.Debug("slack timers", "err", err)
+	}
 	return server.ServeHost(ctx)
 }

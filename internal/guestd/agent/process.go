@@ -45,7 +45,7 @@ func (s *Server) startProcess(c *command, start *agentv1.ExecStart) (*process, e
 	theirs, err := p.openStreams(c, start)
 	defer closeAll(theirs)
 	if err == nil {
-		err = s.oom.lend(p.cmd.Start)
+		err = s.oom.lend(func() error { return withUsualSlack(p.cmd.Start) })
 		if err != nil {
 			err = startError(c.path, err)
 		}
