@@ -183,7 +183,7 @@ func serve(t *testing.T, attr *syscall.SysProcAttr, args ...string) *program {
 	return p
 }
 
-// ready waits as clients do: for the file, and then for an answer.
+// ready waits as clients do: until somebody listens, which is a moment after the file is there, and then for an answer.
 func (p *program) ready(t *testing.T) {
 	t.Helper()
 	until(t, "wait for the API's socket", func() bool {
@@ -192,8 +192,12 @@ func (p *program) ready(t *testing.T) {
 			t.Fatalf("firecracker-qemu ended: %s %s", &p.stdout, &p.stderr)
 		default:
 		}
-		_, err := os.Stat(p.path("api"))
-		return err == nil
+		conn, err := net.Dial("unix", p.path("api"))
+		if err != nil {
+			return false
+		}
+		conn.Close()
+		return true
 	})
 	p.must(t, "GET", "/", "")
 }
