@@ -99,7 +99,7 @@ func (b *bench) sshTunnel(ctx context.Context, vm api.VM) (address string, end f
 		}
 		host, port = f.Host.String(), fmt.Sprint(f.HostPort)
 	}
-	free, err := freePort()
+	free, err := freePort(ctx)
 	if err != nil {
 		return "", nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -121,8 +121,8 @@ func (b *bench) sshTunnel(ctx context.Context, vm api.VM) (address string, end f
 	return free.String(), end, nil
 }
 
-func freePort() (netip.AddrPort, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func freePort(ctx context.Context) (netip.AddrPort, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return netip.AddrPort{}, err
 	}

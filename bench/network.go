@@ -44,12 +44,16 @@ func (b *bench) measureNetwork(ctx context.Context) (result, error) {
 	var measured []struct {
 		Name   string
 		Millis []float64
+		Broken int
 	}
 	if err := json.Unmarshal(out.Bytes(), &measured); err != nil {
 		return r, fmt.Errorf("read what was measured: %w", err)
 	}
 	medians := map[string]float64{}
 	for _, m := range measured {
+		if len(m.Millis) == 0 {
+			return r, fmt.Errorf("%s: all %d broke", m.Name, m.Broken)
+		}
 		s := newSeries(m.Name, "ms", m.Millis...)
 		switch {
 		case strings.HasPrefix(m.Name, "DNS"):
@@ -57,8 +61,11 @@ func (b *bench) measureNetwork(ctx context.Context) (result, error) {
 		case strings.HasSuffix(m.Name, " get"), strings.HasSuffix(m.Name, " put"):
 			s = rates(gatewayMiB, s)
 		}
-		r.Series = append(r.Series, s)
 		medians[s.Name] = s.Median
+		if m.Broken > 0 {
+			s.Name += fmt.Sprintf(" (%d more broke)", m.Broken)
+		}
+		r.Series = append(r.Series, s)
 	}
 	for _, way := range []string{"get", "put"} {
 		r.Ratios = append(r.Ratios,

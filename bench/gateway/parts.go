@@ -20,7 +20,7 @@ import (
 const (
 	cloneNetwork    = syscall.CLONE_NEWNET
 	internetPort    = ":7000"
-	transferTimeout = time.Minute
+	transferTimeout = 30 * time.Second
 )
 
 // keep is the keeper of banger's network; its arguments are the home folder, resolv.conf and this program.
@@ -50,12 +50,12 @@ func answer(do map[string]func(words []string) error) error {
 }
 
 // beInternet serves bytes: "get N" has it send so many, "put N" take them.
-func beInternet(context.Context) error {
+func beInternet(ctx context.Context) error {
 	return answer(map[string]func([]string) error{"serve": func([]string) error {
 		if err := addAddress("wan0", internetAddress+"/24"); err != nil {
 			return err
 		}
-		listener, err := net.Listen("tcp4", internetAddress+internetPort)
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp4", internetAddress+internetPort)
 		if err != nil {
 			return err
 		}
@@ -107,11 +107,11 @@ func send(to io.Writer, n int64) error {
 }
 
 // beGuest moves bytes: "get N", "put N"; "join MAC ADDRESS/BITS GATEWAY MTU" configures eth0 first.
-func beGuest(context.Context) error {
+func beGuest(ctx context.Context) error {
 	return answer(map[string]func([]string) error{
 		"join": func(words []string) error { return join(words[0], words[1], words[2], words[3]) },
-		"get":  func(words []string) error { return transfer("get", words[0]) },
-		"put":  func(words []string) error { return transfer("put", words[0]) },
+		"get":  func(words []string) error { return transfer(ctx, "get", words[0]) },
+		"put":  func(words []string) error { return transfer(ctx, "put", words[0]) },
 	})
 }
 
@@ -140,8 +140,9 @@ func join(mac, address, gateway, mtu string) error {
 	return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway)})
 }
 
-func transfer(what, count string) error {
-	conn, err := net.DialTimeout("tcp4", internetAddress+internetPort, time.Second)
+func transfer(ctx context.Context, what, count string) error {
+	dialer := net.Dialer{Timeout: time.Second}
+	conn, err := dialer.DialContext(ctx, "tcp4", internetAddress+internetPort)
 	if err != nil {
 		return err
 	}

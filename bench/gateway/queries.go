@@ -31,7 +31,7 @@ const (
 // and that resolver directly. A sample is a round of askers * queriesOfEach queries.
 func (w *world) measureQueries(ctx context.Context, n counts) (_ []Samples, err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	resolver, err := startResolver()
+	resolver, err := startResolver(ctx)
 	if err != nil {
 		cancel()
 		return nil, err
@@ -67,8 +67,8 @@ func (w *world) measureQueries(ctx context.Context, n counts) (_ []Samples, err 
 }
 
 // startResolver is the host's resolver.
-func startResolver() (*mdns.Server, error) {
-	packets, err := net.ListenPacket("udp4", upstreamAddress+":53")
+func startResolver(ctx context.Context) (*mdns.Server, error) {
+	packets, err := new(net.ListenConfig).ListenPacket(ctx, "udp4", upstreamAddress+":53")
 	if err != nil {
 		return nil, err
 	}
@@ -85,11 +85,11 @@ func startResolver() (*mdns.Server, error) {
 
 // startServer is the gateway's name server; the channel gives how it ended.
 func (w *world) startServer(ctx context.Context) (<-chan error, error) {
-	packets, err := net.ListenPacket("udp4", serverAddress)
+	packets, err := new(net.ListenConfig).ListenPacket(ctx, "udp4", serverAddress)
 	if err != nil {
 		return nil, err
 	}
-	streams, err := net.Listen("tcp4", serverAddress)
+	streams, err := new(net.ListenConfig).Listen(ctx, "tcp4", serverAddress)
 	if err != nil {
 		return nil, errors.Join(err, packets.Close())
 	}

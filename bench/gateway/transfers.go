@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strconv"
@@ -47,12 +48,15 @@ func (w *world) measureTransfers(ctx context.Context, n counts) ([]Samples, erro
 		for i, c := range contenders {
 			for way, what := range []string{"get", "put"} {
 				began := time.Now()
-				if _, err := guests[i].ask(fmt.Sprint(what, " ", transferMiB<<20)); err != nil {
-					return nil, fmt.Errorf("%s: %w", c.name, err)
-				}
+				err := guests[i].ask(fmt.Sprint(what, " ", transferMiB<<20))
 				samples := &all[way*len(contenders)+i]
 				samples.Name = c.name + ", " + what
-				if turn > 0 {
+				switch {
+				case errors.Is(err, errRefused):
+					samples.Broken++
+				case err != nil:
+					return nil, fmt.Errorf("%s: %w", c.name, err)
+				case turn > 0:
 					samples.add(time.Since(began))
 				}
 			}
@@ -78,7 +82,7 @@ func (w *world) joinGateway(ctx context.Context) (*peer, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	guest, err := startPeer("guest", nil)
+	guest, err := startPeer(ctx, "guest", nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -90,7 +94,7 @@ func (w *world) joinGateway(ctx context.Context) (*peer, func(), error) {
 		end()
 		return nil, nil, err
 	}
-	_, err = guest.ask(fmt.Sprintf("join %s %s/%d %s %d", p.MAC, p.Address, status.Subnet.Bits(), status.Gateway, tap.MTU))
+	err = guest.ask(fmt.Sprintf("join %s %s/%d %s %d", p.MAC, p.Address, status.Subnet.Bits(), status.Gateway, tap.MTU))
 	if err != nil {
 		end()
 		return nil, nil, err
@@ -132,7 +136,7 @@ func replaceTap(holder int, tap string, mtu, guest int) error {
 
 // uplinkAlone starts a guest in a user namespace of its own, as pasta and slirp4netns join it, and the program.
 func uplinkAlone(ctx context.Context, program string, args ...string) (*peer, func(), error) {
-	guest, err := startPeer("guest", func(c *exec.Cmd) { c.SysProcAttr = userNamespace() })
+	guest, err := startPeer(ctx, "guest", func(c *exec.Cmd) { c.SysProcAttr = userNamespace() })
 	if err != nil {
 		return nil, nil, err
 	}

@@ -30,7 +30,7 @@ type world struct {
 	internet *peer
 }
 
-func newWorld() (_ *world, err error) {
+func newWorld(ctx context.Context) (_ *world, err error) {
 	w := &world{}
 	defer func() {
 		if err != nil {
@@ -43,7 +43,7 @@ func newWorld() (_ *world, err error) {
 	if err := raise("lo"); err != nil {
 		return nil, err
 	}
-	if w.internet, err = startPeer("internet", nil); err != nil {
+	if w.internet, err = startPeer(ctx, "internet", nil); err != nil {
 		return nil, err
 	}
 	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "wan0", MTU: 65535}, PeerName: "wan0", PeerMTU: 65535, PeerNamespace: netlink.NsPid(w.internet.pid())}
@@ -53,7 +53,7 @@ func newWorld() (_ *world, err error) {
 	if err := errors.Join(addAddress("wan0", hostAddress+"/24"), netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(internetAddress)})); err != nil {
 		return nil, err
 	}
-	if _, err := w.internet.ask("serve"); err != nil {
+	if err := w.internet.ask("serve"); err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(w.resolvConf(), []byte("nameserver "+upstreamAddress+"\n"), 0o600); err != nil {
@@ -98,8 +98,8 @@ type peer struct {
 }
 
 // startPeer starts a part, in a network namespace of its own unless with says otherwise.
-func startPeer(role string, with func(*exec.Cmd)) (*peer, error) {
-	command := self(role)
+func startPeer(ctx context.Context, role string, with func(*exec.Cmd)) (*peer, error) {
+	command := self(ctx, role)
 	if with == nil {
 		with = func(c *exec.Cmd) { c.SysProcAttr.Cloneflags = cloneNetwork }
 	}
@@ -120,20 +120,23 @@ func startPeer(role string, with func(*exec.Cmd)) (*peer, error) {
 
 func (p *peer) pid() int { return p.command.Process.Pid }
 
-// ask sends a line; the answer must be "ok", with anything behind it.
-func (p *peer) ask(line string) (string, error) {
+// errRefused is the answer of a peer that could not do what it was asked for.
+var errRefused = errors.New("the peer could not")
+
+// ask sends a line; the answer must be "ok".
+func (p *peer) ask(line string) error {
 	fmt.Fprintln(p.lines, line)
 	if err := p.lines.Flush(); err != nil {
-		return "", err
+		return err
 	}
 	answer, err := p.lines.ReadString('\n')
 	if err != nil {
-		return "", fmt.Errorf("ask for %q: %w", line, err)
+		return fmt.Errorf("ask for %q: %w", line, err)
 	}
-	if len(answer) < 3 || answer[:2] != "ok" {
-		return "", fmt.Errorf("ask for %q: %s", line, answer)
+	if answer != "ok\n" {
+		return fmt.Errorf("ask for %q: %w: %s", line, errRefused, answer)
 	}
-	return answer[2:], nil
+	return nil
 }
 
 func (p *peer) end() {
@@ -148,7 +151,7 @@ func (p *peer) await(ctx context.Context, line string) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		_, err := p.ask(line)
+		err := p.ask(line)
 		if err == nil {
 			return nil
 		}

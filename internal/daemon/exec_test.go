@@ -18,7 +18,8 @@ func TestExecSpec(t *testing.T) {
 	}{
 		{"Image", api.Exec{Argv: []string{"ls"}}, guest.ExecSpec{Argv: []string{"ls"}, Env: []string{"A=image", "B=image", "B=vm"}, Dir: "/srv", User: "www", NoStdin: true}},
 		{
-			"CallerWins", api.Exec{Env: []string{"A=call"}, Dir: "/", User: "root", Stdin: true, TTY: &api.TTY{Rows: 1, Cols: 2, Term: "x"}},
+			"CallerWins",
+			api.Exec{Env: []string{"A=call"}, Dir: "/", User: "root", Stdin: true, TTY: &api.TTY{Rows: 1, Cols: 2, Term: "x"}},
 			guest.ExecSpec{Env: []string{"A=image", "B=image", "B=vm", "A=call"}, Dir: "/", User: "root", Terminal: &guest.Terminal{Rows: 1, Cols: 2, Term: "x"}},
 		},
 	} {

@@ -294,8 +294,8 @@ func archiveOf(t testing.TB, names ...string) []byte {
 	archive := tar.NewWriter(zipped)
 	for _, name := range names {
 		h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o755, Size: int64(len(content))}
-		if strings.HasSuffix(name, "->") {
-			h = &tar.Header{Typeflag: tar.TypeSymlink, Name: strings.TrimSuffix(name, "->"), Linkname: "/etc/passwd"}
+		if link, ok := strings.CutSuffix(name, "->"); ok {
+			h = &tar.Header{Typeflag: tar.TypeSymlink, Name: link, Linkname: "/etc/passwd"}
 		}
 		if err := archive.WriteHeader(h); err != nil {
 			t.Fatal(err)

@@ -75,7 +75,7 @@ func Load(dir string) (Bundle, error) {
 	if err := disk.ReadManifest(filepath.Join(dir, manifestName), &b.Manifest); err != nil {
 		return Bundle{}, err
 	}
-	if err := b.Manifest.check(); err != nil {
+	if err := b.check(); err != nil {
 		return Bundle{}, fmt.Errorf("read manifest of kernel: %w: %w", disk.ErrDamaged, err)
 	}
 	return b, nil

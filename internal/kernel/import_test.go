@@ -57,7 +57,7 @@ func TestPlainInitrd(t *testing.T) {
 	}
 	for name, data := range map[string][]byte{
 		"ErrEmpty": nil, "ErrZeroes": make([]byte, 4096), "ErrText": []byte("hello"), "ErrCut": one[:150], "ErrCutGzip": gz[:len(gz)/2],
-		"ErrTwoPacked": zstdOf(t, zstdOf(t, two)), "ErrBadSize": bytes.Replace(one, []byte("00000001"), []byte("zzzzzzzz"), -1), "ErrTextAfter": append(slices.Clone(one), "text"...),
+		"ErrTwoPacked": zstdOf(t, zstdOf(t, two)), "ErrBadSize": bytes.ReplaceAll(one, []byte("00000001"), []byte("zzzzzzzz")), "ErrTextAfter": append(slices.Clone(one), "text"...),
 		"ErrHugeFile": slices.Concat(one[:newcSizeOffset], []byte("ffffffff"), one[newcSizeOffset+8:]),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -52,7 +53,8 @@ func layoutFiles(t *testing.T, image v1.Image) []entry {
 	}
 	files := []entry{
 		{name: "oci-layout", content: `{"imageLayoutVersion":"1.0.0"}`},
-		{name: "blobs/"}, {name: "blobs/sha256/"},
+		{name: "blobs/"},
+		{name: "blobs/sha256/"},
 		{name: blobsDir + sumOf(config), content: string(config)},
 		{name: blobsDir + sumOf(manifest), content: string(manifest)},
 	}
@@ -84,10 +86,14 @@ func TestOpenArchive(t *testing.T) {
 	layout := layoutFiles(t, image)
 	// Newer dockers write both, with the names of blobs in manifest.json; older ones link layers that are alike.
 	diff := func(n int) string { return layout[len(layout)-4+n].name }
-	both := append(layout[:len(layout):len(layout)], entry{name: saveManifest, content: fmt.Sprintf(`[{"Config":%q,"RepoTags":["app:new"],"Layers":[%q,%q]}]`, layout[3].name, diff(0), diff(1))})
+	both := append(slices.Clip(layout), entry{name: saveManifest, content: fmt.Sprintf(`[{"Config":%q,"RepoTags":["app:new"],"Layers":[%q,%q]}]`, layout[3].name, diff(0), diff(1))})
 	linked := []entry{
-		layout[3], {name: "1/"}, {name: "1/layer.tar", content: string(lower)}, {name: "2/layer.tar", content: string(upper)},
-		{name: "3/layer.tar", kind: tar.TypeSymlink, link: "../1/layer.tar"}, {name: "4/layer.tar", kind: tar.TypeLink, link: "2/layer.tar"},
+		layout[3],
+		{name: "1/"},
+		{name: "1/layer.tar", content: string(lower)},
+		{name: "2/layer.tar", content: string(upper)},
+		{name: "3/layer.tar", kind: tar.TypeSymlink, link: "../1/layer.tar"},
+		{name: "4/layer.tar", kind: tar.TypeLink, link: "2/layer.tar"},
 		{name: saveManifest, content: fmt.Sprintf(`[{"Config":%q,"Layers":["3/layer.tar","4/layer.tar"]}]`, layout[3].name)},
 	}
 	for _, test := range []struct {

@@ -28,10 +28,15 @@ func TestFlatten(t *testing.T) {
 		want   []string // after the root
 	}{
 		{"Everything", [][]entry{{
-			{name: "./"}, {name: "./bin/", mode: 0o1777, uid: 7}, {name: "./bin/su", mode: 0o4755, uid: 1000, content: "su"},
-			{name: "./bin/empty"}, {name: "./bin/ls", kind: tar.TypeSymlink, mode: 0o777, link: "/bin/../su"},
-			{name: "./null", kind: tar.TypeChar, mode: 0o666, major: 1, minor: 3}, {name: "./sda", kind: tar.TypeBlock, mode: 0o660, major: 8},
-			{name: "./pipe", kind: tar.TypeFifo, mode: 0o600}, {name: "./bin/sudo", kind: tar.TypeLink, link: "./bin/su"},
+			{name: "./"},
+			{name: "./bin/", mode: 0o1777, uid: 7},
+			{name: "./bin/su", mode: 0o4755, uid: 1000, content: "su"},
+			{name: "./bin/empty"},
+			{name: "./bin/ls", kind: tar.TypeSymlink, mode: 0o777, link: "/bin/../su"},
+			{name: "./null", kind: tar.TypeChar, mode: 0o666, major: 1, minor: 3},
+			{name: "./sda", kind: tar.TypeBlock, mode: 0o660, major: 8},
+			{name: "./pipe", kind: tar.TypeFifo, mode: 0o600},
+			{name: "./bin/sudo", kind: tar.TypeLink, link: "./bin/su"},
 		}}, []string{
 			"5 1777 7:7 bin/", `0 644 0:0 bin/empty ""`, "2 777 0:0 bin/ls -> /bin/../su",
 			"3 666 0:0 null 1,3", "6 600 0:0 pipe", "4 660 0:0 sda 8,0",
@@ -68,8 +73,10 @@ func TestFlatten(t *testing.T) {
 			{{name: "a", content: "two"}},
 		}, []string{`0 644 0:0 b "one"`, `0 644 0:0 a "two"`, "1 0 0:0 c -> b"}},
 		{"HardLinkToSymlinkAndDevice", [][]entry{{
-			{name: "l", kind: tar.TypeSymlink, link: "x"}, {name: "m", kind: tar.TypeLink, link: "l"},
-			{name: "tty", kind: tar.TypeChar, major: 5}, {name: "tty2", kind: tar.TypeLink, link: "tty"},
+			{name: "l", kind: tar.TypeSymlink, link: "x"},
+			{name: "m", kind: tar.TypeLink, link: "l"},
+			{name: "tty", kind: tar.TypeChar, major: 5},
+			{name: "tty2", kind: tar.TypeLink, link: "tty"},
 		}}, []string{"2 644 0:0 l -> x", "3 644 0:0 tty 5,0", "1 0 0:0 m -> l", "1 0 0:0 tty2 -> tty"}},
 		{"ReplacedKinds", [][]entry{
 			{{name: "d/"}, {name: "d/x", content: "1"}, {name: "f", content: "2"}, {name: "l", kind: tar.TypeSymlink, link: "d"}},

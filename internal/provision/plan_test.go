@@ -93,7 +93,8 @@ modules:
 cleanup: booted
 `},
 		{
-			"AgentWithDocker", api.BuildImage{Preset: "agent", Docker: true},
+			"AgentWithDocker",
+			api.BuildImage{Preset: "agent", Docker: true},
 			func(c *config.Config) {
 				c.DebianMirror, c.DockerRepository = "http://mirror/debian/", "https://docker/"
 				c.TmuxTPM, c.TmuxContinuum = "file:///srv/tpm#v1", "/srv/continuum.git"

@@ -53,9 +53,11 @@ func makeRepository(t *testing.T, dir string) string {
 	write(t, filepath.Join(dir, "tpm"), "#!/bin/sh\n")
 	var out []byte
 	for _, args := range [][]string{
-		{"init", "-q"}, {"add", "."},
+		{"init", "-q"},
+		{"add", "."},
 		{"-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false", "commit", "-q", "-m", "first"},
-		{"tag", "v1"}, {"rev-parse", "HEAD"},
+		{"tag", "v1"},
+		{"rev-parse", "HEAD"},
 	} {
 		cmd := exec.CommandContext(t.Context(), "git", append([]string{"-C", dir}, args...)...)
 		var err error
@@ -174,8 +176,10 @@ func TestFilesStep(t *testing.T) {
 	write(t, filepath.Join(inputs, "files/0/a"), "a")
 	write(t, filepath.Join(inputs, "files/1/tree/b"), "b")
 	for _, env := range [][]string{
-		{"FILE=files/0/a", "TARGET=" + root + "/new/name"}, {"FILE=files/0/a", "TARGET=" + root + "/into/"},
-		{"FILE=files/1/tree", "TARGET=" + root + "/srv"}, {"FILE=files/1/tree", "TARGET=" + root + "/into"},
+		{"FILE=files/0/a", "TARGET=" + root + "/new/name"},
+		{"FILE=files/0/a", "TARGET=" + root + "/into/"},
+		{"FILE=files/1/tree", "TARGET=" + root + "/srv"},
+		{"FILE=files/1/tree", "TARGET=" + root + "/into"},
 	} {
 		runStep(t, "files", root, nil, append(env, "INPUTS="+inputs)...)
 	}

@@ -26,8 +26,10 @@ type Dir string
 // HomeDir returns the folder for a home folder.
 func HomeDir(home string) Dir { return Dir(filepath.Join(home, "ssh")) }
 
-// Key is the owner's private key, PublicKey its public half as a line.
-func (d Dir) Key() string       { return filepath.Join(string(d), "id_ed25519") }
+// Key is the owner's private key.
+func (d Dir) Key() string { return filepath.Join(string(d), "id_ed25519") }
+
+// PublicKey is its public half, as a line.
 func (d Dir) PublicKey() string { return d.Key() + ".pub" }
 
 // KnownHosts has the host keys of the VMs that were spoken to; it is written anew from the daemon's records.

@@ -50,9 +50,10 @@ type Artifact struct {
 	Release   string // of a kernel: as uname -r prints it
 }
 
-// Image and Kernel are the two kinds of artifacts.
 type (
-	Image  = Artifact
+	// Image is one kind of artifact.
+	Image = Artifact
+	// Kernel is the other.
 	Kernel = Artifact
 )
 

@@ -116,7 +116,7 @@ func TestBuildFails(t *testing.T) {
 		}, "it broke"},
 		{"Removed", fakeWell, func(b *Build, m *Manager, _ context.CancelCauseFunc) {
 			b.Work = func(ctx context.Context, _ *guest.Client) error {
-				go m.Remove(context.WithoutCancel(ctx), "build-web", true) //nolint:errcheck // its outcome is this one's
+				go m.Remove(context.WithoutCancel(ctx), "build-web", true) // its outcome is this one's
 				<-ctx.Done()
 				return context.Cause(ctx)
 			}

@@ -132,12 +132,18 @@ func TestWaitDisks(t *testing.T) {
 		wantErr string
 	}{
 		{
-			"Foreign", map[string]string{"vda": LabelImage, "vdb": foreign, "vdc": LabelDisk, "vdd": LabelModules}, foreign,
-			Disks{Image: "vdb", Disk: "vdc", Modules: "vdd"}, "",
+			"Foreign",
+			map[string]string{"vda": LabelImage, "vdb": foreign, "vdc": LabelDisk, "vdd": LabelModules},
+			foreign,
+			Disks{Image: "vdb", Disk: "vdc", Modules: "vdd"},
+			"",
 		},
 		{
-			"ErrNoForeign", map[string]string{"vda": LabelImage, "vdb": LabelDisk}, foreign,
-			Disks{}, `no drive with the ext4 UUID ` + foreign + ` (there is: vda (banger-image), vdb (banger-disk))`,
+			"ErrNoForeign",
+			map[string]string{"vda": LabelImage, "vdb": LabelDisk},
+			foreign,
+			Disks{},
+			`no drive with the ext4 UUID ` + foreign + ` (there is: vda (banger-image), vdb (banger-disk))`,
 		},
 		{"All", map[string]string{"vda": LabelModules, "vdb": LabelDisk, "vdc": LabelImage}, "", Disks{Image: "vdc", Disk: "vdb", Modules: "vda"}, ""},
 		{"NoModules", map[string]string{"vda": LabelImage, "vdb": LabelDisk}, "", Disks{Image: "vda", Disk: "vdb"}, ""},
