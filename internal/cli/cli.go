@@ -96,6 +96,9 @@ type signalError struct{ os.Signal }
 
 func (s signalError) Error() string { return "interrupted by " + s.String() }
 
+// Is makes it a cancellation: net/http, for one, returns the cause in place of context.Canceled.
+func (s signalError) Is(target error) bool { return target == context.Canceled }
+
 // number is the signal's number; every signal of Linux has one.
 func (s signalError) number() int {
 	number, _ := s.Signal.(syscall.Signal)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -426,5 +427,21 @@ func TestCompletion(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(empty); len(entries) != 0 {
 		t.Errorf("completing left %v", entries)
+	}
+}
+
+// Run tells an interrupt by context.Canceled, in whatever form the standard library hands the signal on.
+func TestSignalIsCancellation(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(signalError{os.Interrupt})
+	client := api.NewClient(filepath.Join(t.TempDir(), "socket"))
+	defer client.CloseIdle()
+	for name, call := range map[string]func() error{
+		"Image": func() error { _, err := client.Image(ctx, "x"); return err },
+		"Exec":  func() error { _, err := client.Exec(ctx, "x", api.Exec{}); return err },
+	} {
+		if err := call(); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s = %v, want a cancellation", name, err)
+		}
 	}
 }
