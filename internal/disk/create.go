@@ -69,8 +69,9 @@ func mkfsArgs(path, label string) []string {
 }
 
 // FromTar writes the tar stream as a read-only ext4 filesystem to path, without root. It has no journal and no free
-// blocks; blocks of zeroes, as sparse files are full of, are holes of the host's file. It reads r to its end, past the archive's end mark, so that the writer of a pipe can finish. The path must
-// not exist; on an error nothing stays there. The same stream gives the same bytes.
+// blocks; blocks of zeroes, as sparse files are full of, are holes of the host's file. It reads r to its end, past the
+// archive's end mark, so that the writer of a pipe can finish. The path must not exist; on an error nothing stays there.
+// The same stream gives the same bytes.
 func FromTar(ctx context.Context, r io.Reader, path, label string) error {
 	if err := checkLabel(label); err != nil {
 		return err
