@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -226,7 +227,10 @@ func TestWaitDisksLate(t *testing.T) {
 }
 
 func TestHostsFor(t *testing.T) {
-	const own = "172.30.0.5\tbox.vm box\t# banger\n"
+	const own = "172.30.0.5\tbox.vm box\t# banger\nfd62::5\tbox.vm box\t# banger\n"
+	lines := Network{
+		Address: netip.MustParsePrefix("172.30.0.5/16"), Address6: netip.MustParsePrefix("fd62::5/112"), Search: "vm",
+	}.ownHosts("box")
 	tests := []struct{ name, old, want string }{
 		{"New", "", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" + own},
 		{"Added", "127.0.0.1 localhost\n10.0.0.1 other", "127.0.0.1 localhost\n10.0.0.1 other\n" + own},
@@ -234,11 +238,12 @@ func TestHostsFor(t *testing.T) {
 		{"OtherAddress", "::1 localhost\n172.30.0.9\told.vm old\t# banger\n# end\n", "::1 localhost\n" + own + "# end\n"},
 		{"OtherUser", "172.30.0.9 old.vm old\n", "172.30.0.9 old.vm old\n" + own},
 		{"Kept", own, own},
+		{"OneBefore", "172.30.0.5\tbox.vm box\t# banger\n::1 localhost\n", own + "::1 localhost\n"},
 		{"Once", "127.0.1.1 a\n127.0.1.1 b\n172.30.0.9\told.vm old\t# banger\n", own},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := string(hostsFor([]byte(tt.old), "172.30.0.5\tbox.vm box")); got != tt.want {
+			if got := string(hostsFor([]byte(tt.old), lines)); got != tt.want {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})

@@ -38,7 +38,7 @@ func writeHostname(etc string, c Cmdline) error {
 	if err != nil {
 		return fmt.Errorf("write host name: %w", err)
 	}
-	own := fmt.Sprintf("%s\t%s", c.Network.ownAddress(), ownNames(c.Hostname, c.Network.Search))
+	own := c.Network.ownHosts(c.Hostname)
 	err = updateFile(filepath.Join(etc, "hosts"), 0o644, func(old []byte) []byte { return hostsFor(old, own) })
 	if err != nil {
 		return fmt.Errorf("write hosts: %w", err)
@@ -46,24 +46,28 @@ func writeHostname(etc string, c Cmdline) error {
 	return nil
 }
 
-// hostsMark ends the VM's own line in /etc/hosts, by which a later boot finds it when address or name have changed.
+// hostsMark ends the VM's own lines in /etc/hosts, by which a later boot finds them when address or name have changed.
 const hostsMark = "# banger"
 
-// hostsFor gives the hosts file in which own is the one line of the machine itself: that of an earlier boot, or the
-// one of 127.0.1.1, which Debian keeps for this. All other lines stay.
-func hostsFor(old []byte, own string) []byte {
+// hostsFor gives the hosts file in which own are the lines of the machine itself, in place of those of an earlier boot, or
+// of the one of 127.0.1.1, which Debian keeps for this. All other lines stay.
+func hostsFor(old []byte, own []string) []byte {
 	var out bytes.Buffer
 	if len(old) == 0 {
 		out.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 	}
-	own += "\t" + hostsMark + "\n"
+	writeOwn := func() {
+		for _, line := range own {
+			fmt.Fprintf(&out, "%s\t%s\n", line, hostsMark)
+		}
+	}
 	found := false
 	for line := range bytes.Lines(old) {
 		line = bytes.TrimSuffix(line, []byte("\n"))
 		fields := bytes.Fields(line)
 		if bytes.HasSuffix(line, []byte(hostsMark)) || len(fields) > 0 && string(fields[0]) == "127.0.1.1" {
 			if !found {
-				out.WriteString(own)
+				writeOwn()
 			}
 			found = true
 			continue
@@ -72,7 +76,7 @@ func hostsFor(old []byte, own string) []byte {
 		out.WriteByte('\n')
 	}
 	if !found {
-		out.WriteString(own)
+		writeOwn()
 	}
 	return out.Bytes()
 }

@@ -124,10 +124,18 @@ func ownNames(hostname, search string) string {
 	return hostname
 }
 
-// ownAddress is the address of a VM in /etc/hosts: 127.0.1.1, which Debian keeps for that, without a network.
-func (n Network) ownAddress() netip.Addr {
+// ownHosts are the lines of a VM for itself in /etc/hosts: at its addresses, or without a network at 127.0.1.1, which Debian
+// keeps for that.
+func (n Network) ownHosts(hostname string) []string {
+	addresses := []string{"127.0.1.1"}
 	if n.Address.IsValid() {
-		return n.Address.Addr()
+		addresses = []string{n.Address.Addr().String()}
 	}
-	return netip.AddrFrom4([4]byte{127, 0, 1, 1})
+	if n.Address6.IsValid() {
+		addresses = append(addresses, n.Address6.Addr().String())
+	}
+	for i, a := range addresses {
+		addresses[i] = a + "\t" + ownNames(hostname, n.Search)
+	}
+	return addresses
 }

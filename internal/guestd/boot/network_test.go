@@ -353,23 +353,27 @@ func TestWriteResolvConf(t *testing.T) {
 	}
 }
 
-func TestOwnHostsLine(t *testing.T) {
-	tests := []struct{ name, hostname, search, want string }{
-		{"Search", "box", "vm", "box.vm box"},
-		{"NoSearch", "box", "", "box"},
-		{"FullName", "box.example.org", "vm", "box.example.org box"},
+func TestOwnHosts(t *testing.T) {
+	v4 := Network{Address: netip.MustParsePrefix("172.30.0.5/16")}
+	search, both := v4, v4
+	search.Search, both.Address6 = "vm", netip.MustParsePrefix("fd62::5/112")
+	tests := []struct {
+		name     string
+		network  Network
+		hostname string
+		want     []string
+	}{
+		{"NoNetwork", Network{}, "box", []string{"127.0.1.1\tbox"}},
+		{"NoSearch", v4, "box", []string{"172.30.0.5\tbox"}},
+		{"Search", search, "box", []string{"172.30.0.5\tbox.vm box"}},
+		{"FullName", search, "box.example.org", []string{"172.30.0.5\tbox.example.org box"}},
+		{"IPv6", both, "box", []string{"172.30.0.5\tbox", "fd62::5\tbox"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := ownNames(tt.hostname, tt.search); got != tt.want {
-				t.Errorf("got %q, want %q", got, tt.want)
+			if diff := cmp.Diff(tt.want, tt.network.ownHosts(tt.hostname)); diff != "" {
+				t.Error(diff)
 			}
 		})
-	}
-	if got := (Network{}).ownAddress().String(); got != "127.0.1.1" {
-		t.Errorf("own address without a network: %s", got)
-	}
-	if got := testNetwork.ownAddress().String(); got != "172.30.0.5" {
-		t.Errorf("own address: %s", got)
 	}
 }
