@@ -35,6 +35,8 @@ type ImageService struct {
 	Name string `json:"name"`
 	Port int    `json:"port"`
 	Path string `json:"path,omitempty"` // of its URL, when it speaks HTTP
+	// Health is a path that it answers as soon as it is ready for others.
+	Health string `json:"health,omitempty"`
 }
 
 // ImageDefaults are what an image says of the commands run in its VMs; empty fields say nothing.

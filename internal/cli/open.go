@@ -3,22 +3,30 @@ package cli
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"banger/api"
 )
 
+// A service that does not answer a request by then is asked again, and given twice the time.
+const (
+	firstHealthTimeout = 5 * time.Second
+	healthInterval     = 200 * time.Millisecond
+)
+
 func (a *app) openCommand() *cobra.Command {
-	return &cobra.Command{
+	var timeout time.Duration
+	cmd := &cobra.Command{
 		Use:   "open NAME [SERVICE]",
 		Short: "Make a service of a machine's image reachable here, and print its URL",
 		Long: `Forward a port of this host to a service that the machine's image has, such as opencode in images of the preset
-agent, and print its URL. SERVICE can be left out when the image has only one. The forward stays until
-"banger forward rm"; asked again, the same URL is printed. Whether the service listens already is not waited for:
-banger wait NAME --for port:4096.`,
+agent, and print its URL once it answers. SERVICE can be left out when the image has only one. The forward stays until
+"banger forward rm"; asked again, the same URL is printed.`,
 		Example:           "  banger open agent opencode",
 		Args:              args(cobra.RangeArgs(1, 2)),
 		ValidArgsFunction: a.completeServices,
@@ -40,13 +48,57 @@ banger wait NAME --for port:4096.`,
 			if err != nil {
 				return err
 			}
+			url := "http://" + forward.Listen()
+			if service.Health != "" {
+				ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, api.Errorf(api.CodeTimeout, "%s in %s has not answered within %s", service.Name, vm.Name, timeout).
+					WithHint("see what it does: banger exec %s -- journalctl -u %s; the forward stays", vm.Name, service.Name))
+				defer cancel()
+				if err := awaitHealth(ctx, url+service.Health, firstHealthTimeout); err != nil {
+					return err
+				}
+			}
 			if a.json {
 				return a.printJSON(forward)
 			}
-			_, err = fmt.Fprintf(a.Stdout, "http://%s%s\n", forward.Listen(), service.Path)
+			_, err = fmt.Fprintln(a.Stdout, url+service.Path)
 			return err
 		},
 	}
+	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long the service may take to answer")
+	return cmd
+}
+
+// awaitHealth asks until any answer comes. A request is given up early, for opencode never answers one that came in the
+// moment between its listening and its being ready.
+func awaitHealth(ctx context.Context, url string, patience time.Duration) error {
+	tick := time.NewTicker(healthInterval)
+	defer tick.Stop()
+	for ; ; patience *= 2 {
+		if answers(ctx, url, patience) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func answers(ctx context.Context, url string, patience time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return false
+	}
+	transport := &http.Transport{DisableKeepAlives: true} // through no proxy: it is this host's loopback
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		return false
+	}
+	response.Body.Close()
+	return true
 }
 
 // serviceOf finds the service of that name, or the only one, of the machine's image.

@@ -113,7 +113,7 @@ func (p *Plan) optional(name string, c config.Config) error {
 	case "mise":
 		return p.program(step{name: name}, "sources.mise", c.Mise)
 	case "opencode":
-		p.Services = append(p.Services, api.ImageService{Name: name, Port: opencodePort, Path: "/"})
+		p.Services = append(p.Services, api.ImageService{Name: name, Port: opencodePort, Path: "/", Health: "/global/health"})
 		return p.program(step{name: name, env: []string{"PORT=" + strconv.Itoa(opencodePort)}}, "sources.opencode", c.Opencode)
 	case "tmux":
 		return p.tmux(c)
