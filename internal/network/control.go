@@ -100,7 +100,7 @@ func (k *keeper) status() Status {
 	defer k.mu.Unlock()
 	return Status{
 		HolderPID: k.holder.pid, Rootless: k.config.Rootless, Subnet: k.config.Subnet, Gateway: Gateway(k.config.Subnet),
-		MTU: k.state.MTU, Uplink: k.uplink.state(), IPv6: k.state.IPv6, Uplink6: k.uplink.state6(), Ports: slices.Clone(k.state.Ports),
+		MTU: k.state.MTU, Uplink: k.uplink.state(), IPv6: k.state.IPv6, Uplink6: k.uplink.state6(), Relay: k.relay != nil, Ports: slices.Clone(k.state.Ports),
 	}
 }
 

@@ -42,7 +42,7 @@ var (
 		sources:     concatKind("ifname . ether_addr . ipv4_addr", nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIPAddr),
 		etherType:   clause{"ether type ip", match(expr.PayloadBaseLLHeader, 12, []byte{0x08, 0x00})},
 		echoRequest: clause{"icmp type echo-request", transport(unix.IPPROTO_ICMP, 0, []byte{8})},
-		unroutable:  []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16")},
+		unroutable:  []netip.Prefix{netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16")},
 	}
 	ip6 = &family{
 		name: "ip6", table: nftables.TableFamilyIPv6, socket: unix.AF_INET6,

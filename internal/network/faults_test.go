@@ -98,6 +98,18 @@ func TestKeeperKilled(t *testing.T) {
 			two.want("error", "tcp", internetAddress+":7")
 			two.want("NOERROR 172.30.0.2", "dns", "one.vm A/udp")
 			two.want("NOERROR 192.0.2.99", "dns", "example.org A/tcp")
+
+			one.want("hello", "keep", internetAddress+":7")
+			kill(t, h.keeperPID(t), h.notHeld)
+			if rootless { // the relay went with it, and says so
+				if got := one.do("again", "", ""); !strings.Contains(got, "connection reset") {
+					t.Errorf("a connection of the killed relay: %s", got)
+				}
+			} else {
+				one.want("again", "again", "")
+			}
+			check(t, h.Ensure(t.Context()))
+			one.want("hello", "tcp", internetAddress+":7")
 		})
 	}
 }
@@ -207,7 +219,7 @@ func TestSubnetConflict(t *testing.T) {
 		t.Errorf("got %v, want the route in conflict", err)
 	}
 	check(t, w.home("b", DefaultSubnet, false).Ensure(t.Context()))
-	if err := w.home("c", DefaultSubnet, false).Ensure(t.Context()); err == nil || !strings.Contains(err.Error(), "choose another subnet") {
+	if err := w.home("c", DefaultSubnet, false).Ensure(t.Context()); err == nil || !strings.Contains(err.Error(), "BANGER_SUBNET") {
 		t.Errorf("got %v, want that the other home has the subnet", err)
 	}
 	check(t, w.home("d", DefaultSubnet, true).Ensure(t.Context())) // which shares no routes
@@ -335,6 +347,13 @@ func TestFlood(t *testing.T) {
 		one.want("sent", "flood", "172.30.0.1:53")
 		two.want("NOERROR 172.30.0.2", "dns", "one.vm A/udp")
 		two.want("NOERROR 192.0.2.99", "dns", "example.org A/tcp")
+	}
+	check(t, h.SetPolicy(t.Context(), one.Port.ID, Policy{NAT: true}))
+	check(t, h.SetPolicy(t.Context(), two.Port.ID, Policy{NAT: true}))
+	h.awaitUplink(t)
+	for range 2 {
+		one.want("sent", "open", "203.0.113.1") // from where no answer comes
+		two.want("hello", "tcp", internetAddress+":7")
 	}
 	if !h.alive(t) {
 		t.Error("the keeper is gone")

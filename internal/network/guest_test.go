@@ -3,10 +3,13 @@ package network
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -170,6 +173,7 @@ func perform(r request, tap *os.File, got *frames, kept *net.Conn) string {
 			return fail(err)
 		}
 		conn.SetDeadline(time.Now().Add(r.Wait))
+		io.WriteString(conn, r.Data)
 		line, err := bufio.NewReader(conn).ReadString('\n')
 		if err != nil {
 			return fail(err)
@@ -197,6 +201,22 @@ func perform(r request, tap *os.File, got *frames, kept *net.Conn) string {
 		return "pong"
 	case "dns":
 		return resolve(r.To)
+	case "ask":
+		client := dns.Client{Net: "udp", Timeout: r.Wait}
+		if _, _, err := client.Exchange(new(dns.Msg).SetQuestion("example.org.", dns.TypeA), r.To); err != nil {
+			return fail(err)
+		}
+		return "answered"
+	case "echo":
+		if err := echo(r.To, r.Wait); err != nil {
+			return fail(err)
+		}
+		return "echoed"
+	case "open":
+		if err := openMany(r.To); err != nil {
+			return fail(err)
+		}
+		return "sent"
 	case "connect":
 		if err := connect(r.To); err != nil {
 			return fail(err)
@@ -234,6 +254,53 @@ func perform(r request, tap *os.File, got *frames, kept *net.Conn) string {
 		return fmt.Sprint(got.seen(part, 0))
 	}
 	return "error: unknown"
+}
+
+// echo sends megabytes to a server that returns them, says that it has said all, and reads to the end.
+func echo(to string, wait time.Duration) error {
+	conn, err := net.DialTimeout("tcp", to, wait)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(wait))
+	in := bufio.NewReader(conn)
+	if _, err := in.ReadString('\n'); err != nil { // its greeting
+		return err
+	}
+	sent := make([]byte, 8<<20)
+	rand.NewChaCha8([32]byte{1}).Read(sent)
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := conn.Write(sent)
+		wrote <- errors.Join(err, conn.(*net.TCPConn).CloseWrite())
+	}()
+	got, err := io.ReadAll(in)
+	if err := errors.Join(err, <-wrote); err != nil {
+		return err
+	}
+	if !bytes.Equal(got, sent) {
+		return fmt.Errorf("%d bytes came back of %d, or others", len(got), len(sent))
+	}
+	return nil
+}
+
+// openMany sends the first packet of a connection from each port, and no more.
+func openMany(to string) error {
+	conn, err := net.DialIP("ip4:tcp", nil, &net.IPAddr{IP: net.ParseIP(to)})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for port := 1024; port < 30000; port++ {
+		segment := make([]byte, 20)
+		binary.BigEndian.PutUint16(segment, uint16(port))
+		segment[3], segment[12], segment[13] = 7, 5<<4, 2 // to port 7, five words, SYN; nobody on the way checks the sum
+		if _, err := conn.Write(segment); err != nil && !errors.Is(err, syscall.ENOBUFS) {
+			return err
+		}
+	}
+	return nil
 }
 
 // connect begins as many connections as a VM may have, each with a packet to another port.

@@ -20,6 +20,7 @@ type holderRequest struct {
 	State   *state         `json:"state,omitempty"`  // to be made so
 	DNS     netip.Addr     `json:"dns,omitzero"`     // where to open the sockets for DNS, which come with the reply
 	Service netip.AddrPort `json:"service,omitzero"` // where to open a TCP socket, which comes with the reply
+	Relay   bool           `json:"relay,omitempty"`  // to share the relay's files, see openRelay
 	Stop    bool           `json:"stop,omitempty"`   // to end, and the namespaces with it
 }
 
@@ -52,14 +53,15 @@ func Hold(ctx context.Context, log *slog.Logger) error {
 	if err := prepareNamespace(); err != nil {
 		return err
 	}
-	var last *state
+	var holding holding
+	defer func() { holding.relay.close() }()
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
 			return errors.Join(ctx.Err(), err)
 		}
 		end := context.AfterFunc(ctx, func() { conn.Close() })
-		stop, err := serveKeeper(ctx, conn.(*net.UnixConn), &last)
+		stop, err := holding.serveKeeper(ctx, conn.(*net.UnixConn))
 		end()
 		conn.Close()
 		if stop {
@@ -69,11 +71,17 @@ func Hold(ctx context.Context, log *slog.Logger) error {
 	}
 }
 
+// holding is what the holder keeps for its keepers.
+type holding struct {
+	last  *state     // nil before the first
+	relay relayFiles // none before it is asked for
+}
+
 // serveKeeper answers one keeper until it goes or says stop.
-func serveKeeper(ctx context.Context, conn *net.UnixConn, last **state) (stop bool, err error) {
+func (h *holding) serveKeeper(ctx context.Context, conn *net.UnixConn) (stop bool, err error) {
 	limited := &io.LimitedReader{R: conn}
 	in := json.NewDecoder(limited)
-	reply := holderReply{PID: os.Getpid(), IPv6: hasIPv6(), State: *last}
+	reply := holderReply{PID: os.Getpid(), IPv6: hasIPv6(), State: h.last}
 	for {
 		if err := writeReply(conn, reply); err != nil {
 			return false, err
@@ -91,15 +99,27 @@ func serveKeeper(ctx context.Context, conn *net.UnixConn, last **state) (stop bo
 			reply.sockets, err = dnsSockets(ctx, request.DNS)
 		case request.Service.IsValid():
 			reply.sockets, err = serviceSocket(ctx, request.Service)
+		case request.Relay:
+			reply.sockets, err = h.shareRelay(ctx)
 		case request.State != nil:
-			if err = applyState(*request.State, *last == nil); err == nil {
-				*last = request.State
+			if err = applyState(*request.State, h.last == nil); err == nil {
+				h.last = request.State
 			}
 		}
 		if err != nil {
 			reply.Error = err.Error()
 		}
 	}
+}
+
+// shareRelay opens the relay's files the first time.
+func (h *holding) shareRelay(ctx context.Context) (files relayFiles, err error) {
+	if h.relay == nil {
+		if h.relay, err = openRelay(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return h.relay.share()
 }
 
 // writeReply sends a reply, and its sockets beside it (unix(7), SCM_RIGHTS), which it closes.

@@ -171,6 +171,12 @@ func (h *holder) serviceSocket(at netip.AddrPort) (net.Listener, error) {
 	return net.FileListener(reply.sockets[0])
 }
 
+// relayFiles returns what startRelay needs.
+func (h *holder) relayFiles() (relayFiles, error) {
+	reply, err := h.ask(holderRequest{Relay: true})
+	return reply.sockets, err
+}
+
 // stop ends the holder and waits for that. Its namespaces go when the last process inside has gone.
 func (h *holder) stop() error {
 	h.mu.Lock()
@@ -237,7 +243,7 @@ func (c *socketConn) Read(p []byte) (int, error) {
 			for _, fd := range fds {
 				unix.CloseOnExec(fd)
 				_ = unix.SetNonblock(fd, true) // else a read of it could not be ended
-				c.files = append(c.files, os.NewFile(uintptr(fd), "dns"))
+				c.files = append(c.files, os.NewFile(uintptr(fd), "inside"))
 			}
 		}
 	}

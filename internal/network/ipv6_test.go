@@ -119,14 +119,14 @@ func TestConnectionsAreBounded(t *testing.T) {
 			one, two := h.boot(h.port("one", 2, Policy{NAT: true})), h.boot(h.port("two", 3, Policy{NAT: true}))
 			h.awaitUplink(t)
 			for _, internet := range []string{internetAddress, internetAddress6} {
-				at := net.JoinHostPort(internet, "7")
-				one.want("hello", "keep", at)
+				one.want("hello", "keep", net.JoinHostPort(internet, "7"))
 				one.want("sent", "connect", internet)
-				one.want("error", "tcp", at)
+				names := net.JoinHostPort(internet, "53")
+				one.want("error", "ask", names)
 				check(t, h.SetPolicy(t.Context(), two.Port.ID, Policy{NAT: true})) // the count outlives a change
-				one.want("error", "tcp", at)
+				one.want("error", "ask", names)
 				one.want("again", "again", "")
-				two.want("hello", "tcp", at)
+				two.want("answered", "ask", names)
 			}
 			one.want("pong", "ping", two.Port.Address.String())
 		})

@@ -5,8 +5,8 @@
 // Two processes hold it, both started by Client.Ensure, both outliving the daemon:
 //
 //   - the keeper (Serve) stays in the host's namespaces. It owns the lock, the control socket, the uplink (pasta for an
-//     ordinary user, a veth pair for root) and the DNS server, which asks the host's resolvers as the host does, also
-//     those on its loopback, and hears the guests through sockets made inside.
+//     ordinary user, a veth pair for root), the relay that carries TCP beside pasta, and the DNS server, which asks the
+//     host's resolvers as the host does, also those on its loopback, and hears the guests through sockets made inside.
 //   - the holder (Hold) lives inside the network namespace (and a user namespace when rootless) and keeps it alive. It
 //     makes of links and rules what the keeper tells it, and remembers that: a keeper that died is replaced by one that
 //     finds the holder and its state again, and no VM loses its tap.
@@ -68,6 +68,9 @@ type Tap struct {
 	Gateway6 netip.Addr   `json:"gateway6,omitzero"` // zero when IPv6 has no way out
 }
 
+// UplinkUp is what Status says of an uplink that works.
+const UplinkUp = "up"
+
 // Status tells what the network is doing.
 type Status struct {
 	HolderPID int          `json:"holder_pid"` // its namespaces are the network's
@@ -75,9 +78,10 @@ type Status struct {
 	Subnet    netip.Prefix `json:"subnet"`
 	Gateway   netip.Addr   `json:"gateway"`
 	MTU       int          `json:"mtu"`
-	Uplink    string       `json:"uplink"`  // "up", or why it is down
+	Uplink    string       `json:"uplink"`  // UplinkUp, or why it is down
 	IPv6      bool         `json:"ipv6"`    // VMs have it between each other
-	Uplink6   string       `json:"uplink6"` // "up", or why IPv6 has no way out
+	Relay     bool         `json:"relay"`   // carries TCP in pasta's place
+	Uplink6   string       `json:"uplink6"` // UplinkUp, or why IPv6 has no way out
 	Ports     []Port       `json:"ports"`   // by id
 }
 

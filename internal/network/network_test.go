@@ -33,6 +33,7 @@ func TestPolicy(t *testing.T) {
 			h.awaitUplink(t)
 
 			one.want("hello", "tcp", internetAddress+":7")
+			one.want("answered", "ask", internetAddress+":53")
 			one.want("hello 172.30.0.2", "tcp", two.Port.Address.String()+":7")
 			one.want("pong", "ping", "172.30.0.1")
 			one.want("pong", "ping", two.Port.Address.String())
@@ -41,6 +42,7 @@ func TestPolicy(t *testing.T) {
 			alone.want("error", "tcp", one.Port.Address.String()+":7")
 			one.want("error", "tcp", alone.Port.Address.String()+":7")
 			two.want("error", "tcp", internetAddress+":7")
+			two.want("error", "ask", internetAddress+":53")
 			for _, host := range []string{hostAddress, otherAddress, "172.30.0.1", "172.30.255.254", "172.30.255.253", "169.254.169.254"} {
 				one.want("error", "tcp", host+":7")
 			}
@@ -60,6 +62,7 @@ func TestPolicy(t *testing.T) {
 				check(t, h.SetPolicy(t.Context(), one.Port.ID, Policy{}))
 				one.want("error", "again", "")
 				one.want("error", "tcp", internet)
+				one.want("error", "ask", strings.TrimSuffix(internet, "7")+"53")
 				check(t, h.SetPolicy(t.Context(), one.Port.ID, Policy{NAT: true}))
 				one.want("hello", "tcp", internet)
 			}
@@ -98,7 +101,8 @@ func (h *home) awaitUplink(t *testing.T) {
 	p := h.port("probe", 99, Policy{NAT: true})
 	v := h.boot(p)
 	await(t, "way out", func() bool {
-		return strings.HasPrefix(v.doWithin(shortWait, "tcp", internetAddress+":7", ""), "hello")
+		return strings.HasPrefix(v.doWithin(shortWait, "tcp", internetAddress+":7", ""), "hello") &&
+			v.doWithin(shortWait, "ask", internetAddress+":53", "") == "answered" // not all ways are ready at once
 	})
 	v.end()
 	check(t, h.Detach(t.Context(), p.ID))

@@ -78,14 +78,14 @@ func (p *pasta) state6() string {
 
 // note6 looks at the host's way out and reports whether it has one for IPv6.
 func (p *pasta) note6() bool {
-	status := uplinkUp
+	status := UplinkUp
 	if err := p.holder.check6(); err != nil {
 		status = err.Error()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.status6 = status
-	return status == uplinkUp
+	return status == UplinkUp
 }
 
 func (p *pasta) set(status string) {
@@ -147,7 +147,7 @@ func (p *pasta) run(ctx context.Context) error {
 	if err := os.WriteFile(p.pidFile, fmt.Appendf(nil, "%d %d", command.Process.Pid, p.holder.pid), 0o600); err != nil {
 		p.log.WarnContext(ctx, "a later keeper will not find this pasta", "err", err)
 	}
-	p.set(uplinkUp)
+	p.set(UplinkUp)
 	err := command.Wait()
 	if err == nil {
 		err = errors.New("exit status 0")

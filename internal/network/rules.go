@@ -31,6 +31,7 @@ type state struct {
 	HostAddresses []netip.Addr `json:"host_addresses"` // IPv4, which no VM may reach through the uplink
 
 	IPv6           bool         `json:"ipv6,omitempty"`            // VMs have it between each other
+	Relay          bool         `json:"relay,omitempty"`           // TCP to the world goes by the relay
 	Outside6       bool         `json:"outside6,omitempty"`        // the uplink has it too
 	HostAddresses6 []netip.Addr `json:"host_addresses6,omitempty"` // as HostAddresses
 }
@@ -130,12 +131,15 @@ func routedSets(f *family, s state) []set {
 	for _, a := range slices.Compact(slices.SortedFunc(slices.Values(addresses), netip.Addr.Compare)) {
 		host.elements = append(host.elements, addressElement(a))
 	}
-	asking := set{name: "asking", kind: f.addresses, dynamic: true, timeout: time.Minute}
-	conns := set{name: "conns", kind: f.addresses, dynamic: true}
-	if f == ip6 {
-		return []set{nat, host, asking, conns}
+	sets := []set{nat, host}
+	if f == ip4 {
+		sets = append(sets, services)
 	}
-	return []set{nat, host, services, asking, conns}
+	sets = append(sets, set{name: "asking", kind: f.addresses, dynamic: true, timeout: time.Minute}, set{name: "conns", kind: f.addresses, dynamic: true})
+	if s.Relay {
+		sets = append(sets, set{name: "opening", kind: f.addresses, dynamic: true, timeout: time.Minute})
+	}
+	return sets
 }
 
 // routedTable rules what goes to the gateway and beyond it. Rules that cut stand before those that let established
@@ -152,21 +156,30 @@ func routedTable(f *family, s state) table {
 	for _, p := range append(slices.Clone(f.unroutable), f.net(s.Subnet)) {
 		forward = append(forward, rule{fromVM, destination(p), drop})
 	}
+	forward = append(forward, rule{fromVM, f.destinationIn("host"), drop})
+	input := gatewayRules(f, s.Subnet)
+	var chains []chain
+	if s.Relay {
+		chains = []chain{relayRules(f, s.Subnet)}
+		input = append(relayInput(), input...)
+		forward = append(forward, rule{fromVM, outInterface(askName), f.packetSourceIn("nat"), accept})
+	}
 	forward = append(
 		forward,
-		rule{fromVM, f.destinationIn("host"), drop},
 		rule{fromVM, toUplink, f.packetSourceIn("nat"), f.overConns("conns", maxConns), drop},
 		rule{fromVM, toUplink, f.packetSourceIn("nat"), accept},
 		rule{fromUplink, toVM, establishedOrRelated, accept},
 		rule{fromUplink, toVM, fromHost, accept},
 	)
-	return table{family: f.table, name: tableName, sets: routedSets(f, s), chains: []chain{
-		{name: "input", kind: nftables.ChainTypeFilter, hook: *nftables.ChainHookInput, priority: 0, drop: true, rules: gatewayRules(f, s.Subnet)},
-		{name: "forward", kind: nftables.ChainTypeFilter, hook: *nftables.ChainHookForward, priority: 0, drop: true, rules: forward},
-		{name: "postrouting", kind: nftables.ChainTypeNAT, hook: *nftables.ChainHookPostrouting, priority: 100, rules: []rule{
+	chains = append(
+		chains,
+		chain{name: "input", kind: nftables.ChainTypeFilter, hook: *nftables.ChainHookInput, priority: 0, drop: true, rules: input},
+		chain{name: "forward", kind: nftables.ChainTypeFilter, hook: *nftables.ChainHookForward, priority: 0, drop: true, rules: forward},
+		chain{name: "postrouting", kind: nftables.ChainTypeNAT, hook: *nftables.ChainHookPostrouting, priority: 100, rules: []rule{
 			{toUplink, f.packetSourceIn("nat"), masquerade},
 		}},
-	}}
+	)
+	return table{family: f.table, name: tableName, sets: routedSets(f, s), chains: chains}
 }
 
 // gatewayRules say what the gateway takes for itself. Names and services are had at its IPv4 address; by IPv6 it only answers

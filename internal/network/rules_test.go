@@ -15,7 +15,7 @@ func exampleState() state {
 	address := netip.MustParseAddr
 	return state{
 		Subnet: DefaultSubnet, MTU: 1500, HostAddresses: []netip.Addr{address("192.0.2.7"), address("127.0.0.1"), address("127.0.0.1")},
-		IPv6: true, HostAddresses6: []netip.Addr{address("::1"), address("2001:db8::7"), address("2001:db8::7")},
+		IPv6: true, Relay: true, HostAddresses6: []netip.Addr{address("::1"), address("2001:db8::7"), address("2001:db8::7")},
 		Ports: []Port{
 			{ID: "b", Name: "two", MAC: "02:00:ac:1e:00:03", Address: address("172.30.0.3"), Policy: Policy{Isolated: true, HostServices: []int{5432, 80}}},
 			{ID: "a", Name: "one", MAC: "02:00:ac:1e:00:02", Address: address("172.30.0.2"), Policy: Policy{NAT: true}},
@@ -81,8 +81,29 @@ table ip banger {
 		size 4096
 		flags dynamic
 	}
+	set opening {
+		type ipv4_addr
+		size 4096
+		flags dynamic,timeout
+		timeout 60s
+	}
+	chain relay {
+		type filter hook prerouting priority -150; policy accept;
+		iifname "br0" ip daddr 172.30.0.0/16 accept
+		iifname "br0" ip daddr 0.0.0.0/8 accept
+		iifname "br0" ip daddr 127.0.0.0/8 accept
+		iifname "br0" ip daddr 169.254.0.0/16 accept
+		iifname "br0" ip daddr @host accept
+		iifname "br0" ip saddr @nat tcp flags & (fin | syn | rst | ack) == syn update @opening { ip saddr limit rate over 5000/second burst 5000 packets } drop
+		iifname "br0" ip saddr @nat tcp flags & (fin | syn | rst | ack) == syn meta mark set 0x00000066 accept
+		iifname "br0" ip saddr @nat meta l4proto tcp tproxy to 127.0.0.1:15001 meta mark set 0x00000065 accept
+		iifname "ask0" meta l4proto tcp tproxy to 127.0.0.1:15001 meta mark set 0x00000065 accept
+		iifname "refuse0" meta l4proto tcp meta mark set 0x00000065 accept
+	}
 	chain input {
 		type filter hook input priority 0; policy drop;
+		iifname "refuse0" meta l4proto tcp reject with tcp reset
+		meta mark 0x00000065 accept
 		iifname "lo" accept
 		iifname "br0" ip daddr 172.30.0.1 ip saddr . tcp dport @services ct state new add @conns { ip saddr ct count over 4096 } drop
 		iifname "br0" ip daddr 172.30.0.1 ip saddr . tcp dport @services accept
@@ -98,10 +119,12 @@ table ip banger {
 		type filter hook forward priority 0; policy drop;
 		iifname "br0" oifname "br0" accept
 		iifname "br0" ip daddr 172.30.255.254 ct state established,related accept
+		iifname "br0" ip daddr 0.0.0.0/8 drop
 		iifname "br0" ip daddr 127.0.0.0/8 drop
 		iifname "br0" ip daddr 169.254.0.0/16 drop
 		iifname "br0" ip daddr 172.30.0.0/16 drop
 		iifname "br0" ip daddr @host drop
+		iifname "br0" oifname "ask0" ip saddr @nat accept
 		iifname "br0" oifname "up0" ip saddr @nat ct state new add @conns { ip saddr ct count over 4096 } drop
 		iifname "br0" oifname "up0" ip saddr @nat accept
 		iifname "up0" oifname "br0" ct state established,related accept
@@ -132,8 +155,28 @@ table ip6 banger {
 		size 4096
 		flags dynamic
 	}
+	set opening {
+		type ipv6_addr
+		size 4096
+		flags dynamic,timeout
+		timeout 60s
+	}
+	chain relay {
+		type filter hook prerouting priority -150; policy accept;
+		iifname "br0" ip6 daddr fd62:616e:6765::ac1e:0/112 accept
+		iifname "br0" ip6 daddr ::/16 accept
+		iifname "br0" ip6 daddr fe80::/10 accept
+		iifname "br0" ip6 daddr @host accept
+		iifname "br0" ip6 saddr @nat tcp flags & (fin | syn | rst | ack) == syn update @opening { ip6 saddr limit rate over 5000/second burst 5000 packets } drop
+		iifname "br0" ip6 saddr @nat tcp flags & (fin | syn | rst | ack) == syn meta mark set 0x00000066 accept
+		iifname "br0" ip6 saddr @nat meta l4proto tcp tproxy to [::1]:15001 meta mark set 0x00000065 accept
+		iifname "ask0" meta l4proto tcp tproxy to [::1]:15001 meta mark set 0x00000065 accept
+		iifname "refuse0" meta l4proto tcp meta mark set 0x00000065 accept
+	}
 	chain input {
 		type filter hook input priority 0; policy drop;
+		iifname "refuse0" meta l4proto tcp reject with tcp reset
+		meta mark 0x00000065 accept
 		iifname "lo" accept
 		icmpv6 type nd-neighbor-solicit accept
 		icmpv6 type nd-neighbor-advert accept
@@ -149,6 +192,7 @@ table ip6 banger {
 		iifname "br0" ip6 daddr fe80::/10 drop
 		iifname "br0" ip6 daddr fd62:616e:6765::ac1e:0/112 drop
 		iifname "br0" ip6 daddr @host drop
+		iifname "br0" oifname "ask0" ip6 saddr @nat accept
 		iifname "br0" oifname "up0" ip6 saddr @nat ct state new add @conns { ip6 saddr ct count over 4096 } drop
 		iifname "br0" oifname "up0" ip6 saddr @nat accept
 		iifname "up0" oifname "br0" ct state established,related accept
@@ -228,9 +272,12 @@ func TestAppliedRules(t *testing.T) {
 	if !inHost(t) {
 		return
 	}
+	withoutRelay := exampleState()
+	withoutRelay.Relay = false
 	for name, tables := range map[string][]table{
 		"inside": planRules(exampleState()),
 		"empty":  planRules(state{Subnet: DefaultSubnet}),
+		"pasta":  planRules(withoutRelay),
 		"host":   exampleHostTables(),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,6 +1,9 @@
 package network
 
-import "context"
+import (
+	"context"
+	"net/netip"
+)
 
 // Running reports whether a keeper serves the home.
 func (c *Client) Running() (bool, error) { return c.held() }
@@ -8,6 +11,11 @@ func (c *Client) Running() (bool, error) { return c.held() }
 // Exists reports whether anything of a network may be there, also one whose keeper has died.
 func (c *Client) Exists() bool {
 	return exists(c.d.holderSocket())
+}
+
+// CheckConflict reports what of the host's routes would keep the network from coming up.
+func (c *Client) CheckConflict(subnet netip.Prefix) error {
+	return checkConflict(subnet, ownLinks(c.d, subnet, c.rootless))
 }
 
 // Purge takes down whatever there is of a network, also what killed processes left. VMs must have ended. It is idempotent.

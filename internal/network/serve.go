@@ -37,8 +37,8 @@ var ErrServed = errors.New("another process keeps this home's network")
 // uplink is the way out of the namespace.
 type uplink interface {
 	mtu() int
-	state() string  // "up", or why not
-	state6() string // "up", or why IPv6 has no way out
+	state() string  // UplinkUp, or why not
+	state6() string // UplinkUp, or why IPv6 has no way out
 	close() error   // removes all of it; idempotent
 }
 
@@ -48,6 +48,7 @@ type keeper struct {
 	holder   *holder
 	uplink   uplink
 	services *services
+	relay    *relay // nil when pasta carries TCP, or the uplink is a veth
 	log      *slog.Logger
 	stop     context.CancelCauseFunc
 
@@ -115,11 +116,7 @@ func takeLock(d dir) error {
 
 // setUp brings up, in this order: the holder (found or new), the uplink, the links and rules.
 func (k *keeper) setUp(ctx context.Context, d dir) (err error) {
-	ours := newVeth(d, k.config.Subnet).link
-	if k.config.Rootless {
-		ours = hostLinkPrefix // what lies behind other homes' links is no place for this home's VMs to reach
-	}
-	if err := checkConflict(k.config.Subnet, ours); err != nil {
+	if err := checkConflict(k.config.Subnet, ownLinks(d, k.config.Subnet, k.config.Rootless)); err != nil {
 		return err
 	}
 	if k.holder, err = openHolder(ctx, d, k.config.Holder, k.config.Rootless); err != nil {
@@ -146,13 +143,29 @@ func (k *keeper) setUp(ctx context.Context, d dir) (err error) {
 		if found.Subnet != k.config.Subnet {
 			return fmt.Errorf("take over network: it has subnet %s, not %s; stop it first", found.Subnet, k.config.Subnet)
 		}
-		k.state.Ports = found.Ports
+		k.state.Ports, k.state.Relay = found.Ports, found.Relay
 	} else if k.holder.joined {
 		if k.state.Ports, err = d.remembered(); err != nil {
 			return err
 		}
 	}
+	if k.config.Rootless && (k.state.Relay || k.holder.found == nil) {
+		k.startRelay()
+	}
 	return k.change(func(s *state) error { return nil })
+}
+
+// startRelay has the relay carry TCP, unless the kernel cannot: then pasta does. Rules that are in force stay as they are.
+func (k *keeper) startRelay() {
+	files, err := k.holder.relayFiles()
+	if err == nil {
+		k.relay, err = startRelay(files, k.log)
+	}
+	if err != nil {
+		k.log.Warn("pasta carries TCP", "err", err)
+		return
+	}
+	k.state.Relay = true
 }
 
 // asUplink keeps a nil pointer from becoming an uplink.
@@ -171,6 +184,9 @@ func (k *keeper) tearDown(all bool) error {
 	var errs []error
 	if k.services != nil {
 		k.services.close()
+	}
+	if k.relay != nil {
+		k.relay.close()
 	}
 	if k.uplink != nil {
 		errs = append(errs, k.uplink.close())
@@ -265,13 +281,16 @@ func (k *keeper) change(edit func(*state) error) error {
 	if next.HostAddresses, next.HostAddresses6, err = hostAddresses(); err != nil {
 		return err
 	}
-	next.Outside6 = next.IPv6 && k.uplink.state6() == uplinkUp
+	next.Outside6 = next.IPv6 && k.uplink.state6() == UplinkUp
 	if err := k.holder.apply(next); err != nil {
 		// What the holder did before it failed is put back; should that fail too, the next change will.
 		return errors.Join(err, k.holder.apply(k.state))
 	}
 	if err := k.services.serve(next.Ports); err != nil {
 		return errors.Join(err, k.holder.apply(k.state), k.services.serve(k.state.Ports))
+	}
+	if k.relay != nil {
+		k.relay.serve(next.Ports)
 	}
 	k.state = next
 	return homeDir(k.config.Home).remember(next.Ports)
@@ -320,6 +339,14 @@ func hostAddresses() (v4, v6 []netip.Addr, err error) {
 	return v4, v6, nil
 }
 
+// ownLinks is how the names of links begin by which a route to the subnet is no conflict.
+func ownLinks(d dir, subnet netip.Prefix, rootless bool) string {
+	if rootless {
+		return hostLinkPrefix // what lies behind other homes' links is no place for this home's VMs to reach
+	}
+	return newVeth(d, subnet).link
+}
+
 // checkConflict reports a route of the host's, other than by a link whose name begins with ours, that covers a part of the
 // subnet.
 func checkConflict(subnet netip.Prefix, ours string) error {
@@ -340,7 +367,7 @@ func checkConflict(subnet netip.Prefix, ours string) error {
 			name = l.Attrs().Name
 		}
 		if !strings.HasPrefix(name, ours) {
-			return fmt.Errorf("subnet %s is in use on this host: it has a route to %s by %s (choose another subnet for the VMs)", subnet, to, name)
+			return fmt.Errorf("subnet %s is in use on this host: it has a route to %s by %s (set another: subnet in config.toml, or BANGER_SUBNET)", subnet, to, name)
 		}
 	}
 	return nil

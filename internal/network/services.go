@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -132,22 +131,7 @@ func (s *services) carry(vm *net.TCPConn, port uint16) {
 	}
 	host := conn.(*net.TCPConn)
 	defer host.Close()
-	var done sync.WaitGroup
-	done.Go(func() { copyHalf(host, vm) })
-	copyHalf(vm, host)
-	done.Wait()
-}
-
-// copyHalf carries one direction to its end; one that breaks takes the other with it.
-func copyHalf(to, from *net.TCPConn) {
-	_, err := io.Copy(to, from)
-	if err == nil {
-		err = to.CloseWrite()
-	}
-	if err != nil {
-		to.Close()
-		from.Close()
-	}
+	join(host, vm)
 }
 
 // enter notes a connection of a VM that may have it.

@@ -122,7 +122,7 @@ func TestLoopbackIsHidden6(t *testing.T) {
 		if got := one.do("frame", "", packet.checksummed(t)); got != "sent" {
 			t.Fatal(got)
 		}
-		one.want("hello", "tcp", "["+internetAddress6+"]:7") // by then pasta has seen the packet, had it come
+		one.want("answered", "ask", "["+internetAddress6+"]:53") // by then pasta has seen the packet, had it come
 		check(t, listener.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
 		if n, from, err := listener.ReadFrom(make([]byte, 9)); err == nil {
 			t.Errorf("%s: the host got %d bytes from %s", to, n, from)

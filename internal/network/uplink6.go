@@ -10,11 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	uplinkUp = "up"
-	// minMTU6 is the smallest link that IPv6 knows (RFC 8200).
-	minMTU6 = 1280
-)
+// minMTU6 is the smallest link that IPv6 knows (RFC 8200).
+const minMTU6 = 1280
 
 // check6 reports why no uplink can carry IPv6.
 func (h *holder) check6() error {

@@ -26,12 +26,13 @@ type veth struct {
 	table  string
 	subnet netip.Prefix
 	size   int    // MTU in bytes
-	why6   string // uplinkUp, or why it does not carry IPv6
+	why6   string // UplinkUp, or why it does not carry IPv6
+	shut   error  // why the host's firewall may drop what machines send
 }
 
 func newVeth(d dir, subnet netip.Prefix) *veth {
 	hash := fmt.Sprintf("%x", sha256.Sum256([]byte(d)))[:8]
-	return &veth{link: hostLinkPrefix + hash, table: hostTablePrefix + hash, subnet: subnet, size: hostMTU(), why6: uplinkUp}
+	return &veth{link: hostLinkPrefix + hash, table: hostTablePrefix + hash, subnet: subnet, size: hostMTU(), why6: UplinkUp}
 }
 
 // check6 reports why the uplink cannot carry IPv6.
@@ -47,7 +48,7 @@ func (v *veth) check6(holder *holder) error {
 
 // families are the versions of IP that the uplink carries.
 func (v *veth) families() []*family {
-	return state{IPv6: true, Outside6: v.why6 == uplinkUp}.outside()
+	return state{IPv6: true, Outside6: v.why6 == UplinkUp}.outside()
 }
 
 // startVeth makes the pair between the host and the holder's namespace, in place of what a killed keeper left.
@@ -63,8 +64,8 @@ func startVeth(d dir, subnet netip.Prefix, holder *holder, log *slog.Logger) (*v
 		return nil, errors.Join(err, v.close())
 	}
 	// Machines reach each other all the same, and the table of another may belong to its process alone.
-	if err := admit(v.link); err != nil {
-		log.Warn("the host's firewall may drop what machines send", "err", err)
+	if v.shut = admit(v.link); v.shut != nil {
+		log.Warn("the host's firewall may drop what machines send", "err", v.shut)
 	}
 	return v, nil
 }
@@ -77,7 +78,10 @@ func (v *veth) state() string {
 	if l, err := netlink.LinkByName(v.link); err != nil || l.Attrs().Flags&net.FlagUp == 0 {
 		return "down: " + v.link + " is missing or down"
 	}
-	return uplinkUp
+	if v.shut != nil {
+		return "the host's firewall may drop what machines send: " + v.shut.Error()
+	}
+	return UplinkUp
 }
 
 func (v *veth) setUp(holder int) error {

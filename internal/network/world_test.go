@@ -177,7 +177,19 @@ func addAddress(name, prefix string) error {
 	return netlink.LinkSetUp(l)
 }
 
-// playInternet serves TCP port 7 and DNS.
+// abort resets each client that has said something.
+func abort(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		conn.Read(make([]byte, 1))
+		reset(conn.(*net.TCPConn))
+	}
+}
+
+// playInternet serves TCP ports 7 and 8, and DNS.
 func playInternet() error {
 	bufio.NewReader(os.Stdin).ReadString('\n')
 	// Without ::1 Go's net takes the kernel for one without IPv6.
@@ -189,7 +201,11 @@ func playInternet() error {
 		return err
 	}
 	go greet(listener)
-	packets, err := net.ListenPacket("udp4", internetAddress+":53")
+	if listener, err = net.Listen("tcp", ":8"); err != nil {
+		return err
+	}
+	go abort(listener)
+	packets, err := net.ListenPacket("udp", ":53")
 	if err != nil {
 		return err
 	}

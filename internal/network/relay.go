@@ -1,0 +1,293 @@
+package network
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	// relayDialTimeout is how long the world may take to answer; a Linux guest gives up after about as long.
+	relayDialTimeout = 2 * time.Minute
+	// relayAcceptTimeout is how long a guest may take to finish the handshake that it has begun.
+	relayAcceptTimeout = 10 * time.Second
+	// relayPause follows an error of accept, such as no descriptors left.
+	relayPause = 100 * time.Millisecond
+)
+
+// relayKeepAlive finds peers in the world that are gone. The guests' own probes end at the relay.
+var relayKeepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 30 * time.Second, Count: 8}
+
+// relay carries the TCP connections of an ordinary user's VMs to the world, with a socket at each end that the kernel copies
+// between. pasta, which has the rest of the way out, translates TCP packet by packet, and loses or breaks fast uploads.
+//
+// A connection is let in only when the world has answered: its first packet comes to the tun device askName and is kept while
+// the relay dials, in the host's namespace. Given back there, it opens the connection to the relay's listener, which has any
+// address; given to refuseName it is refused. So a guest sees what it would see without a relay.
+//
+// The rules let through what a VM may have; the relay looks again, and closes connections of VMs that may no more.
+type relay struct {
+	ask, refuse *os.File
+	listeners   []net.Listener
+	log         *slog.Logger
+	running     sync.WaitGroup
+	closed      chan struct{}
+	shortage    sync.Once // of descriptors or memory: logged once, for guests could fill a log
+
+	mu       sync.Mutex          // guards what follows
+	allowed  map[netip.Addr]bool // VMs that reach the world, by each of their addresses
+	passages map[flow]passage
+	count    map[netip.Addr]int // of passages, by VM
+}
+
+// passage is a connection of a VM to the world, from its first packet on.
+type passage struct {
+	cancel context.CancelFunc
+	vm     chan *net.TCPConn // gets the VM's end when that has finished its handshake
+}
+
+// startRelay starts a relay on the files of openRelay, which it takes over.
+func startRelay(files relayFiles, log *slog.Logger) (*relay, error) {
+	if len(files) < 3 {
+		files.close()
+		return nil, errors.New("the network is of an earlier build, which has no relay")
+	}
+	r := &relay{ask: files[0], refuse: files[1], log: log, closed: make(chan struct{}), passages: map[flow]passage{}, count: map[netip.Addr]int{}}
+	for _, file := range files[2:] {
+		listener, err := net.FileListener(file)
+		if err != nil {
+			files.close()
+			return nil, fmt.Errorf("take the relay's socket: %w", err)
+		}
+		file.Close()
+		r.listeners = append(r.listeners, listener)
+	}
+	r.running.Go(r.readAsked)
+	for _, listener := range r.listeners {
+		r.running.Go(func() { r.accept(listener) })
+	}
+	return r, nil
+}
+
+// close ends all of it and waits for that.
+func (r *relay) close() {
+	r.serve(nil)
+	close(r.closed)
+	r.ask.Close()
+	r.refuse.Close()
+	for _, listener := range r.listeners {
+		listener.Close()
+	}
+	r.running.Wait()
+}
+
+// serve makes the VMs that reach the world those whose ports say so.
+func (r *relay) serve(ports []Port) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.allowed = map[netip.Addr]bool{}
+	for _, p := range ports {
+		if p.NAT {
+			r.allowed[p.Address], r.allowed[Address6(p.Address)] = true, true
+		}
+	}
+	for f, p := range r.passages {
+		if !r.allowed[f.vm.Addr()] {
+			p.cancel()
+		}
+	}
+}
+
+// readAsked takes the first packets of connections.
+func (r *relay) readAsked() {
+	packet := make([]byte, 1<<16)
+	for {
+		n, err := r.ask.Read(packet)
+		if err != nil {
+			if !errors.Is(err, os.ErrClosed) {
+				r.log.Error("VMs can open no more connections", "err", err)
+			}
+			return
+		}
+		f, ok := parseSYN(packet[:n])
+		if !ok {
+			continue
+		}
+		if ctx, p, ok := r.enter(f); ok {
+			first := bytes.Clone(packet[:n])
+			r.running.Go(func() {
+				defer r.leave(f)
+				r.carry(ctx, f, p, first)
+			})
+		}
+	}
+}
+
+// enter makes the passage of a new connection, which ends with the context. It refuses one that is there, whose first packet
+// is sent again, and one that the VM may not have.
+func (r *relay) enter(f flow) (context.Context, passage, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, known := r.passages[f]
+	if known || !r.allowed[f.vm.Addr()] || r.count[f.vm.Addr()] >= maxConns {
+		return nil, passage{}, false
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p := passage{cancel: cancel, vm: make(chan *net.TCPConn, 1)}
+	r.passages[f] = p
+	r.count[f.vm.Addr()]++
+	return ctx, p, true
+}
+
+func (r *relay) leave(f flow) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.passages[f]
+	p.cancel()
+	select {
+	case vm := <-p.vm: // came too late
+		reset(vm)
+	default:
+	}
+	delete(r.passages, f)
+	if r.count[f.vm.Addr()]--; r.count[f.vm.Addr()] == 0 {
+		delete(r.count, f.vm.Addr())
+	}
+}
+
+// carry is the life of a connection.
+func (r *relay) carry(ctx context.Context, f flow, p passage, first []byte) {
+	world, err := dialWorld(ctx, f.remote)
+	if err != nil {
+		r.fail(err, first)
+		return
+	}
+	defer world.Close()
+	if _, err := r.ask.Write(first); err != nil {
+		return // the relay ends
+	}
+	late := time.NewTimer(relayAcceptTimeout)
+	defer late.Stop()
+	select {
+	case vm := <-p.vm:
+		defer vm.Close()
+		defer context.AfterFunc(ctx, func() { reset(world); reset(vm) })()
+		join(world, vm)
+	case <-late.C:
+	case <-ctx.Done():
+	}
+}
+
+// errHost says that a connection led to this host itself.
+var errHost = fmt.Errorf("the destination is this host: %w", syscall.ECONNREFUSED)
+
+// dialWorld connects to the world from the host's namespace.
+func dialWorld(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
+	dialer := net.Dialer{Timeout: relayDialTimeout, KeepAliveConfig: relayKeepAlive}
+	conn, err := dialer.DialContext(ctx, "tcp", to.String())
+	if err != nil {
+		return nil, err
+	}
+	world := conn.(*net.TCPConn)
+	_ = world.SetLinger(0) // until join: a relay that is killed leaves no connection that seems to have ended well
+	// The rules know the host's addresses, but not one that it has had for less than a moment.
+	if world.LocalAddr().(*net.TCPAddr).IP.Equal(world.RemoteAddr().(*net.TCPAddr).IP) {
+		reset(world)
+		return nil, errHost
+	}
+	return world, nil
+}
+
+// fail tells the VM that its connection was refused, if it was: no answer is none for the VM too.
+func (r *relay) fail(err error, first []byte) {
+	for _, answer := range []error{syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EACCES, syscall.EPERM} {
+		if errors.Is(err, answer) {
+			_, _ = r.refuse.Write(first) // fails when the relay ends
+			return
+		}
+	}
+	for _, lack := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
+		if errors.Is(err, lack) {
+			r.shortage.Do(func() { r.log.Error("VMs have more connections than this host allows", "err", err) })
+		}
+	}
+}
+
+// accept takes the VMs' ends.
+func (r *relay) accept(listener net.Listener) {
+	for {
+		conn, err := listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			r.shortage.Do(func() { r.log.Error("take a VM's connection", "err", err) })
+			select {
+			case <-time.After(relayPause): // until others have ended
+			case <-r.closed:
+			}
+			continue
+		}
+		r.admit(conn.(*net.TCPConn))
+	}
+}
+
+// admit gives a VM's end to its passage.
+func (r *relay) admit(vm *net.TCPConn) {
+	f := flow{addrPort(vm.RemoteAddr()), addrPort(vm.LocalAddr())}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p, ok := r.passages[f]
+	// A VM that is gone is told by serve; for the rest see dialWorld.
+	if ok && errors.Join(vm.SetKeepAlive(false), vm.SetLinger(0)) == nil {
+		select {
+		case p.vm <- vm:
+			return
+		default:
+		}
+	}
+	reset(vm)
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	at := a.(*net.TCPAddr).AddrPort()
+	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+}
+
+// join carries what two connections say to each other until both have said all. One that breaks takes the other with it, as
+// closed with a reset.
+func join(a, b *net.TCPConn) {
+	var done sync.WaitGroup
+	done.Go(func() { copyHalf(a, b) })
+	copyHalf(b, a)
+	done.Wait()
+	for _, conn := range []*net.TCPConn{a, b} {
+		_ = conn.SetLinger(-1) // what is not sent yet, will be
+	}
+}
+
+func copyHalf(to, from *net.TCPConn) {
+	_, err := io.Copy(to, from) // the kernel's splice(2)
+	if err == nil {
+		err = to.CloseWrite()
+	}
+	if err != nil {
+		reset(to)
+		reset(from)
+	}
+}
+
+// reset closes a connection so that its peer does not take it for one that has said all.
+func reset(conn *net.TCPConn) {
+	_ = conn.SetLinger(0)
+	conn.Close()
+}
