@@ -59,7 +59,8 @@ func (s *Server) stopDaemon(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) doctor(r *http.Request) ([]api.Check, error) {
-	return host.Doctor(r.Context(), s.config, s.tools, s.anyKernel(r.Context())), nil
+	checks := host.Doctor(r.Context(), s.config, s.tools, s.anyKernel(r.Context()))
+	return append(checks, s.vms.CheckNetwork(r.Context())), nil
 }
 
 func (s *Server) listVMs(r *http.Request) ([]api.VM, error) { return s.vms.VMs(r.Context()) }

@@ -129,6 +129,43 @@ func (m *Manager) changePolicy(ctx context.Context, ref, what string, change fun
 	return m.VM(ctx, rec.ID)
 }
 
+// CheckNetwork looks at the VMs' network for the doctor. It brings nothing up.
+func (m *Manager) CheckNetwork(ctx context.Context) api.Check {
+	check := api.Check{Name: "network", Status: api.CheckOK}
+	if err := m.describeNetwork(ctx, &check); err != nil {
+		check.Status, check.Found = api.CheckFailed, err.Error()
+	}
+	return check
+}
+
+func (m *Manager) describeNetwork(ctx context.Context, check *api.Check) error {
+	running, err := m.Network.Running()
+	if err != nil {
+		return err
+	}
+	if !running {
+		check.Found = fmt.Sprintf("%s, comes up with the first machine", m.Config.Subnet)
+		return m.Network.CheckConflict(m.Config.Subnet)
+	}
+	status, err := m.Network.Status(ctx)
+	if err != nil {
+		return err
+	}
+	check.Found = fmt.Sprintf("%s, machines: %d, to the world: %s", status.Subnet, len(status.Ports), status.Uplink)
+	if status.Uplink != network.UplinkUp {
+		check.Status = api.CheckWarning
+	}
+	if status.Rootless && !status.Relay {
+		check.Status = api.CheckWarning
+		check.Found += "; by pasta alone, which is slow to send"
+		check.Repair = "sudo modprobe nft_tproxy   # then stop all machines once"
+	}
+	if status.Uplink6 != network.UplinkUp {
+		check.Found += "; by IPv6: " + status.Uplink6
+	}
+	return nil
+}
+
 // PurgeNetwork takes down all that there is of the network. It refuses while a VM uses it.
 func (m *Manager) PurgeNetwork(ctx context.Context) error {
 	m.networkTurn.Lock()
