@@ -26,7 +26,7 @@ test: ## everything: unit, integration and end-to-end with real VMs
 test-images: ## the slow tests of images, such as the developer image built whole: half an hour without KVM
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory -s build
-	@GOFLAGS=-tags=images scripts/test.sh 'TestAgentImage|TestBuildWithoutPackage|TestImageBuildFails|TestOpenRC'
+	@GOFLAGS=-tags=images scripts/test.sh 'TestAgentImage|TestBuildWithoutPackage|TestDiskFullWhileBuilding|TestImageBuildFails|TestOpenRC'
 
 check: ## formatting, vet, linters, shell scripts
 	@test -z "$$(gofmt -l api bench cmd internal proto test)" || { gofmt -l api bench cmd internal proto test; exit 1; }

@@ -186,28 +186,35 @@ func TestUnfitQEMU(t *testing.T) {
 // TestDiskFull: there is no room for a VM's disk; the error says so and nothing is left of the VM. Where the room ends later
 // the guest sees errors of its disk, and goes on answering.
 func TestDiskFull(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root mounts a small filesystem; CI runs this as root")
-	}
 	h := newHome(t)
-	vms := filepath.Join(h.dir, "vms")
-	if err := os.MkdirAll(vms, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("tmpfs", vms, "tmpfs", 0, "size=1m"); err != nil {
-		t.Fatal(err)
-	}
-	// A VMM that was killed holds its files for moments more.
-	defer eventually(t, "an unmount", func() bool { return unix.Unmount(vms, 0) == nil })
+	defer h.limitVMs("1m")()
 	h.fails(1, "not enough space", "create", "--name", "big")
 	if out := h.banger("ls", "--json"); strings.TrimSpace(out) != "[]" || len(h.vmFolders()) != 0 {
 		t.Errorf("left: %s, %v", out, h.vmFolders())
 	}
-	if err := unix.Mount("tmpfs", vms, "tmpfs", unix.MS_REMOUNT, "size=80m"); err != nil {
+	if err := unix.Mount("tmpfs", filepath.Join(h.dir, "vms"), "tmpfs", unix.MS_REMOUNT, "size=80m"); err != nil {
 		t.Fatal(err)
 	}
 	h.banger("run", "-d", "--name", "full", "--memory", "256MiB", "--net", "none")
 	h.fails(1, "dd: ", "exec", "full", "--", "dd", "if=/dev/zero", "of=/root/file", "bs=1M", "count=100", "conv=fsync")
 	h.banger("exec", "full", "--", "true")
 	h.banger("rm", "-f", "full")
+}
+
+// limitVMs gives the VMs' folders a filesystem of that size; the function that it returns takes it away.
+func (h *home) limitVMs(size string) (end func()) {
+	h.t.Helper()
+	if os.Geteuid() != 0 {
+		h.t.Skip("only root mounts a small filesystem; CI runs this as root")
+	}
+	vms := filepath.Join(h.dir, "vms")
+	if err := os.MkdirAll(vms, 0o700); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", vms, "tmpfs", 0, "size="+size); err != nil {
+		h.t.Fatal(err)
+	}
+	return func() { // a VMM that was killed holds its files for moments more
+		eventually(h.t, "an unmount", func() bool { return unix.Unmount(vms, 0) == nil })
+	}
 }

@@ -8,9 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/vishvananda/netns"
 
 	"banger/api"
 )
@@ -62,6 +65,7 @@ func newWorld(t *testing.T) (hostPort string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = serve.Process.Kill(), serve.Wait() })
+	echo(t, world)
 	server := &http.Server{Handler: http.NotFoundHandler()}
 	t.Cleanup(func() { server.Close() })
 	hostPort = "0"
@@ -78,6 +82,41 @@ func newWorld(t *testing.T) (hostPort string) {
 	return hostPort
 }
 
+// echo returns datagrams to who sent them, from port 7 of the world.
+func echo(t *testing.T, world string) {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	here, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	there, err := netns.GetFromName(world)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer there.Close()
+	if err := netns.Set(there); err != nil {
+		t.Fatal(err)
+	}
+	packets, err := net.ListenPacket("udp4", worldAddress+":7")
+	if err := errors.Join(err, netns.Set(here)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { packets.Close() })
+	go func() {
+		datagram := make([]byte, 1500)
+		for {
+			n, from, err := packets.ReadFrom(datagram)
+			if err != nil {
+				return
+			}
+			_, _ = packets.WriteTo(datagram[:n], from)
+		}
+	}()
+}
+
 // guest runs a shell command in a VM and returns what it says and whether it worked.
 func (h *home) guest(vm, command string) (string, bool) {
 	h.t.Helper()
@@ -87,6 +126,7 @@ func (h *home) guest(vm, command string) (string, bool) {
 
 const (
 	fetch      = "curl -sS --max-time 20 http://"
+	askWorld   = "bash -c 'exec 3<>/dev/udp/" + worldAddress + "/7; echo >&3; read -t 5 -u 3'"
 	fetchWorld = "curl -6 -g -sS --max-time 20 'http://[" + worldAddress6 + "]/hello'"
 )
 
@@ -116,6 +156,7 @@ func TestNetwork(t *testing.T) {
 		h.reaches(false, "owl", "ping -c 1 -W 2 ant.vm")
 		h.reaches(true, "owl", fetch+worldAddress+"/hello")
 		h.reaches(true, "ant", fetchWorld)
+		h.reaches(true, "ant", askWorld)
 		h.reaches(false, "ant", "curl -6 -g -s --max-time 3 http://["+hostAddress6+"]:"+hostPort)
 		h.reaches(true, "ant", "ping -6 -c 1 -W 10 bee.vm")
 		h.reaches(true, "ant", "ping -c 1 -W 10 "+h.vm("bee").Address6)

@@ -35,6 +35,22 @@ func TestImageBuildFails(t *testing.T) {
 	h.banger("rm", "-f", "build-x")
 }
 
+// TestDiskFullWhileBuilding: the build fails with the step's own words, and nothing is an image.
+func TestDiskFullWhileBuilding(t *testing.T) {
+	h := newHome(t)
+	defer h.limitVMs("1200m")()
+	script := filepath.Join(t.TempDir(), "fill.sh")
+	write(t, script, "dd if=/dev/zero of=/root/file bs=1M count=1200 conv=fsync\n")
+	_, wait := h.begin("image", "build", "x", "--size", "4GiB", "--script", script)
+	if r := wait(); r.code != 1 || !strings.Contains(r.stderr, "step script fill.sh: exit status 1:") || !strings.Contains(r.stderr, "dd: ") {
+		t.Errorf("image build: exit status %d\n%s", r.code, r.stderr)
+	}
+	h.fails(1, "no image", "image", "inspect", "x")
+	if folders := h.vmFolders(); len(folders) != 0 {
+		t.Errorf("left: %v", folders)
+	}
+}
+
 // TestOpenRC boots an image whose init is sysvinit's, with OpenRC's services.
 func TestOpenRC(t *testing.T) {
 	h := newHome(t)

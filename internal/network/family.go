@@ -149,9 +149,10 @@ func portAndMAC(macText string, mac expr.Payload, addressText string, address ex
 	}}
 }
 
-func (f *family) packetSourceIn(set string) clause {
-	return clause{f.name + " saddr @" + set, []expr.Any{
-		load(expr.PayloadBaseNetworkHeader, f.source, f.size), &expr.Lookup{SourceRegister: register, SetName: set},
+// sourceInNAT holds for a packet of a VM that reaches the world.
+func (f *family) sourceInNAT() clause {
+	return clause{f.name + " saddr @nat", []expr.Any{
+		load(expr.PayloadBaseNetworkHeader, f.source, f.size), &expr.Lookup{SourceRegister: register, SetName: "nat"},
 	}}
 }
 

@@ -135,7 +135,7 @@ func playVM() error {
 		return err
 	}
 	go greet(listener)
-	var conn net.Conn
+	g := &guest{tap: outer, got: got}
 	in := bufio.NewScanner(os.Stdin)
 	in.Buffer(nil, 1<<20)
 	for in.Scan() {
@@ -143,7 +143,7 @@ func playVM() error {
 		if err := json.Unmarshal(in.Bytes(), &r); err != nil {
 			return err
 		}
-		fmt.Println(perform(r, outer, got, &conn))
+		fmt.Println(g.perform(r))
 	}
 	return nil
 }
@@ -162,98 +162,104 @@ func pump(from, to *os.File, record *frames) {
 	}
 }
 
-func perform(r request, tap *os.File, got *frames, kept *net.Conn) string {
-	fail := func(err error) string { return "error: " + strings.ReplaceAll(err.Error(), "\n", " ") }
-	switch r.Do {
-	case "ready":
-		return "ready"
-	case "tcp", "keep":
-		conn, err := net.DialTimeout("tcp", r.To, r.Wait)
-		if err != nil {
-			return fail(err)
-		}
-		conn.SetDeadline(time.Now().Add(r.Wait))
-		io.WriteString(conn, r.Data)
-		line, err := bufio.NewReader(conn).ReadString('\n')
-		if err != nil {
-			return fail(err)
-		}
-		if r.Do == "keep" {
-			*kept = conn
-		} else {
-			conn.Close()
-		}
-		return strings.TrimSpace(line)
-	case "again": // uses the connection that was kept
-		(*kept).SetDeadline(time.Now().Add(r.Wait))
-		if _, err := fmt.Fprintln(*kept, "again"); err != nil {
-			return fail(err)
-		}
-		line, err := bufio.NewReader(*kept).ReadString('\n')
-		if err != nil {
-			return fail(err)
-		}
-		return strings.TrimSpace(line)
-	case "ping":
-		if err := ping(r.To, r.Wait); err != nil {
-			return fail(err)
-		}
-		return "pong"
-	case "dns":
-		return resolve(r.To)
-	case "ask":
-		client := dns.Client{Net: "udp", Timeout: r.Wait}
-		if _, _, err := client.Exchange(new(dns.Msg).SetQuestion("example.org.", dns.TypeA), r.To); err != nil {
-			return fail(err)
-		}
-		return "answered"
-	case "echo":
-		if err := echo(r.To, r.Wait); err != nil {
-			return fail(err)
-		}
-		return "echoed"
-	case "open":
-		if err := openMany(r.To); err != nil {
-			return fail(err)
-		}
-		return "sent"
-	case "connect":
-		if err := connect(r.To); err != nil {
-			return fail(err)
-		}
-		return "sent"
-	case "flood":
-		conn, err := net.Dial("udp4", r.To)
-		if err != nil {
-			return fail(err)
-		}
-		defer conn.Close()
-		query, _ := new(dns.Msg).SetQuestion("flood.example.", dns.TypeA).Pack()
-		for i := range 20000 {
-			if i%2 == 0 {
-				conn.Write(query)
-			} else {
-				conn.Write(query[:i%len(query)])
-			}
-		}
-		return "sent"
-	case "frame":
-		frame, err := hex.DecodeString(r.Data)
-		if err != nil {
-			return fail(err)
-		}
-		if _, err := tap.Write(frame); err != nil {
-			return fail(err)
-		}
-		return "sent"
-	case "seen":
-		part, _ := hex.DecodeString(r.Data)
-		return fmt.Sprint(got.seen(part, r.Wait))
-	case "have": // without waiting
-		part, _ := hex.DecodeString(r.Data)
-		return fmt.Sprint(got.seen(part, 0))
+// guest is what playVM acts on.
+type guest struct {
+	tap  *os.File
+	got  *frames
+	kept net.Conn
+}
+
+func (g *guest) perform(r request) string {
+	actions := map[string]func(request) (string, error){
+		"ready":   func(request) (string, error) { return "ready", nil },
+		"tcp":     g.dial,
+		"keep":    g.dial, // and keeps the connection
+		"again":   g.again,
+		"ping":    func(r request) (string, error) { return "pong", ping(r.To, r.Wait) },
+		"dns":     func(r request) (string, error) { return resolve(r.To) },
+		"ask":     func(r request) (string, error) { return "answered", ask(r.To, r.Wait) },
+		"echo":    func(r request) (string, error) { return "echoed", echo(r.To, r.Wait) },
+		"open":    func(r request) (string, error) { return "sent", openMany(r.To) },
+		"connect": func(r request) (string, error) { return "sent", connect(r.To) },
+		"flood":   func(r request) (string, error) { return "sent", flood(r.To) },
+		"frame":   g.frame,
+		"seen":    func(r request) (string, error) { return g.seen(r.Data, r.Wait) },
+		"have":    func(r request) (string, error) { return g.seen(r.Data, 0) }, // without waiting
 	}
-	return "error: unknown"
+	action := actions[r.Do]
+	if action == nil {
+		return "error: unknown"
+	}
+	answer, err := action(r)
+	if err != nil {
+		return "error: " + strings.ReplaceAll(err.Error(), "\n", " ")
+	}
+	return answer
+}
+
+// dial returns the first line that a server says.
+func (g *guest) dial(r request) (string, error) {
+	conn, err := net.DialTimeout("tcp", r.To, r.Wait)
+	if err != nil {
+		return "", err
+	}
+	conn.SetDeadline(time.Now().Add(r.Wait))
+	io.WriteString(conn, r.Data)
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil || r.Do != "keep" {
+		conn.Close()
+	} else {
+		g.kept = conn
+	}
+	return strings.TrimSpace(line), err
+}
+
+// again uses the connection that was kept.
+func (g *guest) again(r request) (string, error) {
+	g.kept.SetDeadline(time.Now().Add(r.Wait))
+	if _, err := fmt.Fprintln(g.kept, "again"); err != nil {
+		return "", err
+	}
+	line, err := bufio.NewReader(g.kept).ReadString('\n')
+	return strings.TrimSpace(line), err
+}
+
+func (g *guest) frame(r request) (string, error) {
+	frame, err := hex.DecodeString(r.Data)
+	if err == nil {
+		_, err = g.tap.Write(frame)
+	}
+	return "sent", err
+}
+
+func (g *guest) seen(data string, wait time.Duration) (string, error) {
+	part, err := hex.DecodeString(data)
+	return fmt.Sprint(g.got.seen(part, wait)), err
+}
+
+// ask asks a name server by UDP.
+func ask(to string, wait time.Duration) error {
+	client := dns.Client{Net: "udp", Timeout: wait}
+	_, _, err := client.Exchange(new(dns.Msg).SetQuestion("example.org.", dns.TypeA), to)
+	return err
+}
+
+// flood sends queries, half of them broken, as fast as it can.
+func flood(to string) error {
+	conn, err := net.Dial("udp4", to)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	query, err := new(dns.Msg).SetQuestion("flood.example.", dns.TypeA).Pack()
+	for i := range 20000 {
+		if i%2 == 0 {
+			conn.Write(query)
+		} else {
+			conn.Write(query[:i%len(query)])
+		}
+	}
+	return err
 }
 
 // echo sends megabytes to a server that returns them, says that it has said all, and reads to the end.
@@ -353,18 +359,18 @@ func ping(to string, wait time.Duration) error {
 }
 
 // resolve asks the gateway: "name A", answered with the rcode and the first record's data.
-func resolve(question string) string {
+func resolve(question string) (string, error) {
 	name, kind, _ := strings.Cut(question, " ")
 	network, kind, _ := strings.Cut(kind, "/")
 	q := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.StringToType[network])
 	client := dns.Client{Net: kind, Timeout: 5 * time.Second}
 	reply, _, err := client.Exchange(q, Gateway(DefaultSubnet).String()+":53")
 	if err != nil {
-		return "error: " + err.Error()
+		return "", err
 	}
 	text := dns.RcodeToString[reply.Rcode]
 	for _, rr := range reply.Answer {
 		text += " " + strings.TrimPrefix(rr.String(), rr.Header().String())
 	}
-	return text
+	return text, nil
 }

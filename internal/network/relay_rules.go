@@ -86,9 +86,9 @@ func relayRules(f *family, subnet netip.Prefix) chain {
 	rules = append(
 		rules,
 		rule{fromVM, f.destinationIn("host"), accept},
-		rule{fromVM, f.packetSourceIn("nat"), opening, f.overRate("opening", openingPackets, openingPackets), drop},
-		rule{fromVM, f.packetSourceIn("nat"), opening, setMark(markAsk), accept},
-		rule{fromVM, f.packetSourceIn("nat"), isTCP, f.toRelay(), setMark(markLocal), accept},
+		rule{fromVM, f.sourceInNAT(), opening, f.overRate("opening", openingPackets, openingPackets), drop},
+		rule{fromVM, f.sourceInNAT(), opening, setMark(markAsk), accept},
+		rule{fromVM, f.sourceInNAT(), isTCP, f.toRelay(), setMark(markLocal), accept},
 		rule{fromAsk, isTCP, f.toRelay(), setMark(markLocal), accept},
 		rule{inInterface(refuseName), isTCP, setMark(markLocal), accept},
 	)

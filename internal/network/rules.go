@@ -162,12 +162,12 @@ func routedTable(f *family, s state) table {
 	if s.Relay {
 		chains = []chain{relayRules(f, s.Subnet)}
 		input = append(relayInput(), input...)
-		forward = append(forward, rule{fromVM, outInterface(askName), f.packetSourceIn("nat"), accept})
+		forward = append(forward, rule{fromVM, outInterface(askName), f.sourceInNAT(), accept})
 	}
 	forward = append(
 		forward,
-		rule{fromVM, toUplink, f.packetSourceIn("nat"), f.overConns("conns", maxConns), drop},
-		rule{fromVM, toUplink, f.packetSourceIn("nat"), accept},
+		rule{fromVM, toUplink, f.sourceInNAT(), f.overConns("conns", maxConns), drop},
+		rule{fromVM, toUplink, f.sourceInNAT(), accept},
 		rule{fromUplink, toVM, establishedOrRelated, accept},
 		rule{fromUplink, toVM, fromHost, accept},
 	)
@@ -176,7 +176,7 @@ func routedTable(f *family, s state) table {
 		chain{name: "input", kind: nftables.ChainTypeFilter, hook: *nftables.ChainHookInput, priority: 0, drop: true, rules: input},
 		chain{name: "forward", kind: nftables.ChainTypeFilter, hook: *nftables.ChainHookForward, priority: 0, drop: true, rules: forward},
 		chain{name: "postrouting", kind: nftables.ChainTypeNAT, hook: *nftables.ChainHookPostrouting, priority: 100, rules: []rule{
-			{toUplink, f.packetSourceIn("nat"), masquerade},
+			{toUplink, f.sourceInNAT(), masquerade},
 		}},
 	)
 	return table{family: f.table, name: tableName, sets: routedSets(f, s), chains: chains}
