@@ -16,14 +16,16 @@ const networkTimeout = 15 * time.Minute
 
 // What a sample of bench/gateway stands for.
 const (
-	gatewayMiB     = 512
-	gatewayQueries = 32_000
+	gatewayMiB         = 512
+	gatewayConnections = 1000
+	gatewayQueries     = 32_000
 )
 
 // measureNetwork builds and runs bench/gateway, which makes a host of its own for it: bytes from a namespace to the outside and back by banger's gateway,
 // by pasta alone and by slirp4netns; DNS queries; and how long a machine's place on the network takes.
 func (b *bench) measureNetwork(ctx context.Context) (result, error) {
-	r := result{Note: fmt.Sprintf("%d MiB by TCP between a namespace and the outside; %d DNS queries, %d at a time; machines attached one by one", gatewayMiB, gatewayQueries, 32)}
+	r := result{Note: fmt.Sprintf("%d MiB by TCP between a namespace and the outside; %d connections, one after the other; %d DNS queries, %d at a time; machines attached one by one",
+		gatewayMiB, gatewayConnections, gatewayQueries, 32)}
 	ctx, cancel := context.WithTimeout(ctx, networkTimeout)
 	defer cancel()
 	work, err := os.MkdirTemp("", "bb-")
@@ -60,6 +62,8 @@ func (b *bench) measureNetwork(ctx context.Context) (result, error) {
 			s = perSecond(gatewayQueries, "queries/s", s)
 		case strings.HasSuffix(m.Name, " get"), strings.HasSuffix(m.Name, " put"):
 			s = rates(gatewayMiB, s)
+		case strings.HasSuffix(m.Name, " open"):
+			s = perSecond(gatewayConnections, "connections/s", s)
 		}
 		medians[s.Name] = s.Median
 		if m.Broken > 0 {
@@ -67,7 +71,7 @@ func (b *bench) measureNetwork(ctx context.Context) (result, error) {
 		}
 		r.Series = append(r.Series, s)
 	}
-	for _, way := range []string{"get", "put"} {
+	for _, way := range []string{"get", "put", "open"} {
 		r.Ratios = append(r.Ratios,
 			ratio{Name: "pasta alone beside the gateway, " + way + ", medians of rates", Value: medians["pasta alone, "+way] / medians["gateway, "+way], Target: 1 / 0.95},
 			ratio{Name: "slirp4netns beside the gateway, " + way + ", medians of rates", Value: medians["slirp4netns, "+way] / medians["gateway, "+way]})

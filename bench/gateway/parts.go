@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -106,12 +107,13 @@ func send(to io.Writer, n int64) error {
 	return nil
 }
 
-// beGuest moves bytes: "get N", "put N"; "join MAC ADDRESS/BITS GATEWAY MTU" configures eth0 first.
+// beGuest moves bytes: "get N", "put N"; opens so many connections, one after the other: "open N"; "join MAC ADDRESS/BITS GATEWAY MTU" configures eth0 first.
 func beGuest(ctx context.Context) error {
 	return answer(map[string]func([]string) error{
 		"join": func(words []string) error { return join(words[0], words[1], words[2], words[3]) },
 		"get":  func(words []string) error { return transfer(ctx, "get", words[0]) },
 		"put":  func(words []string) error { return transfer(ctx, "put", words[0]) },
+		"open": func(words []string) error { return open(ctx, words[0]) },
 	})
 }
 
@@ -138,6 +140,19 @@ func join(mac, address, gateway, mtu string) error {
 		return err
 	}
 	return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway)})
+}
+
+func open(ctx context.Context, count string) error {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	for range n {
+		if err := transfer(ctx, "get", "1"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func transfer(ctx context.Context, what, count string) error {

@@ -13,10 +13,13 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// transferMiB is what one transfer carries.
-const transferMiB = 512
+const (
+	transferMiB = 512  // what one transfer carries
+	connections = 1000 // of one sample, one after the other
+)
 
-// measureTransfers moves bytes between a namespace and the internet, by banger's gateway, by pasta alone and by slirp4netns.
+// measureTransfers moves bytes between a namespace and the internet, and opens connections, by banger's gateway, by pasta alone
+// and by slirp4netns.
 func (w *world) measureTransfers(ctx context.Context, n counts) ([]Samples, error) {
 	contenders := []struct {
 		name  string
@@ -43,14 +46,17 @@ func (w *world) measureTransfers(ctx context.Context, n counts) ([]Samples, erro
 		}
 		guests = append(guests, guest)
 	}
-	all := make([]Samples, 2*len(contenders))
+	works := []struct{ name, line string }{
+		{"get", fmt.Sprint("get ", transferMiB<<20)}, {"put", fmt.Sprint("put ", transferMiB<<20)}, {"open", fmt.Sprint("open ", connections)},
+	}
+	all := make([]Samples, len(works)*len(contenders))
 	for turn := range n.transfers + 1 { // the first does not count
 		for i, c := range contenders {
-			for way, what := range []string{"get", "put"} {
+			for j, work := range works {
 				began := time.Now()
-				err := guests[i].ask(fmt.Sprint(what, " ", transferMiB<<20))
-				samples := &all[way*len(contenders)+i]
-				samples.Name = c.name + ", " + what
+				err := guests[i].ask(work.line)
+				samples := &all[j*len(contenders)+i]
+				samples.Name = c.name + ", " + work.name
 				switch {
 				case errors.Is(err, errRefused):
 					samples.Broken++

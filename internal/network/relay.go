@@ -45,7 +45,7 @@ type relay struct {
 
 	mu       sync.Mutex          // guards what follows
 	allowed  map[netip.Addr]bool // VMs that reach the world, by each of their addresses
-	passages map[flow]passage
+	passages map[flow]*passage
 	count    map[netip.Addr]int // of passages, by VM
 }
 
@@ -53,6 +53,7 @@ type relay struct {
 type passage struct {
 	cancel context.CancelFunc
 	vm     chan *net.TCPConn // gets the VM's end when that has finished its handshake
+	let    bool              // the world has answered, and the first packet may come in; guarded by the relay's mu
 }
 
 // startRelay starts a relay on the files of openRelay, which it takes over.
@@ -61,7 +62,7 @@ func startRelay(files relayFiles, log *slog.Logger) (*relay, error) {
 		files.close()
 		return nil, errors.New("the network is of an earlier build, which has no relay")
 	}
-	r := &relay{ask: files[0], refuse: files[1], log: log, closed: make(chan struct{}), passages: map[flow]passage{}, count: map[netip.Addr]int{}}
+	r := &relay{ask: files[0], refuse: files[1], log: log, closed: make(chan struct{}), passages: map[flow]*passage{}, count: map[netip.Addr]int{}}
 	for _, file := range files[2:] {
 		listener, err := net.FileListener(file)
 		if err != nil {
@@ -118,34 +119,53 @@ func (r *relay) readAsked() {
 			}
 			return
 		}
-		f, ok := parseSYN(packet[:n])
-		if !ok {
-			continue
-		}
-		if ctx, p, ok := r.enter(f); ok {
-			first := bytes.Clone(packet[:n])
-			r.running.Go(func() {
-				defer r.leave(f)
-				r.carry(ctx, f, p, first)
-			})
-		}
+		r.begin(packet[:n])
 	}
 }
 
-// enter makes the passage of a new connection, which ends with the context. It refuses one that is there, whose first packet
-// is sent again, and one that the VM may not have.
-func (r *relay) enter(f flow) (context.Context, passage, bool) {
+// begin starts the passage of a first packet. One that is sent again waits like the first, or comes in: the other may be lost.
+func (r *relay) begin(packet []byte) {
+	f, ok := parseSYN(packet)
+	if !ok {
+		return
+	}
+	ctx, let := r.enter(f)
+	if let {
+		_, _ = r.ask.Write(packet) // fails when the relay ends
+	}
+	if ctx == nil {
+		return
+	}
+	first := bytes.Clone(packet)
+	r.running.Go(func() {
+		defer r.leave(f)
+		r.carry(ctx, f, first)
+	})
+}
+
+// enter makes the passage of a new connection, which ends with the context. There is none for a connection that is there
+// already, which may have been let in, and for one that the VM may not have.
+func (r *relay) enter(f flow) (ctx context.Context, let bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, known := r.passages[f]
-	if known || !r.allowed[f.vm.Addr()] || r.count[f.vm.Addr()] >= maxConns {
-		return nil, passage{}, false
+	if p := r.passages[f]; p != nil {
+		return nil, p.let
+	}
+	if !r.allowed[f.vm.Addr()] || r.count[f.vm.Addr()] >= maxConns {
+		return nil, false
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	p := passage{cancel: cancel, vm: make(chan *net.TCPConn, 1)}
-	r.passages[f] = p
+	r.passages[f] = &passage{cancel: cancel, vm: make(chan *net.TCPConn, 1)}
 	r.count[f.vm.Addr()]++
-	return ctx, p, true
+	return ctx, false
+}
+
+// let notes that the world has answered, and returns where the VM's end will come.
+func (r *relay) let(f flow) <-chan *net.TCPConn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.passages[f].let = true
+	return r.passages[f].vm
 }
 
 func (r *relay) leave(f flow) {
@@ -165,20 +185,21 @@ func (r *relay) leave(f flow) {
 }
 
 // carry is the life of a connection.
-func (r *relay) carry(ctx context.Context, f flow, p passage, first []byte) {
+func (r *relay) carry(ctx context.Context, f flow, first []byte) {
 	world, err := dialWorld(ctx, f.remote)
 	if err != nil {
 		r.fail(err, first)
 		return
 	}
 	defer world.Close()
+	vms := r.let(f)
 	if _, err := r.ask.Write(first); err != nil {
 		return // the relay ends
 	}
 	late := time.NewTimer(relayAcceptTimeout)
 	defer late.Stop()
 	select {
-	case vm := <-p.vm:
+	case vm := <-vms:
 		defer vm.Close()
 		defer context.AfterFunc(ctx, func() { reset(world); reset(vm) })()
 		join(world, vm)
@@ -246,9 +267,9 @@ func (r *relay) admit(vm *net.TCPConn) {
 	f := flow{addrPort(vm.RemoteAddr()), addrPort(vm.LocalAddr())}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p, ok := r.passages[f]
+	p := r.passages[f]
 	// A VM that is gone is told by serve; for the rest see dialWorld.
-	if ok && errors.Join(vm.SetKeepAlive(false), vm.SetLinger(0)) == nil {
+	if p != nil && errors.Join(vm.SetKeepAlive(false), vm.SetLinger(0)) == nil {
 		select {
 		case p.vm <- vm:
 			return

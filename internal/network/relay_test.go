@@ -64,11 +64,11 @@ func connected(t *testing.T) bool {
 }
 
 func TestRelayBounds(t *testing.T) {
-	r := &relay{log: slog.New(slog.DiscardHandler), passages: map[flow]passage{}, count: map[netip.Addr]int{}}
+	r := &relay{log: slog.New(slog.DiscardHandler), passages: map[flow]*passage{}, count: map[netip.Addr]int{}}
 	vm, other, remote := netip.MustParseAddr("172.30.0.2"), netip.MustParseAddr("172.30.0.3"), netip.MustParseAddrPort("192.0.2.1:80")
 	enter := func(vm netip.Addr, port int) bool {
-		_, _, ok := r.enter(flow{netip.AddrPortFrom(vm, uint16(port)), remote})
-		return ok
+		ctx, let := r.enter(flow{netip.AddrPortFrom(vm, uint16(port)), remote})
+		return ctx != nil || let
 	}
 	ports := []Port{{Address: vm, Policy: Policy{NAT: true}}, {Address: other}}
 	if enter(vm, 1) {
