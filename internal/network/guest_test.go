@@ -182,6 +182,7 @@ func (g *guest) perform(r request) string {
 		"open":    func(r request) (string, error) { return "sent", openMany(r.To) },
 		"connect": func(r request) (string, error) { return "sent", connect(r.To) },
 		"flood":   func(r request) (string, error) { return "sent", flood(r.To) },
+		"same":    func(r request) (string, error) { return "twice", samePort(r.To, r.Wait) },
 		"frame":   g.frame,
 		"seen":    func(r request) (string, error) { return g.seen(r.Data, r.Wait) },
 		"have":    func(r request) (string, error) { return g.seen(r.Data, 0) }, // without waiting
@@ -287,6 +288,28 @@ func echo(to string, wait time.Duration) error {
 	}
 	if !bytes.Equal(got, sent) {
 		return fmt.Errorf("%d bytes came back of %d, or others", len(got), len(sent))
+	}
+	return nil
+}
+
+// samePort connects twice from one port, which it may when the server closes first.
+func samePort(to string, wait time.Duration) error {
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{Port: 4000}, Timeout: wait, Control: func(_, _ string, raw syscall.RawConn) error {
+		return raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
+	}}
+	for range 2 {
+		conn, err := dialer.Dial("tcp", to)
+		for errors.Is(err, unix.EADDRNOTAVAIL) { // the last acknowledgement is on its way
+			conn, err = dialer.Dial("tcp", to)
+		}
+		if err != nil {
+			return err
+		}
+		conn.SetDeadline(time.Now().Add(wait))
+		_, err = io.ReadAll(conn)
+		if err := errors.Join(err, conn.Close()); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"github.com/google/nftables"
@@ -36,11 +35,8 @@ func openRelay(ctx context.Context) (files relayFiles, err error) {
 		}
 		files = append(files, tun)
 	}
-	// What comes back by a tun has a VM's address, which is behind the bridge.
-	for _, name := range []string{"all", askName, refuseName} {
-		if err := os.WriteFile(filepath.Join("/proc/sys/net/ipv4/conf", name, "rp_filter"), []byte("0"), 0); err != nil {
-			return files, fmt.Errorf("set rp_filter of %s: %w", name, err)
-		}
+	if err := relaySettings(); err != nil {
+		return files, err
 	}
 	for _, f := range both() {
 		if err := f.routeMarks(); err != nil {
@@ -53,6 +49,22 @@ func openRelay(ctx context.Context) (files relayFiles, err error) {
 		files = append(files, listener)
 	}
 	return files, nil
+}
+
+func relaySettings() error {
+	const settings = "/proc/sys/net/ipv4/"
+	for _, name := range []string{
+		// What comes back by a tun has a VM's address, which is behind the bridge.
+		"conf/all/rp_filter", "conf/" + askName + "/rp_filter", "conf/" + refuseName + "/rp_filter",
+		// For IPv6 too. Else the first packet from a port that a VM had used before finds the remains of its socket
+		// (TIME_WAIT), and the kernel forwards no packet that has one.
+		"tcp_early_demux",
+	} {
+		if err := os.WriteFile(settings+name, []byte("0"), 0); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 func (files relayFiles) close() {

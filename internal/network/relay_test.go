@@ -22,6 +22,7 @@ func TestRelay(t *testing.T) {
 	h.awaitUplink(t)
 	for _, internet := range []string{internetAddress, "[" + internetAddress6 + "]"} {
 		one.want("echoed", "echo", internet+":7")
+		one.want("twice", "same", internet+":10")
 		for port, want := range map[string]string{":9": "connection refused", ":8": "connection reset"} {
 			if got := one.do("tcp", internet+port, "x"); !strings.Contains(got, want) {
 				t.Errorf("%s%s: got %q, want %s", internet, port, got, want)

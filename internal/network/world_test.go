@@ -189,22 +189,32 @@ func abort(l net.Listener) {
 	}
 }
 
-// playInternet serves TCP ports 7 and 8, and DNS.
+// dismiss says goodbye to each client and closes first.
+func dismiss(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		fmt.Fprintln(conn, "bye")
+		conn.Close()
+	}
+}
+
+// playInternet serves TCP ports 7, 8 and 10, and DNS.
 func playInternet() error {
 	bufio.NewReader(os.Stdin).ReadString('\n')
 	// Without ::1 Go's net takes the kernel for one without IPv6.
 	if err := errors.Join(raise("lo"), addAddress("wan0", internetAddress+"/24"), addAddress("wan0", internetAddress6+"/64")); err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", ":7")
-	if err != nil {
-		return err
+	for port, serve := range map[string]func(net.Listener){":7": greet, ":8": abort, ":10": dismiss} {
+		listener, err := net.Listen("tcp", port)
+		if err != nil {
+			return err
+		}
+		go serve(listener)
 	}
-	go greet(listener)
-	if listener, err = net.Listen("tcp", ":8"); err != nil {
-		return err
-	}
-	go abort(listener)
 	packets, err := net.ListenPacket("udp", ":53")
 	if err != nil {
 		return err
