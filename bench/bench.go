@@ -67,13 +67,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := o.measure(ctx, r, stderr); err != nil {
+	err = o.measure(ctx, r, stderr)
+	if len(r.Results) == 0 {
 		return err
 	}
-	if err := r.writeTo(stdout); err != nil {
-		return err
-	}
-	return r.write(o.out)
+	return errors.Join(err, r.writeTo(stdout), r.write(o.out))
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
@@ -117,7 +115,7 @@ func (o options) names() []string {
 	return strings.Split(o.only, ",")
 }
 
-// measure fills the report.
+// measure fills the report. A section that fails is missing there, and does not cost the others.
 func (o options) measure(ctx context.Context, r *report, log io.Writer) (err error) {
 	h, err := openHome(o.home, o.bin)
 	if err != nil {
@@ -125,6 +123,7 @@ func (o options) measure(ctx context.Context, r *report, log io.Writer) (err err
 	}
 	defer func() { err = errors.Join(err, h.close(ctx)) }()
 	b := &bench{options: o, home: h, log: log}
+	var failed []error
 	for _, s := range sections {
 		if names := o.names(); names != nil && !slices.Contains(names, s.name) {
 			continue
@@ -133,10 +132,14 @@ func (o options) measure(ctx context.Context, r *report, log io.Writer) (err err
 		began := time.Now()
 		result, err := s.measure(b, ctx)
 		if err != nil {
-			return fmt.Errorf("measure %s: %w", s.name, err)
+			failed = append(failed, fmt.Errorf("measure %s: %w", s.name, err))
+			if ctx.Err() != nil {
+				break
+			}
+			continue
 		}
 		result.Name, result.Seconds = s.name, time.Since(began).Seconds()
 		r.Results = append(r.Results, result)
 	}
-	return nil
+	return errors.Join(failed...)
 }

@@ -21,8 +21,9 @@ const (
 	gatewayQueries     = 32_000
 )
 
-// measureNetwork builds and runs bench/gateway, which makes a host of its own for it: bytes from a namespace to the outside and back by banger's gateway,
-// by pasta alone and by slirp4netns; DNS queries; and how long a machine's place on the network takes.
+// measureNetwork builds and runs bench/gateway, which makes a host of its own for it: bytes and connections from a namespace
+// to the outside and back by banger's gateway, by pasta alone and by slirp4netns; DNS queries; and how long a machine's place
+// on the network takes.
 func (b *bench) measureNetwork(ctx context.Context) (result, error) {
 	r := result{Note: fmt.Sprintf("%d MiB by TCP between a namespace and the outside; %d connections, one after the other; %d DNS queries, %d at a time; machines attached one by one",
 		gatewayMiB, gatewayConnections, gatewayQueries, 32)}
