@@ -105,7 +105,7 @@ func TestOrdinaryUsers(t *testing.T) {
 			one.reaches(false, "ant", "curl -g -s --max-time 3 'http://"+forbidden+"'")
 		}
 		// Somebody else's address, and somebody else's MAC.
-		one.reaches(false, "ant", "ip addr add 172.30.99.99/16 dev eth0; ping -4 -c 1 -W 2 -I 172.30.99.99 bee.vm; r=$?; ip addr del 172.30.99.99/16 dev eth0; exit $r")
+		one.reaches(false, "ant", "ip addr add 172.30.99.99/16 dev eth0; ping -4 -c 1 -W 2 -I 172.30.99.99 bee.vm; r=$?; ip addr del 172.30.99.99/16 dev eth0; ip neigh flush dev eth0; exit $r")
 		one.reaches(false, "bee", "ip link set eth0 down; ip link set eth0 address 02:00:ac:1e:63:63; ip link set eth0 up; ping -c 1 -W 2 172.30.0.1; r=$?; ip link set eth0 down; ip link set eth0 address 02:00:ac:1e:00:03; ip link set eth0 up; exit $r")
 		one.reaches(true, "bee", "ping -c 1 -W 10 172.30.0.1")
 	})

@@ -297,9 +297,10 @@ func samePort(to string, wait time.Duration) error {
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{Port: 4000}, Timeout: wait, Control: func(_, _ string, raw syscall.RawConn) error {
 		return raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
 	}}
+	deadline := time.Now().Add(wait)
 	for range 2 {
 		conn, err := dialer.Dial("tcp", to)
-		for errors.Is(err, unix.EADDRNOTAVAIL) { // the last acknowledgement is on its way
+		for errors.Is(err, unix.EADDRNOTAVAIL) && time.Now().Before(deadline) { // the last acknowledgement is on its way
 			conn, err = dialer.Dial("tcp", to)
 		}
 		if err != nil {

@@ -67,6 +67,9 @@ func startRelay(files relayFiles, log *slog.Logger) (*relay, error) {
 		listener, err := net.FileListener(file)
 		if err != nil {
 			files.close()
+			for _, taken := range r.listeners {
+				taken.Close()
+			}
 			return nil, fmt.Errorf("take the relay's socket: %w", err)
 		}
 		file.Close()

@@ -150,22 +150,26 @@ func (k *keeper) setUp(ctx context.Context, d dir) (err error) {
 		}
 	}
 	if k.config.Rootless && (k.state.Relay || k.holder.found == nil) {
-		k.startRelay()
+		if err := k.startRelay(); err != nil {
+			return err
+		}
 	}
 	return k.change(func(s *state) error { return nil })
 }
 
-// startRelay has the relay carry TCP, unless the kernel cannot: then pasta does. Rules that are in force stay as they are.
-func (k *keeper) startRelay() {
+// startRelay has the relay carry TCP, unless the kernel cannot: then pasta does. Rules that are in force lead to the relay, and
+// it is an error that there is none.
+func (k *keeper) startRelay() error {
 	files, err := k.holder.relayFiles()
 	if err == nil {
 		k.relay, err = startRelay(files, k.log)
 	}
-	if err != nil {
+	if err != nil && !k.state.Relay {
 		k.log.Warn("pasta carries TCP", "err", err)
-		return
+		return nil
 	}
 	k.state.Relay = true
+	return err
 }
 
 // asUplink keeps a nil pointer from becoming an uplink.
