@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -22,6 +23,7 @@ const (
 	cloneNetwork    = syscall.CLONE_NEWNET
 	internetPort    = ":7000"
 	transferTimeout = 30 * time.Second
+	blockBytes      = 256 << 10
 )
 
 // keep is the keeper of banger's network; its arguments are the home folder, resolv.conf and this program.
@@ -89,14 +91,14 @@ func serveBytes(conn net.Conn) {
 		_ = send(conn, n) // the guest misses what it does not get
 		return
 	}
-	if got, _ := io.CopyN(io.Discard, r, n); got == n {
+	if drain(io.LimitReader(r, n), n) == nil {
 		fmt.Fprintln(conn, "k")
 	}
 }
 
 // send writes n zeros; splicing files would measure something else.
 func send(to io.Writer, n int64) error {
-	block := make([]byte, 256<<10)
+	block := make([]byte, min(n, blockBytes))
 	for n > 0 {
 		some := min(n, int64(len(block)))
 		if _, err := to.Write(block[:some]); err != nil {
@@ -105,6 +107,21 @@ func send(to io.Writer, n int64) error {
 		n -= some
 	}
 	return nil
+}
+
+// drain reads n bytes and the end, by blocks as large as those of send: io.Discard's are so small that the reader would be what is measured.
+func drain(from io.Reader, n int64) error {
+	block := make([]byte, min(n, blockBytes))
+	for got := int64(0); ; {
+		some, err := from.Read(block)
+		got += int64(some)
+		switch {
+		case errors.Is(err, io.EOF) && got == n:
+			return nil
+		case err != nil:
+			return fmt.Errorf("after %d of %d bytes: %w", got, n, err)
+		}
+	}
 }
 
 // beGuest moves bytes: "get N", "put N"; opens so many connections, one after the other: "open N"; "join MAC ADDRESS/BITS GATEWAY MTU" configures eth0 first.
@@ -177,9 +194,5 @@ func transfer(ctx context.Context, what, count string) error {
 		_, err := bufio.NewReader(conn).ReadString('\n')
 		return err
 	}
-	got, err := io.Copy(io.Discard, conn)
-	if err == nil && got != n {
-		err = fmt.Errorf("%d of %d bytes came", got, n)
-	}
-	return err
+	return drain(conn, n)
 }
