@@ -35,7 +35,7 @@ For ssh NAME.vm, scp, rsync, git and editors there is: banger ssh-config`,
 		Example: `  banger ssh web
   banger ssh web -- uptime
   banger ssh web -- -L 8080:localhost:80 -N
-  banger ssh -A web -- ssh other.vm uptime    # on to another machine, with the agent that runs here`,
+  banger ssh -A web -- ssh other.vm uptime    # on to another machine`,
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeOneVM,
 		RunE: func(cmd *cobra.Command, given []string) error {
@@ -68,13 +68,17 @@ For ssh NAME.vm, scp, rsync, git and editors there is: banger ssh-config`,
 			if len(rest) > 0 && rest[0] == "--" { // cobra leaves it when it follows NAME
 				rest = rest[1:]
 			}
-			return a.runSSH(append(append(argv, vm.Name+".vm"), rest...))
+			argv = append(append(argv, vm.Name+".vm"), rest...)
+			if forwardAgent && !ssh.AgentAnswers(cmd.Context(), os.Getenv(ssh.AgentVariable)) {
+				return a.runSSHWithAgent(argv)
+			}
+			return a.runSSH(argv)
 		},
 	}
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // what follows NAME is ssh's, also without --
 	flags.StringVarP(&login, "login", "l", "root", "user to log in as")
-	flags.BoolVarP(&forwardAgent, "forward-agent", "A", false, "lend this host's ssh agent to the machine, with the key that all machines let in")
+	flags.BoolVarP(&forwardAgent, "forward-agent", "A", false, "lend the machine an ssh agent with the key that all machines let in: this host's, or one of its own where none runs")
 	flags.BoolVar(&newHostKey, "new-host-key", false, "take the machine's host key as it is now, also when it has changed")
 	return cmd
 }
@@ -102,13 +106,24 @@ func (a *app) sshArguments(vm api.VM) ([]string, error) {
 	return argv, nil
 }
 
+// runSSHWithAgent is runSSH with an agent of its own.
+func (a *app) runSSHWithAgent(argv []string) (err error) {
+	socket, end, err := ssh.HomeDir(a.config.Home).ServeAgent()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, end()) }()
+	return a.runSSH(argv, ssh.AgentVariable+"="+socket)
+}
+
 // runSSH is ssh for as long as it runs: it gets the terminal, the signals and the last word.
-func (a *app) runSSH(argv []string) error {
+func (a *app) runSSH(argv []string, env ...string) error {
 	program, err := exec.LookPath("ssh")
 	if err != nil {
 		return api.Errorf(api.CodeUnsupported, "find ssh: %w", err).WithHint("install it (on Debian: apt-get install openssh-client), or do without: banger shell NAME")
 	}
 	command := exec.Command(program, argv...) //nolint:noctx // it ends by the signals that it gets
+	command.Env = append(os.Environ(), env...)
 	command.Stdin, command.Stdout, command.Stderr = a.Stdin, a.Stdout, a.Stderr
 	if err := command.Start(); err != nil {
 		return fmt.Errorf("start ssh: %w", err)

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"errors"
+	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -47,6 +49,7 @@ func TestSSH(t *testing.T) {
 	if got := banger(t, home, "ssh", "old"); got.code != 1 || !strings.Contains(got.stderr, "banger start old") {
 		t.Errorf("ssh to a stopped machine = %+v", got)
 	}
+	testLentAgent(t, home)
 	fakeProgram(t, "ssh", "kill -TERM $$")
 	if got := banger(t, home, "ssh", "web"); got.code != 128+15 {
 		t.Errorf("ssh that was killed = %+v", got)
@@ -54,6 +57,43 @@ func TestSSH(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	if got := banger(t, home, "ssh", "web"); got.code != 1 || !strings.Contains(got.stderr, "openssh-client") {
 		t.Errorf("without ssh = %+v", got)
+	}
+}
+
+// testLentAgent lends the agent that is there, else one of the session's own.
+func testLentAgent(t *testing.T, home string) {
+	fakeProgram(t, "ssh", `echo "$SSH_AUTH_SOCK"; ssh-add -l`)
+	dead := filepath.Join(t.TempDir(), "dead")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: dead, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.SetUnlinkOnClose(false)
+	listener.Close()
+	for _, none := range []string{"", dead} {
+		t.Setenv("SSH_AUTH_SOCK", none)
+		got := banger(t, home, "ssh", "-A", "web")
+		socket, keys, _ := strings.Cut(got.stdout, "\n")
+		if got.code != 0 || !strings.Contains(keys, " banger (ED25519)") || strings.Count(keys, "\n") != 1 {
+			t.Errorf("with the agent %q: %+v, want banger's key alone", none, got)
+		}
+		if _, err := os.Stat(filepath.Dir(socket)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the agent's folder after the session: %v, want that it is gone", err)
+		}
+		if got := banger(t, home, "ssh", "web"); !strings.HasPrefix(got.stdout, none+"\n") {
+			t.Errorf("without -A ssh has the agent %q, want %q", got.stdout, none)
+		}
+	}
+	there := filepath.Join(t.TempDir(), "there")
+	listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: there, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	t.Setenv("SSH_AUTH_SOCK", there)
+	fakeProgram(t, "ssh", `echo "$SSH_AUTH_SOCK"`)
+	if got := banger(t, home, "ssh", "-A", "web"); got.stdout != there+"\n" {
+		t.Errorf("with an agent that is there ssh has %q, want %q", got.stdout, there)
 	}
 }
 
