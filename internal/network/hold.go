@@ -18,7 +18,7 @@ import (
 // holderRequest, all of them JSON.
 type holderRequest struct {
 	State   *state         `json:"state,omitempty"`  // to be made so
-	DNS     netip.Addr     `json:"dns,omitzero"`     // where to open the sockets for DNS, which come with the reply
+	DNS     netip.Addr     `json:"dns,omitzero"`     // the gateway's address, to share the sockets for DNS there
 	Service netip.AddrPort `json:"service,omitzero"` // where to open a TCP socket, which comes with the reply
 	Relay   bool           `json:"relay,omitempty"`  // to share the relay's files, see openRelay
 	Stop    bool           `json:"stop,omitempty"`   // to end, and the namespaces with it
@@ -54,7 +54,10 @@ func Hold(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	var holding holding
-	defer func() { holding.relay.close() }()
+	defer func() {
+		holding.dns.close()
+		holding.relay.close()
+	}()
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
@@ -71,10 +74,38 @@ func Hold(ctx context.Context, log *slog.Logger) error {
 	}
 }
 
-// holding is what the holder keeps for its keepers.
+// holding is what the holder keeps for its keepers. What comes to the files while there is none waits there for the next.
 type holding struct {
-	last  *state     // nil before the first
-	relay relayFiles // none before it is asked for
+	last  *state    // nil before the first
+	dns   heldFiles // none before they are asked for, as with relay
+	relay heldFiles
+}
+
+// heldFiles are shared with one keeper after another.
+type heldFiles []*os.File
+
+func (files heldFiles) close() {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// share returns duplicates to be sent away, and opens the files the first time.
+func (files *heldFiles) share(open func() (heldFiles, error)) (shared heldFiles, err error) {
+	if *files == nil {
+		if *files, err = open(); err != nil {
+			return nil, err
+		}
+	}
+	for _, f := range *files {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			shared.close()
+			return nil, fmt.Errorf("share %s: %w", f.Name(), err)
+		}
+		shared = append(shared, os.NewFile(uintptr(fd), f.Name()))
+	}
+	return shared, nil
 }
 
 // serveKeeper answers one keeper until it goes or says stop.
@@ -96,11 +127,11 @@ func (h *holding) serveKeeper(ctx context.Context, conn *net.UnixConn) (stop boo
 		case request.Stop:
 			return true, nil
 		case request.DNS.IsValid():
-			reply.sockets, err = dnsSockets(ctx, request.DNS)
+			reply.sockets, err = h.dns.share(func() (heldFiles, error) { return dnsSockets(ctx, request.DNS) })
 		case request.Service.IsValid():
 			reply.sockets, err = serviceSocket(ctx, request.Service)
 		case request.Relay:
-			reply.sockets, err = h.shareRelay(ctx)
+			reply.sockets, err = h.relay.share(func() (heldFiles, error) { return openRelay(ctx) })
 		case request.State != nil:
 			if err = applyState(*request.State, h.last == nil); err == nil {
 				h.last = request.State
@@ -110,16 +141,6 @@ func (h *holding) serveKeeper(ctx context.Context, conn *net.UnixConn) (stop boo
 			reply.Error = err.Error()
 		}
 	}
-}
-
-// shareRelay opens the relay's files the first time.
-func (h *holding) shareRelay(ctx context.Context) (files relayFiles, err error) {
-	if h.relay == nil {
-		if h.relay, err = openRelay(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return h.relay.share()
 }
 
 // writeReply sends a reply, and its sockets beside it (unix(7), SCM_RIGHTS), which it closes.
@@ -144,9 +165,8 @@ func writeReply(conn *net.UnixConn, reply holderReply) error {
 	return err
 }
 
-// dnsSockets opens port 53 on the gateway's address, UDP and TCP. The keeper's death closes them, so its successor can
-// have new ones.
-func dnsSockets(ctx context.Context, gateway netip.Addr) ([]*os.File, error) {
+// dnsSockets opens port 53 on the gateway's address, UDP and TCP.
+func dnsSockets(ctx context.Context, gateway netip.Addr) (heldFiles, error) {
 	at := netip.AddrPortFrom(gateway, 53).String()
 	var listening net.ListenConfig
 	packets, err := listening.ListenPacket(ctx, "udp4", at)
@@ -167,7 +187,7 @@ func dnsSockets(ctx context.Context, gateway netip.Addr) ([]*os.File, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("share DNS socket: %w", err), udp.Close())
 	}
-	return []*os.File{udp, tcp}, nil
+	return heldFiles{udp, tcp}, nil
 }
 
 // serviceSocket opens a TCP socket for one of the host's services.

@@ -172,7 +172,7 @@ func (h *holder) serviceSocket(at netip.AddrPort) (net.Listener, error) {
 }
 
 // relayFiles returns what startRelay needs.
-func (h *holder) relayFiles() (relayFiles, error) {
+func (h *holder) relayFiles() (heldFiles, error) {
 	reply, err := h.ask(holderRequest{Relay: true})
 	return reply.sockets, err
 }

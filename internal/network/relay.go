@@ -57,7 +57,7 @@ type passage struct {
 }
 
 // startRelay starts a relay on the files of openRelay, which it takes over.
-func startRelay(files relayFiles, log *slog.Logger) (*relay, error) {
+func startRelay(files heldFiles, log *slog.Logger) (*relay, error) {
 	if len(files) < 3 {
 		files.close()
 		return nil, errors.New("the network is of an earlier build, which has no relay")

@@ -13,12 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// relayFiles are the holder's part of the relay: the tun devices askName and refuseName, then a listening socket for each
-// version of IP. The holder keeps them, so that one keeper after another can have them.
-type relayFiles []*os.File
-
-// openRelay makes the files and what leads to them. An error says that this kernel cannot.
-func openRelay(ctx context.Context) (files relayFiles, err error) {
+// openRelay makes the holder's part of the relay, and what leads to it: the tun devices askName and refuseName, then a
+// listening socket for each version of IP. An error says that this kernel cannot.
+func openRelay(ctx context.Context) (files heldFiles, err error) {
 	if err := canRelay(); err != nil {
 		return nil, fmt.Errorf("try nftables' tproxy: %w", err)
 	}
@@ -65,25 +62,6 @@ func relaySettings() error {
 		}
 	}
 	return nil
-}
-
-func (files relayFiles) close() {
-	for _, f := range files {
-		f.Close()
-	}
-}
-
-// share returns duplicates to be sent away.
-func (files relayFiles) share() (shared relayFiles, err error) {
-	for _, f := range files {
-		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			shared.close()
-			return nil, fmt.Errorf("share %s: %w", f.Name(), err)
-		}
-		shared = append(shared, os.NewFile(uintptr(fd), f.Name()))
-	}
-	return shared, nil
 }
 
 // listenForRelay opens the socket that takes the VMs' connections to any address.
