@@ -12,7 +12,7 @@ import (
 
 func (a *app) hostServiceCommand() *cobra.Command {
 	cmd := group("host-service", "Let a machine reach ports of this host's loopback",
-		"  banger host-service add web 5432\n  banger host-service rm web 5432",
+		"  banger host-service add web 5432\n  banger host-service rm web 5432\n  banger host-service ls",
 		a.hostServiceChange("add", "Let a machine reach ports of this host's loopback, at once", func(have, ports []int) []int {
 			for _, port := range ports {
 				if !slices.Contains(have, port) {
@@ -23,7 +23,8 @@ func (a *app) hostServiceCommand() *cobra.Command {
 		}),
 		a.hostServiceChange("rm", "Let a machine reach ports no more; its connections to them end", func(have, ports []int) []int {
 			return slices.DeleteFunc(have, func(port int) bool { return slices.Contains(ports, port) })
-		}))
+		}),
+		a.hostServiceListCommand())
 	cmd.Long = `A machine reaches no service of this host. One that listens on this host's loopback can be let in, for this machine
 alone: the machine finds it at its gateway's address (banger inspect says which), and the service sees a connection
 from this host.`
@@ -60,6 +61,43 @@ func (a *app) hostServiceChange(verb, short string, change func(have, ports []in
 				return err
 			}
 			return a.printHostServices(vm)
+		},
+	}
+}
+
+func (a *app) hostServiceListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "ls [NAME...]",
+		Aliases:           []string{"list"},
+		Short:             "List what machines may reach, of all machines or of some",
+		Example:           "  banger host-service ls web",
+		ValidArgsFunction: a.completeVMs,
+		RunE: func(cmd *cobra.Command, names []string) error {
+			client, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer client.CloseIdle()
+			vms, err := someVMs(cmd.Context(), client, names)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				byName := map[string][]int{}
+				for _, vm := range vms {
+					if len(vm.HostServices) > 0 {
+						byName[vm.Name] = vm.HostServices
+					}
+				}
+				return a.printJSON(byName)
+			}
+			rows := [][]string{{"NAME", "PORT", "REACHED AT"}}
+			for _, vm := range vms {
+				for _, port := range vm.HostServices {
+					rows = append(rows, []string{vm.Name, strconv.Itoa(port), fmt.Sprintf("%s:%d", vm.Gateway, port)})
+				}
+			}
+			return a.table(rows)
 		},
 	}
 }

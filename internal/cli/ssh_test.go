@@ -157,7 +157,8 @@ func TestDNS(t *testing.T) {
 func TestHostService(t *testing.T) {
 	var last string
 	home := fakeDaemon(t, map[string]http.HandlerFunc{
-		"GET /v1/vms/web": says(api.VM{ID: "0123456789ab", Name: "web", HostServices: []int{80}}),
+		"GET /v1/vms/web": says(api.VM{ID: "0123456789ab", Name: "web", Gateway: "172.30.0.1", HostServices: []int{80}}),
+		"GET /v1/vms":     says([]api.VM{{Name: "db"}, {Name: "web", Gateway: "172.30.0.1", HostServices: []int{80, 90}}}),
 		"PUT /v1/vms/0123456789ab/host-services": func(w http.ResponseWriter, r *http.Request) {
 			body := make([]byte, 1000)
 			n, _ := r.Body.Read(body)
@@ -172,6 +173,15 @@ func TestHostService(t *testing.T) {
 		got := banger(t, home, strings.Fields(args)...)
 		if got.code != 0 || got.stdout != "172.30.0.1:80\n172.30.0.1:5432\n" || last != want {
 			t.Errorf("banger %s = %+v, and sent %s; want %s", args, got, last, want)
+		}
+	}
+	for args, want := range map[string]string{
+		"host-service ls":        "NAME   PORT   REACHED AT\nweb    80     172.30.0.1:80\nweb    90     172.30.0.1:90\n",
+		"host-service ls web":    "NAME   PORT   REACHED AT\nweb    80     172.30.0.1:80\n",
+		"host-service ls --json": "{\n  \"web\": [\n    80,\n    90\n  ]\n}\n",
+	} {
+		if got := banger(t, home, strings.Fields(args)...); got.code != 0 || got.stdout != want {
+			t.Errorf("banger %s = %+v, want %q", args, got, want)
 		}
 	}
 }
