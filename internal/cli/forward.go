@@ -81,49 +81,13 @@ func (a *app) forwardListCommand() *cobra.Command {
 		Example:           "  banger forward ls web",
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
-			vms, err := someVMs(cmd.Context(), client, names)
-			if err != nil {
-				return err
-			}
-			if a.json {
-				byName := map[string][]api.Forward{}
-				for _, vm := range vms {
-					if len(vm.Forwards) > 0 {
-						byName[vm.Name] = vm.Forwards
-					}
-				}
-				return a.printJSON(byName)
-			}
-			rows := [][]string{{"NAME", "HOST", "PROTOCOL", "PORT", "STATE"}}
-			for _, vm := range vms {
-				for _, f := range vm.Forwards {
-					rows = append(rows, []string{vm.Name, f.Listen(), string(f.Protocol), strconv.Itoa(int(f.GuestPort)), forwardState(vm, f)})
-				}
-			}
-			return a.table(rows)
+			return listOfVMs(cmd.Context(), a, names, []string{"HOST", "PROTOCOL", "PORT", "STATE"},
+				func(vm api.VM) []api.Forward { return vm.Forwards },
+				func(vm api.VM, f api.Forward) []string {
+					return []string{f.Listen(), string(f.Protocol), strconv.Itoa(int(f.GuestPort)), forwardState(vm, f)}
+				})
 		},
 	}
-}
-
-// someVMs returns the VMs of these names, or all when there are none.
-func someVMs(ctx context.Context, client *api.Client, names []string) ([]api.VM, error) {
-	if len(names) == 0 {
-		return client.VMs(ctx)
-	}
-	var vms []api.VM
-	for _, name := range names {
-		vm, err := client.VM(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		vms = append(vms, vm)
-	}
-	return vms, nil
 }
 
 func forwardState(vm api.VM, f api.Forward) string {

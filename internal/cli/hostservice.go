@@ -73,31 +73,11 @@ func (a *app) hostServiceListCommand() *cobra.Command {
 		Example:           "  banger host-service ls web",
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
-			vms, err := someVMs(cmd.Context(), client, names)
-			if err != nil {
-				return err
-			}
-			if a.json {
-				byName := map[string][]int{}
-				for _, vm := range vms {
-					if len(vm.HostServices) > 0 {
-						byName[vm.Name] = vm.HostServices
-					}
-				}
-				return a.printJSON(byName)
-			}
-			rows := [][]string{{"NAME", "PORT", "REACHED AT"}}
-			for _, vm := range vms {
-				for _, port := range vm.HostServices {
-					rows = append(rows, []string{vm.Name, strconv.Itoa(port), fmt.Sprintf("%s:%d", vm.Gateway, port)})
-				}
-			}
-			return a.table(rows)
+			return listOfVMs(cmd.Context(), a, names, []string{"PORT", "REACHED AT"},
+				func(vm api.VM) []int { return vm.HostServices },
+				func(vm api.VM, port int) []string {
+					return []string{strconv.Itoa(port), fmt.Sprintf("%s:%d", vm.Gateway, port)}
+				})
 		},
 	}
 }

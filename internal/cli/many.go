@@ -71,3 +71,46 @@ func prefixed(d display, name string, of int) func(api.Progress) {
 		d.show(p)
 	}
 }
+
+// listOfVMs prints what each of some VMs has, of all when names is empty: a line for each with the VM's name before the
+// cells, or as JSON a list by the name of each VM that has any.
+func listOfVMs[T any](ctx context.Context, a *app, names, header []string, of func(api.VM) []T, cells func(api.VM, T) []string) error {
+	client, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer client.CloseIdle()
+	vms, err := someVMs(ctx, client, names)
+	if err != nil {
+		return err
+	}
+	byName, rows := map[string][]T{}, [][]string{append([]string{"NAME"}, header...)}
+	for _, vm := range vms {
+		if len(of(vm)) > 0 {
+			byName[vm.Name] = of(vm)
+		}
+		for _, has := range of(vm) {
+			rows = append(rows, append([]string{vm.Name}, cells(vm, has)...))
+		}
+	}
+	if a.json {
+		return a.printJSON(byName)
+	}
+	return a.table(rows)
+}
+
+// someVMs returns the VMs of these names, or all when there are none.
+func someVMs(ctx context.Context, client *api.Client, names []string) ([]api.VM, error) {
+	if len(names) == 0 {
+		return client.VMs(ctx)
+	}
+	var vms []api.VM
+	for _, name := range names {
+		vm, err := client.VM(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		vms = append(vms, vm)
+	}
+	return vms, nil
+}
