@@ -9,7 +9,8 @@
 //     host's resolvers as the host does, also those on its loopback, and hears the guests through sockets made inside.
 //   - the holder (Hold) lives inside the network namespace (and a user namespace when rootless) and keeps it alive. It
 //     makes of links and rules what the keeper tells it, and remembers that: a keeper that died is replaced by one that
-//     finds the holder and its state again, and no VM loses its tap.
+//     finds the holder and its state again, and no VM loses its tap. DNS queries and new connections wait meanwhile, in
+//     sockets and devices that the holder keeps open.
 //
 // A holder that dies takes the keeper with it. The namespace lives on in the VMMs: the next keeper starts a holder in there,
 // with the ports that were noted, and the VMs have their taps still.
