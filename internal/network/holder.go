@@ -171,7 +171,7 @@ func (h *holder) serviceSocket(at netip.AddrPort) (net.Listener, error) {
 	return net.FileListener(reply.sockets[0])
 }
 
-// relayFiles returns what startRelay needs.
+// relayFiles returns what newRelay needs.
 func (h *holder) relayFiles() (heldFiles, error) {
 	reply, err := h.ask(holderRequest{Relay: true})
 	return reply.sockets, err

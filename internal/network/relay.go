@@ -39,6 +39,7 @@ type relay struct {
 	ask, refuse *os.File
 	listeners   []net.Listener
 	log         *slog.Logger
+	start       sync.Once
 	running     sync.WaitGroup
 	closed      chan struct{}
 	shortage    sync.Once // of descriptors or memory: logged once, for guests could fill a log
@@ -56,8 +57,8 @@ type passage struct {
 	let    bool              // the world has answered, and the first packet may come in; guarded by the relay's mu
 }
 
-// startRelay starts a relay on the files of openRelay, which it takes over.
-func startRelay(files heldFiles, log *slog.Logger) (*relay, error) {
+// newRelay makes a relay of the files of openRelay, which it takes over. It begins with the first call of serve.
+func newRelay(files heldFiles, log *slog.Logger) (*relay, error) {
 	if len(files) < 3 {
 		files.close()
 		return nil, errors.New("the network is of an earlier build, which has no relay")
@@ -75,10 +76,6 @@ func startRelay(files heldFiles, log *slog.Logger) (*relay, error) {
 		file.Close()
 		r.listeners = append(r.listeners, listener)
 	}
-	r.running.Go(r.readAsked)
-	for _, listener := range r.listeners {
-		r.running.Go(func() { r.accept(listener) })
-	}
 	return r, nil
 }
 
@@ -94,8 +91,15 @@ func (r *relay) close() {
 	r.running.Wait()
 }
 
-// serve makes the VMs that reach the world those whose ports say so.
+// serve makes the VMs that reach the world those whose ports say so. First packets that came while there was no keeper wait
+// for its first call, because they would be dropped before.
 func (r *relay) serve(ports []Port) {
+	defer r.start.Do(func() {
+		r.running.Go(r.readAsked)
+		for _, listener := range r.listeners {
+			r.running.Go(func() { r.accept(listener) })
+		}
+	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.allowed = map[netip.Addr]bool{}

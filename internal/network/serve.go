@@ -162,7 +162,7 @@ func (k *keeper) setUp(ctx context.Context, d dir) (err error) {
 func (k *keeper) startRelay() error {
 	files, err := k.holder.relayFiles()
 	if err == nil {
-		k.relay, err = startRelay(files, k.log)
+		k.relay, err = newRelay(files, k.log)
 	}
 	if err != nil && !k.state.Relay {
 		k.log.Warn("pasta carries TCP", "err", err)
