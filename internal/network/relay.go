@@ -46,15 +46,20 @@ type relay struct {
 
 	mu       sync.Mutex          // guards what follows
 	allowed  map[netip.Addr]bool // VMs that reach the world, by each of their addresses
-	passages map[flow]*passage
-	count    map[netip.Addr]int // of passages, by VM
+	passages map[*passage]bool   // all of them
+	latest   map[flow]*passage   // a VM may use a port again while what it has sent before is still on its way
+	count    map[netip.Addr]int  // of passages, by VM
 }
 
 // passage is a connection of a VM to the world, from its first packet on.
 type passage struct {
+	flow
 	cancel context.CancelFunc
-	vm     chan *net.TCPConn // gets the VM's end when that has finished its handshake
-	let    bool              // the world has answered, and the first packet may come in; guarded by the relay's mu
+	vmEnd  chan *net.TCPConn // gets the VM's end when that has finished its handshake
+
+	// Guarded by the relay's mu:
+	let  bool // the world has answered, and the first packet may come in
+	came bool // the VM's end has
 }
 
 // newRelay makes a relay of the files of openRelay, which it takes over. It begins with the first call of serve.
@@ -63,7 +68,10 @@ func newRelay(files heldFiles, log *slog.Logger) (*relay, error) {
 		files.close()
 		return nil, errors.New("the network is of an earlier build, which has no relay")
 	}
-	r := &relay{ask: files[0], refuse: files[1], log: log, closed: make(chan struct{}), passages: map[flow]*passage{}, count: map[netip.Addr]int{}}
+	r := &relay{
+		ask: files[0], refuse: files[1], log: log, closed: make(chan struct{}),
+		passages: map[*passage]bool{}, latest: map[flow]*passage{}, count: map[netip.Addr]int{},
+	}
 	for _, file := range files[2:] {
 		listener, err := net.FileListener(file)
 		if err != nil {
@@ -108,8 +116,8 @@ func (r *relay) serve(ports []Port) {
 			r.allowed[p.Address], r.allowed[Address6(p.Address)] = true, true
 		}
 	}
-	for f, p := range r.passages {
-		if !r.allowed[f.vm.Addr()] {
+	for p := range r.passages {
+		if !r.allowed[p.vm.Addr()] {
 			p.cancel()
 		}
 	}
@@ -136,77 +144,81 @@ func (r *relay) begin(packet []byte) {
 	if !ok {
 		return
 	}
-	ctx, let := r.enter(f)
+	ctx, cancel := context.WithCancel(context.Background())
+	p, let := r.enter(f, cancel)
 	if let {
 		_, _ = r.ask.Write(packet) // fails when the relay ends
 	}
-	if ctx == nil {
+	if p == nil {
+		cancel()
 		return
 	}
 	first := bytes.Clone(packet)
 	r.running.Go(func() {
-		defer r.leave(f)
-		r.carry(ctx, f, first)
+		defer r.leave(p)
+		r.carry(ctx, p, first)
 	})
 }
 
-// enter makes the passage of a new connection, which ends with the context. There is none for a connection that is there
-// already, which may have been let in, and for one that the VM may not have.
-func (r *relay) enter(f flow) (ctx context.Context, let bool) {
+// enter makes the passage of a new connection. There is none for a connection that is on its way already, which may have been
+// let in, and for one that the VM may not have. A first packet behind a handshake that was finished is of a new connection.
+func (r *relay) enter(f flow, cancel context.CancelFunc) (p *passage, let bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if p := r.passages[f]; p != nil {
+	if p := r.latest[f]; p != nil && !p.came {
 		return nil, p.let
 	}
 	if !r.allowed[f.vm.Addr()] || r.count[f.vm.Addr()] >= maxConns {
 		return nil, false
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	r.passages[f] = &passage{cancel: cancel, vm: make(chan *net.TCPConn, 1)}
+	p = &passage{flow: f, cancel: cancel, vmEnd: make(chan *net.TCPConn, 1)}
+	r.passages[p], r.latest[f] = true, p
 	r.count[f.vm.Addr()]++
-	return ctx, false
+	return p, false
 }
 
-// let notes that the world has answered, and returns where the VM's end will come.
-func (r *relay) let(f flow) <-chan *net.TCPConn {
+// let notes that the world has answered.
+func (r *relay) let(p *passage) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.passages[f].let = true
-	return r.passages[f].vm
+	p.let = true
 }
 
-func (r *relay) leave(f flow) {
+func (r *relay) leave(p *passage) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := r.passages[f]
 	p.cancel()
 	select {
-	case vm := <-p.vm: // came too late
+	case vm := <-p.vmEnd: // came too late
 		reset(vm)
 	default:
 	}
-	delete(r.passages, f)
-	if r.count[f.vm.Addr()]--; r.count[f.vm.Addr()] == 0 {
-		delete(r.count, f.vm.Addr())
+	delete(r.passages, p)
+	if r.latest[p.flow] == p {
+		delete(r.latest, p.flow)
+	}
+	vm := p.vm.Addr()
+	if r.count[vm]--; r.count[vm] == 0 {
+		delete(r.count, vm)
 	}
 }
 
 // carry is the life of a connection.
-func (r *relay) carry(ctx context.Context, f flow, first []byte) {
-	world, err := dialWorld(ctx, f.remote)
+func (r *relay) carry(ctx context.Context, p *passage, first []byte) {
+	world, err := dialWorld(ctx, p.remote)
 	if err != nil {
 		r.fail(err, first)
 		return
 	}
 	defer world.Close()
-	vms := r.let(f)
+	r.let(p)
 	if _, err := r.ask.Write(first); err != nil {
 		return // the relay ends
 	}
 	late := time.NewTimer(relayAcceptTimeout)
 	defer late.Stop()
 	select {
-	case vm := <-vms:
+	case vm := <-p.vmEnd:
 		defer vm.Close()
 		defer context.AfterFunc(ctx, func() { reset(world); reset(vm) })()
 		join(world, vm)
@@ -274,16 +286,14 @@ func (r *relay) admit(vm *net.TCPConn) {
 	f := flow{addrPort(vm.RemoteAddr()), addrPort(vm.LocalAddr())}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := r.passages[f]
+	p := r.latest[f]
 	// A VM that is gone is told by serve; for the rest see dialWorld.
-	if p != nil && errors.Join(vm.SetKeepAlive(false), vm.SetLinger(0)) == nil {
-		select {
-		case p.vm <- vm:
-			return
-		default:
-		}
+	if p == nil || p.came || errors.Join(vm.SetKeepAlive(false), vm.SetLinger(0)) != nil {
+		reset(vm)
+		return
 	}
-	reset(vm)
+	p.came = true
+	p.vmEnd <- vm // has room
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
