@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
@@ -16,12 +17,15 @@ import (
 // AgentVariable names the socket of an ssh agent, to ssh and to what runs in a session that an agent is lent to; ssh-agent(1).
 const AgentVariable = "SSH_AUTH_SOCK"
 
+const agentTimeout = time.Second
+
 // AgentAnswers reports whether an agent listens at the socket: one that has ended leaves its socket in the environment.
 func AgentAnswers(ctx context.Context, socket string) bool {
 	if socket == "" {
 		return false
 	}
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+	dialer := net.Dialer{Timeout: agentTimeout} // one that is stopped accepts nobody
+	conn, err := dialer.DialContext(ctx, "unix", socket)
 	if err != nil {
 		return false
 	}
@@ -29,9 +33,10 @@ func AgentAnswers(ctx context.Context, socket string) bool {
 	return true
 }
 
-// ServeAgent serves an agent that has the owner's key alone, until end. EnsureKey has made the key.
+// ServeAgent serves an agent that has the owner's key alone, until end, which does not wait for its clients. EnsureKey has
+// made the key.
 func (d Dir) ServeAgent() (socket string, end func() error, err error) {
-	text, err := os.ReadFile(d.Key())
+	text, err := d.keyText()
 	if err != nil {
 		return "", nil, fmt.Errorf("take ssh key: %w", err)
 	}
@@ -52,6 +57,7 @@ func (d Dir) ServeAgent() (socket string, end func() error, err error) {
 	if err != nil {
 		return "", nil, errors.Join(fmt.Errorf("open the agent's socket: %w", err), os.RemoveAll(dir))
 	}
+	ctx, cancel := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		for {
@@ -61,11 +67,13 @@ func (d Dir) ServeAgent() (socket string, end func() error, err error) {
 			}
 			serving.Go(func() {
 				defer conn.Close()
-				_ = agent.ServeAgent(keys, conn) // ends with the client
+				defer context.AfterFunc(ctx, func() { conn.Close() })() // an ssh in the background may hold it
+				_ = agent.ServeAgent(keys, conn)                        // ends with the connection
 			})
 		}
 	})
 	return socket, func() error {
+		cancel()
 		err := errors.Join(listener.Close(), os.RemoveAll(dir))
 		serving.Wait()
 		return err

@@ -63,13 +63,19 @@ func (d Dir) EnsureKey() (string, error) {
 	return public, nil
 }
 
-func (d Dir) readKey() (string, error) {
+// keyText is the private key's file.
+func (d Dir) keyText() ([]byte, error) {
 	file, err := os.Open(d.Key())
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, maxKeyBytes))
+	return io.ReadAll(io.LimitReader(file, maxKeyBytes))
+}
+
+// readKey returns the public line of the key that there is.
+func (d Dir) readKey() (string, error) {
+	text, err := d.keyText()
 	if err != nil {
 		return "", err
 	}
