@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -27,8 +26,8 @@ const (
 // relayKeepAlive finds peers in the world that are gone. The guests' own probes end at the relay.
 var relayKeepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 30 * time.Second, Count: 8}
 
-// relay carries the TCP connections of an ordinary user's VMs to the world, with a socket at each end that the kernel copies
-// between. pasta, which has the rest of the way out, translates TCP packet by packet, and loses or breaks fast uploads.
+// relay carries the TCP connections of an ordinary user's VMs to the world, with a socket at each end. pasta, which has
+// the rest of the way out, translates TCP packet by packet, and loses or breaks fast uploads.
 //
 // A connection is let in only when the world has answered: its first packet comes to the tun device askName and is kept while
 // the relay dials, in the host's namespace. Given back there, it opens the connection to the relay's listener, which has any
@@ -299,33 +298,4 @@ func (r *relay) admit(vm *net.TCPConn) {
 func addrPort(a net.Addr) netip.AddrPort {
 	at := a.(*net.TCPAddr).AddrPort()
 	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
-}
-
-// join carries what two connections say to each other until both have said all. One that breaks takes the other with it, as
-// closed with a reset.
-func join(a, b *net.TCPConn) {
-	var done sync.WaitGroup
-	done.Go(func() { copyHalf(a, b) })
-	copyHalf(b, a)
-	done.Wait()
-	for _, conn := range []*net.TCPConn{a, b} {
-		_ = conn.SetLinger(-1) // what is not sent yet, will be
-	}
-}
-
-func copyHalf(to, from *net.TCPConn) {
-	_, err := io.Copy(to, from) // the kernel's splice(2)
-	if err == nil {
-		err = to.CloseWrite()
-	}
-	if err != nil {
-		reset(to)
-		reset(from)
-	}
-}
-
-// reset closes a connection so that its peer does not take it for one that has said all.
-func reset(conn *net.TCPConn) {
-	_ = conn.SetLinger(0)
-	conn.Close()
 }
