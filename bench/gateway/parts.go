@@ -111,7 +111,7 @@ func send(to io.Writer, n int64) error {
 
 // drain reads n bytes and the end, by blocks as large as those of send: io.Discard's are so small that the reader would be what is measured.
 func drain(from io.Reader, n int64) error {
-	block := make([]byte, min(n, blockBytes))
+	block := make([]byte, min(n+1, blockBytes))
 	for got := int64(0); ; {
 		some, err := from.Read(block)
 		got += int64(some)

@@ -79,19 +79,18 @@ func TestKeeperKilled(t *testing.T) {
 			check(t, err)
 			one.want("hello", "keep", "172.30.0.3:7")
 			kill(t, h.keeperPID(t), h.notHeld)
-			asked, opened := make(chan string, 1), make(chan string, 1) // both wait for the next keeper
-			go func() { asked <- two.do("ask", "172.30.0.1:53", "") }()
 			one.want("again", "again", "")
 			one.want("hello", "tcp", "172.30.0.3:7")
-			go func() { opened <- one.do("tcp", internetAddress+":7", "") }()
+			two.begin(longWait, "ask", "172.30.0.1:53", "") // waits for the next keeper
+			one.begin(longWait, "tcp", internetAddress+":7", "")
 
 			began := time.Now()
 			check(t, h.Ensure(t.Context()))
 			t.Logf("back in %s", time.Since(began))
-			if got := <-asked; got != "answered" {
+			if got := two.answer(); got != "answered" {
 				t.Errorf("a DNS query while there was no keeper: %s", got)
 			}
-			if got := <-opened; !strings.HasPrefix(got, "hello") {
+			if got := one.answer(); !strings.HasPrefix(got, "hello") {
 				t.Errorf("a connection that began while there was no keeper: %s", got)
 			}
 			after, err := h.Status(t.Context())

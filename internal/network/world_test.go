@@ -343,7 +343,18 @@ func (v *vm) do(what, to, data string) string {
 
 func (v *vm) doWithin(wait time.Duration, what, to, data string) string {
 	v.t.Helper()
+	v.begin(wait, what, to, data)
+	return v.answer()
+}
+
+// begin has the guest do something, whose answer is taken later.
+func (v *vm) begin(wait time.Duration, what, to, data string) {
+	v.t.Helper()
 	check(v.t, json.NewEncoder(v.in).Encode(request{what, to, data, wait}))
+}
+
+func (v *vm) answer() string {
+	v.t.Helper()
 	line, err := v.out.ReadString('\n')
 	check(v.t, err)
 	return strings.TrimSpace(line)
