@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp"
 
 	"banger/api"
+	"banger/internal/fetch"
 )
 
 // DefaultMirror is Debian's own content network.
@@ -42,24 +42,14 @@ type Archive struct {
 	Component    string             // default main
 	Keys         openpgp.EntityList // default: Debian's keys for the suites this build knows
 	Client       *http.Client       // default: NewClient()
-	Stall        time.Duration      // a download without a byte for so long is tried again; default 30 s
-	Backoff      time.Duration      // before the second try, doubled before each further one; default 500 ms
+	Stall        time.Duration      // see fetch.Client
+	Backoff      time.Duration      // likewise
 	Now          func() time.Time   // default time.Now
 	Log          *slog.Logger       // default: nothing is logged
 }
 
-// NewClient returns a client for mirrors: it honours the proxy variables and has deadlines for all but the body,
-// which Archive watches itself.
-func NewClient() *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 15 * time.Second}).DialContext,
-		TLSHandshakeTimeout:   15 * time.Second,
-		ResponseHeaderTimeout: 30 * time.Second,
-		IdleConnTimeout:       10 * time.Second,
-		DisableCompression:    true, // sizes and ranges are those of the files
-	}}
-}
+// NewClient returns a client for mirrors.
+func NewClient() *http.Client { return &http.Client{Transport: fetch.NewTransport()} }
 
 // Open returns the archive with its defaults filled in.
 func Open(a Archive) (*Archive, error) {
@@ -83,17 +73,8 @@ func Open(a Archive) (*Archive, error) {
 	if a.Client == nil {
 		a.Client = NewClient()
 	}
-	if a.Stall == 0 {
-		a.Stall = 30 * time.Second
-	}
-	if a.Backoff == 0 {
-		a.Backoff = 500 * time.Millisecond
-	}
 	if a.Now == nil {
 		a.Now = time.Now
-	}
-	if a.Log == nil {
-		a.Log = slog.New(slog.DiscardHandler)
 	}
 	return &a, nil
 }
@@ -114,7 +95,7 @@ func (a *Archive) Packages(ctx context.Context, keep func(name string) bool) (ma
 		path = a.url("dists", a.Suite, filepath.Dir(name), "by-hash/SHA256", entry.sha256)
 	}
 	file := filepath.Join(a.Folder, a.Suite+"-Packages.xz")
-	if err := a.fetch(ctx, download{url: path, path: file, size: entry.size, sha256: entry.sha256, max: maxIndexBytes}); err != nil {
+	if err := a.fetch(ctx, fetch.File{URL: path, SizeBytes: entry.size, MaxBytes: maxIndexBytes, Digest: "sha256:" + entry.sha256}, file, ""); err != nil {
 		return nil, fmt.Errorf("fetch package index: %w", err)
 	}
 	defer os.Remove(file)
@@ -153,9 +134,7 @@ func readIndex(ctx context.Context, path string, keep func(string) bool) (map[st
 // The download is a progress stage of that name.
 func (a *Archive) Fetch(ctx context.Context, p Package, stage string) (string, error) {
 	path := filepath.Join(a.Folder, filepath.Base(p.Filename))
-	err := a.fetch(ctx, download{
-		url: a.url(p.Filename), path: path, size: p.SizeBytes, sha256: p.SHA256, max: maxPackageBytes, stage: stage,
-	})
+	err := a.fetch(ctx, fetch.File{URL: a.url(p.Filename), SizeBytes: p.SizeBytes, MaxBytes: maxPackageBytes, Digest: "sha256:" + p.SHA256}, path, stage)
 	if err != nil {
 		return "", fmt.Errorf("fetch package %s: %w", p.Name, err)
 	}
@@ -173,7 +152,7 @@ func FetchFile(ctx context.Context, archive Archive, url, sha256, stage string) 
 		return "", err
 	}
 	path := filepath.Join(a.Folder, "download")
-	return path, a.fetch(ctx, download{url: url, path: path, size: -1, sha256: sha256, max: maxPackageBytes, stage: stage})
+	return path, a.fetch(ctx, fetch.File{URL: url, SizeBytes: -1, MaxBytes: maxPackageBytes, Digest: "sha256:" + sha256}, path, stage)
 }
 
 func (a *Archive) url(parts ...string) string {

@@ -17,9 +17,10 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
 	"banger/api"
+	"banger/internal/fetch"
 )
 
-// ErrUntrusted says that the archive's signature, hash or date does not hold.
+// ErrUntrusted says that the archive's signature or date does not hold.
 var ErrUntrusted = errors.New("archive is not trusted")
 
 // clockSlack is how far in the future a release may be dated: the host's clock may be behind.
@@ -39,7 +40,7 @@ type releaseFile struct {
 // release fetches InRelease and verifies signature, suite and dates.
 func (a *Archive) release(ctx context.Context) (release, error) {
 	path := filepath.Join(a.Folder, a.Suite+"-InRelease")
-	err := a.fetch(ctx, download{url: a.url("dists", a.Suite, "InRelease"), path: path, size: -1, max: maxReleaseBytes})
+	err := a.fetch(ctx, fetch.File{URL: a.url("dists", a.Suite, "InRelease"), SizeBytes: -1, MaxBytes: maxReleaseBytes}, path, "")
 	if err != nil {
 		return release{}, fmt.Errorf("fetch release of %s: %w", a.Suite, err)
 	}

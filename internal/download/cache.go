@@ -15,14 +15,13 @@ import (
 	"time"
 
 	"banger/internal/disk"
+	"banger/internal/fetch"
 	"banger/internal/progress"
 )
 
 const (
-	maxTries      = 4
 	maxFileBytes  = 1 << 30
 	maxEntryBytes = 4 << 20 // of the registry's answer about one version
-	headerTimeout = 30 * time.Second
 	partPrefix    = ".part-"
 )
 
@@ -30,24 +29,9 @@ const (
 type Cache struct {
 	Dir      string
 	Registry string        // URL of the npm registry
-	Backoff  time.Duration // before the second try; doubled after each; 0 means a second
-	Stall    time.Duration // how long no byte may come; 0 means 30 seconds
+	Backoff  time.Duration // see fetch.Client
+	Stall    time.Duration // likewise
 }
-
-// errStalled is why a request ends that brings no bytes.
-var errStalled = errors.New("no data came")
-
-// wrongHash says that a server gave something else than what was asked for.
-type wrongHash struct{ got, want digest }
-
-func (e wrongHash) Error() string {
-	return fmt.Sprintf("has %s %.16s…, want %.16s…", e.got.algorithm, e.got.hex, e.want.hex)
-}
-
-// statusError is an answer other than the file.
-type statusError int
-
-func (e statusError) Error() string { return fmt.Sprintf("%d %s", int(e), http.StatusText(int(e))) }
 
 // Fetch returns the path of the source's file in the cache, verified, after getting it when it is not there. The stage
 // is what the progress calls it.
@@ -74,7 +58,7 @@ func (c *Cache) Fetch(ctx context.Context, s Source, stage string) (_ string, er
 	}
 	shown := progress.Start(ctx, stage)
 	defer func() { shown.End(err) }()
-	return path, c.try(ctx, at, func(ctx context.Context) error { return c.get(ctx, at, s.want, path, shown) })
+	return path, c.get(ctx, at, s.want, path, shown)
 }
 
 // has reports whether the cache holds the file, whole.
@@ -85,7 +69,7 @@ func (c *Cache) has(ctx context.Context, want digest) bool {
 	}
 	defer file.Close()
 	sum := want.new()
-	if _, err := io.Copy(sum, reader{ctx, file}); err != nil {
+	if _, err := io.Copy(sum, disk.WithContext(ctx, file)); err != nil {
 		return false
 	}
 	return hex.EncodeToString(sum.Sum(nil)) == want.hex
@@ -109,19 +93,15 @@ type npmEntry struct {
 
 func (c *Cache) npmEntry(ctx context.Context, s Source) (npmEntry, error) {
 	at := strings.TrimRight(c.Registry, "/") + "/" + url.PathEscape(s.pkg) + "/" + s.version
+	text, err := c.files().Text(ctx, fetch.File{URL: at, SizeBytes: -1, MaxBytes: maxEntryBytes})
+	if err != nil {
+		return npmEntry{}, c.explain(ctx, at, err)
+	}
 	var answer struct {
 		Dist struct{ Tarball, Integrity string }
 	}
-	err := c.try(ctx, at, func(ctx context.Context) error {
-		body, _, err := open(ctx, at)
-		if err != nil {
-			return err
-		}
-		defer body.Close()
-		return json.NewDecoder(io.LimitReader(body, maxEntryBytes)).Decode(&answer)
-	})
-	if err != nil {
-		return npmEntry{}, err
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return npmEntry{}, fmt.Errorf("read %s: %w", at, err)
 	}
 	want, ok := parseIntegrity(answer.Dist.Integrity)
 	u, err := url.Parse(answer.Dist.Tarball)
@@ -129,133 +109,46 @@ func (c *Cache) npmEntry(ctx context.Context, s Source) (npmEntry, error) {
 		return npmEntry{}, fmt.Errorf("read %s: no tarball with a sha512", at)
 	}
 	if s.want != (digest{}) && want != s.want {
-		return npmEntry{}, fmt.Errorf("the registry's %s@%s %w", s.pkg, s.version, wrongHash{want, s.want})
+		return npmEntry{}, fmt.Errorf("the registry's %s@%s has %.20s…, not %.20s…", s.pkg, s.version, want, s.want)
 	}
 	return npmEntry{answer.Dist.Tarball, want}, nil
 }
 
-// try does something over the net, again after a while when the fault may pass: no connection, a stall, a busy server.
-func (c *Cache) try(ctx context.Context, at string, do func(context.Context) error) error {
-	wait := c.Backoff
-	if wait == 0 {
-		wait = time.Second
-	}
-	for try := 1; ; try++ {
-		err := c.unlessStalled(ctx, do)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if try == maxTries || !passing(err) {
-			return fmt.Errorf("get %s: %w", at, disk.ExplainFull(c.Dir, err))
-		}
-		select {
-		case <-time.After(wait << (try - 1)):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
+// transport keeps no connections: downloads are few, and each is long.
+var transport = func() *http.Transport {
+	t := fetch.NewTransport()
+	t.DisableKeepAlives = true
+	return t
+}()
+
+func (c *Cache) files() fetch.Client {
+	return fetch.Client{HTTP: &http.Client{Transport: transport}, Stall: c.Stall, Backoff: c.Backoff}
 }
 
-// stallKey finds the timer that unlessStalled has set, for those who read.
-type stallKey struct{}
-
-func (c *Cache) unlessStalled(ctx context.Context, do func(context.Context) error) error {
-	limit := c.Stall
-	if limit == 0 {
-		limit = 30 * time.Second
+func (c *Cache) explain(ctx context.Context, at string, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	timer := time.AfterFunc(limit, func() { cancel(errStalled) })
-	defer timer.Stop()
-	moved := func() { timer.Reset(limit) }
-	err := do(context.WithValue(ctx, stallKey{}, moved))
-	if err != nil && errors.Is(context.Cause(ctx), errStalled) {
-		return fmt.Errorf("%w for %s", errStalled, limit)
-	}
-	return err
-}
-
-func passing(err error) bool {
-	if status, ok := errors.AsType[statusError](err); ok {
-		return status >= 500 || status == http.StatusTooManyRequests
-	}
-	_, wrong := errors.AsType[wrongHash](err)
-	_, local := errors.AsType[*os.PathError](err) // this host's disk refused
-	return !wrong && !local && !errors.Is(err, errTooLarge)
-}
-
-var errTooLarge = fmt.Errorf("is larger than %d MiB", maxFileBytes>>20)
-
-var client = &http.Client{Transport: &http.Transport{
-	Proxy: http.ProxyFromEnvironment, ResponseHeaderTimeout: headerTimeout, DisableKeepAlives: true,
-}}
-
-func open(ctx context.Context, at string) (io.ReadCloser, int64, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
-	if err != nil {
-		return nil, 0, err
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		if u, ok := errors.AsType[*url.Error](err); ok {
-			err = u.Err // the URL stands in the caller's error
-		}
-		return nil, 0, err
-	}
-	if response.StatusCode != http.StatusOK {
-		return nil, 0, errors.Join(statusError(response.StatusCode), response.Body.Close())
-	}
-	return response.Body, response.ContentLength, nil
+	return fmt.Errorf("get %s: %w", at, disk.ExplainFull(c.Dir, err))
 }
 
 // get writes the file beside its name, and gives it the name when it is the right one.
 func (c *Cache) get(ctx context.Context, at string, want digest, path string, stage *progress.Stage) (err error) {
-	body, size, err := open(ctx, at)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	stage.SetTotal(max(size, 0))
 	part, err := os.CreateTemp(c.Dir, partPrefix)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.Remove(part.Name()))
+			err = errors.Join(c.explain(ctx, at, err), os.Remove(part.Name()))
 		}
 	}()
-	sum := want.new()
-	n, err := io.Copy(io.MultiWriter(part, sum), io.LimitReader(stage.Reader(reader{ctx, body}), maxFileBytes+1))
-	if err == nil && n > maxFileBytes {
-		err = errTooLarge
+	err = c.files().Download(ctx, fetch.File{URL: at, SizeBytes: -1, MaxBytes: maxFileBytes, Digest: want.String()}, part, stage)
+	if err == nil {
+		err = part.Sync()
 	}
-	if got := (digest{want.algorithm, hex.EncodeToString(sum.Sum(nil))}); err == nil && got != want {
-		err = wrongHash{got, want}
-	}
-	if err = errors.Join(err, part.Sync(), part.Close()); err != nil {
+	if err = errors.Join(err, part.Close()); err != nil {
 		return err
 	}
 	return os.Rename(part.Name(), path)
-}
-
-// reader ends with its context, and tells unlessStalled that bytes come.
-type reader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r reader) Read(p []byte) (int, error) {
-	if r.ctx.Err() != nil {
-		return 0, context.Cause(r.ctx)
-	}
-	n, err := r.r.Read(p)
-	if moved, ok := r.ctx.Value(stallKey{}).(func()); ok && n > 0 {
-		moved()
-	}
-	return n, err
 }

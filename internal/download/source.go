@@ -45,6 +45,8 @@ func (d digest) new() hash.Hash {
 	return sha256.New()
 }
 
+func (d digest) String() string { return d.algorithm + ":" + d.hex }
+
 // fileName is the name in a cache.
 func (d digest) fileName() string { return d.algorithm + "-" + d.hex }
 

@@ -239,7 +239,7 @@ func TestPullURL(t *testing.T) {
 		{"Deb", api.PullKernel{Source: server.URL + "/linux-image-x.deb", SHA256: sum(deb)}, "linux-image-x " + testRelease, ""},
 		{"ELF", api.PullKernel{Source: server.URL + "/vmlinux", SHA256: sum(elf), Name: "mine"}, "mine 6.1.0", ""},
 		{"ArchiveNamed", api.PullKernel{Source: "debian:trixie", Name: "also"}, "linux-image-x " + testRelease, ""}, // the same content
-		{"ErrHash", api.PullKernel{Source: server.URL + "/vmlinux", SHA256: sum(deb)}, "", "want " + sum(deb)[:12]},
+		{"ErrHash", api.PullKernel{Source: server.URL + "/vmlinux", SHA256: sum(deb)}, "", "not " + sum(deb)[:12]},
 		{"ErrNoHash", api.PullKernel{Source: server.URL + "/vmlinux"}, "", "not the sha256"},
 		{"ErrHashOfArchive", api.PullKernel{Source: "debian:trixie", SHA256: sum(deb)}, "", "a sha256 is for a URL"},
 		{"Err404", api.PullKernel{Source: server.URL + "/x", SHA256: sum(deb)}, "", "404"},

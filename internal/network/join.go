@@ -2,6 +2,7 @@ package network
 
 import (
 	"cmp"
+	"errors"
 	"net"
 	"sync"
 	"syscall"
@@ -66,7 +67,7 @@ func awaitData(source syscall.RawConn) (more bool, err error) {
 	var failed error // is said once, by whoever asks first
 	waited := source.Read(func(fd uintptr) bool {
 		n, _, failed = unix.Recvfrom(int(fd), first[:], unix.MSG_PEEK)
-		return failed != unix.EAGAIN
+		return !errors.Is(failed, unix.EAGAIN)
 	})
 	return n > 0, cmp.Or(waited, failed)
 }
@@ -77,7 +78,7 @@ func carryChunk(sink, source syscall.RawConn) error {
 	waited := sink.Write(func(to uintptr) bool {
 		closed := source.Control(func(from uintptr) { failed = tryChunk(int(to), int(from)) })
 		failed = cmp.Or(closed, failed)
-		return failed != unix.EAGAIN
+		return !errors.Is(failed, unix.EAGAIN)
 	})
 	return cmp.Or(waited, failed)
 }

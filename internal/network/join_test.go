@@ -79,7 +79,7 @@ func TestJoin(t *testing.T) {
 	t.Run("HalfClosed", func(t *testing.T) {
 		a, b, _ := joined(t)
 		check(t, a.CloseWrite())
-		if n, err := b.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		if n, err := b.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 			t.Errorf("read %d bytes, %v, want the end", n, err)
 		}
 		_, err := b.Write([]byte("still"))

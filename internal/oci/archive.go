@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/api"
+	"banger/internal/disk"
 )
 
 const (
@@ -65,7 +66,7 @@ func OpenArchive(ctx context.Context, path, scratch string, limits Limits) (_ *I
 
 // unpackFile returns what is packed in file as a nameless file in scratch, or nil when it is not packed, and its size.
 func unpackFile(ctx context.Context, file *os.File, size int64, scratch string, limits Limits) (_ *os.File, _ int64, err error) {
-	plain, packed, err := decompress(contextReader{ctx, io.NewSectionReader(file, 0, size)})
+	plain, packed, err := decompress(disk.WithContext(ctx, io.NewSectionReader(file, 0, size)))
 	if err != nil {
 		return nil, 0, refuse("%w", err)
 	}

@@ -90,8 +90,8 @@ func TestPullFaults(t *testing.T) {
 			}
 		}(), "", "", nil},
 		{"ErrTruncated", times(always, blob, text(string(lower[:50]))), api.CodeUnavailable, "bytes of", nil},
-		{"ErrWrongDigest", times(always, blob, text(strings.Repeat("x", len(lower)))), api.CodeUnavailable, "not what its digest says", []string{"GET"}},
-		{"ErrTooLong", times(always, blob, text(string(lower)+"more")), api.CodeUnavailable, "not what its digest says", []string{"GET"}},
+		{"ErrWrongDigest", times(always, blob, text(strings.Repeat("x", len(lower)))), api.CodeUnavailable, "wrong content", []string{"GET"}},
+		{"ErrTooLong", times(always, blob, text(string(lower)+"more")), api.CodeUnavailable, "larger than allowed", []string{"GET"}},
 		{"ErrLongManifest", times(always, "/manifests/", text(strings.Repeat("x", maxManifestBytes+1))), api.CodeUnavailable, "unpacks to more", nil},
 		{"ErrNoManifestAtAll", times(always, "/manifests/", text("<html>")), api.CodeInvalid, "read manifest", nil},
 		{"ErrOldManifest", times(always, "/manifests/", text(`{"schemaVersion":1}`)), api.CodeUnsupported, "version 1", nil},

@@ -62,7 +62,7 @@ func describe(ctx context.Context, n int, l layer, err error) error {
 // intact reports whether the blob is what it was when it was fetched.
 func (l layer) intact(ctx context.Context) bool {
 	sum := sha256.New()
-	_, err := io.Copy(sum, contextReader{ctx, io.NewSectionReader(l.blob, 0, l.size)})
+	_, err := io.Copy(sum, disk.WithContext(ctx, io.NewSectionReader(l.blob, 0, l.size)))
 	return err == nil && hex.EncodeToString(sum.Sum(nil)) == l.digest
 }
 
@@ -72,7 +72,7 @@ func (i *Image) scanLayer(ctx context.Context, t *tree, n int, l layer) error {
 		return err
 	}
 	defer func() { _ = in.close() }()
-	in.Reader = contextReader{ctx, in.Reader}
+	in.Reader = disk.WithContext(ctx, in.Reader)
 	err = eachEntry(in, func(entry int, h *tar.Header, _ io.Reader) error {
 		if err := t.add(h, place{layer: n, entry: entry, whiteouts: i.whiteouts}); err != nil {
 			return fmt.Errorf("entry %.200q: %w", h.Name, err)
@@ -218,7 +218,7 @@ func (w *writer) layer(ctx context.Context, l layer, files map[int]*inode) error
 		return nil
 	}
 	var blob io.Reader = io.NewSectionReader(l.blob, 0, l.size)
-	plain, _, err := decompress(contextReader{ctx, blob})
+	plain, _, err := decompress(disk.WithContext(ctx, blob))
 	if err != nil {
 		return err
 	}
@@ -236,7 +236,7 @@ func (w *writer) layer(ctx context.Context, l layer, files map[int]*inode) error
 		if err := w.header(n); err != nil {
 			return err
 		}
-		if _, err := io.Copy(w.tar, w.stage.Reader(contextReader{ctx, contents})); err != nil {
+		if _, err := io.Copy(w.tar, w.stage.Reader(disk.WithContext(ctx, contents))); err != nil {
 			return fmt.Errorf("write %.200q: %w", n.name, err)
 		}
 		if missing--; missing == 0 {

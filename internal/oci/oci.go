@@ -218,16 +218,3 @@ func OpenTar(path string, limits Limits) (*Image, error) {
 	}
 	return &Image{layers: []layer{{blob: file, size: size}}, limits: limits.withDefaults(), files: []*os.File{file}}, nil
 }
-
-// contextReader ends a stream when its context does.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c contextReader) Read(p []byte) (int, error) {
-	if err := context.Cause(c.ctx); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
-}

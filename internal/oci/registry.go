@@ -18,6 +18,7 @@ import (
 
 	"banger/api"
 	"banger/internal/disk"
+	"banger/internal/fetch"
 	"banger/internal/progress"
 )
 
@@ -35,8 +36,8 @@ type Registry struct {
 
 	Keychain  authn.Keychain    // default: Docker's configuration and its helpers, or Podman's
 	Transport http.RoundTripper // default: one that honours the proxy variables
-	Stall     time.Duration     // a download without a byte for so long is tried again; default 30 s
-	Backoff   time.Duration     // before the second try, doubled before each further one; default 1 s
+	Stall     time.Duration     // see fetch.Client
+	Backoff   time.Duration     // likewise
 	Limits    Limits
 }
 
@@ -79,13 +80,7 @@ func (r Registry) withDefaults() Registry {
 		r.Keychain = authn.DefaultKeychain
 	}
 	if r.Transport == nil {
-		r.Transport = newTransport()
-	}
-	if r.Stall == 0 {
-		r.Stall = 30 * time.Second
-	}
-	if r.Backoff == 0 {
-		r.Backoff = time.Second
+		r.Transport = fetch.NewTransport()
 	}
 	r.Limits = r.Limits.withDefaults()
 	return r
