@@ -3,6 +3,7 @@ package network
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -295,6 +296,37 @@ func TestHostsAddressesAndResolversAreFollowed(t *testing.T) {
 	await(t, "drop of the new address", func() bool {
 		return strings.HasPrefix(one.doWithin(shortWait, "tcp", "192.0.2.8:7", ""), "error: dial")
 	})
+}
+
+// TestManyAddressesAtOnce: more news than the kernel keeps for a keeper does not cost the VMs theirs.
+func TestManyAddressesAtOnce(t *testing.T) {
+	if !inHost(t) {
+		return
+	}
+	h := newWorld(t).home("a", DefaultSubnet, true)
+	check(t, h.Ensure(t.Context()))
+	one := h.boot(h.port("one", 2, Policy{NAT: true}))
+	h.awaitUplink(t)
+	one.want("hello", "keep", internetAddress+":7")
+	keeper := h.keeperPID(t)
+	check(t, syscall.Kill(keeper, syscall.SIGSTOP))
+	defer syscall.Kill(keeper, syscall.SIGCONT)
+	other, err := netlink.LinkByName("other0")
+	check(t, err)
+	passing, err := netlink.ParseAddr("192.0.2.9/32")
+	check(t, err)
+	for range 1000 {
+		check(t, errors.Join(netlink.AddrAdd(other, passing), netlink.AddrDel(other, passing)))
+	}
+	check(t, addAddress("other0", "192.0.2.8/24"))
+	check(t, syscall.Kill(keeper, syscall.SIGCONT))
+	await(t, "drop of the new address", func() bool {
+		return strings.HasPrefix(one.doWithin(shortWait, "tcp", "192.0.2.8:7", ""), "error: dial")
+	})
+	one.want("again", "again", "")
+	if now := h.keeperPID(t); now != keeper {
+		t.Errorf("keeper %d has become %d", keeper, now)
+	}
 }
 
 func TestManyTaps(t *testing.T) {

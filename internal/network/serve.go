@@ -300,28 +300,38 @@ func (k *keeper) change(edit func(*state) error) error {
 	return homeDir(k.config.Home).remember(next.Ports)
 }
 
-// followHostAddresses keeps the rules' list of the host's addresses true.
+// followHostAddresses keeps the rules' list of the host's addresses true. The kernel drops a subscriber to whom it has too much
+// to say at once (netlink(7), ENOBUFS): it is asked anew.
 func (k *keeper) followHostAddresses(ctx context.Context) error {
+	for {
+		if err := k.followUntilDropped(ctx); err != nil {
+			return err
+		}
+		k.log.InfoContext(ctx, "many of the host's addresses changed at once")
+	}
+}
+
+func (k *keeper) followUntilDropped(ctx context.Context) error {
+	subscribed, end := context.WithCancel(ctx)
+	defer end()
 	updates := make(chan netlink.AddrUpdate, 64)
-	if err := netlink.AddrSubscribe(updates, ctx.Done()); err != nil {
+	if err := netlink.AddrSubscribe(updates, subscribed.Done()); err != nil {
 		return fmt.Errorf("follow the host's addresses: %w", err)
 	}
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case _, open := <-updates:
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if !open {
-				return errors.New("follow the host's addresses: the kernel dropped the subscription")
-			}
-		}
+	for open := true; open; { // first for what changed while there was no subscription
 		if err := k.change(func(*state) error { return nil }); err != nil {
 			k.log.WarnContext(ctx, "the host's new addresses are not in the rules", "err", err)
 		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case _, open = <-updates:
+		}
+		for len(updates) > 0 {
+			<-updates
+		}
 	}
+	return ctx.Err()
 }
 
 // hostAddresses returns the host's addresses, IPv4 and IPv6.
