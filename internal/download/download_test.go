@@ -140,9 +140,6 @@ func stall(w http.ResponseWriter, r *http.Request) {
 	<-r.Context().Done()
 }
 
-// testStall is longer than a busy machine takes for an answer.
-const testStall = time.Second
-
 func TestFetch(t *testing.T) {
 	url := "URL/file#sha256=" + sha256Of(content)
 	tests := []struct {
@@ -155,13 +152,8 @@ func TestFetch(t *testing.T) {
 		{"NPM", "npm:@scope/tool@1.0.0", whole, 1, ""},
 		{"NPMPinned", "npm:@scope/tool@1.0.0#" + integrityOf(content), whole, 1, ""},
 		{"BusyThenOK", url, thenWhole(status(http.StatusTooManyRequests)), 2, ""},
-		{"BrokenThenOK", url, thenWhole(status(http.StatusBadGateway)), 2, ""},
-		{"CutThenOK", url, thenWhole(cut), 2, ""},
-		{"StallThenOK", url, thenWhole(stall), 2, ""},
 		{"ErrGone", url, always(status(404)), 1, "404 Not Found"},
-		{"ErrBroken", url, always(status(500)), 4, "500 Internal Server Error"},
 		{"ErrCut", url, always(cut), 4, "unexpected EOF"},
-		{"ErrStall", url, always(stall), 4, "no data came"},
 		{"ErrOtherContent", url, always(evil), 1, "wrong content: it has sha256"},
 		{"ErrNPMOtherContent", "npm:@scope/tool@1.0.0", always(evil), 1, "wrong content: it has sha512"},
 		{"ErrPin", "npm:@scope/tool@1.0.0#" + integrityOf("else"), whole, 0, "the registry's @scope/tool@1.0.0 has sha512"},
@@ -173,9 +165,6 @@ func TestFetch(t *testing.T) {
 			t.Parallel()
 			s, requests := server(t, tt.answer)
 			c := &Cache{Dir: filepath.Join(t.TempDir(), "d"), Registry: s.URL + "/", Backoff: time.Millisecond}
-			if strings.Contains(tt.name, "Stall") {
-				c.Stall = testStall
-			}
 			source, err := Parse(strings.Replace(tt.source, "URL", s.URL, 1))
 			if err != nil {
 				t.Fatal(err)
