@@ -97,7 +97,7 @@ var layers = [][]string{
 	{"internal/image", "internal/kernel", "internal/network", "internal/provision", "internal/ssh"},
 	{"internal/artifact", "internal/download"},
 	{"internal/firecracker", "internal/guest", "internal/store", "internal/debian", "internal/oci", "internal/config"},
-	{"internal/disk"},
+	{"internal/disk", "internal/fetch"},
 	{"internal/progress", "internal/build"},
 	{"api"},
 }
@@ -182,6 +182,23 @@ func TestNoCatchAllPackages(t *testing.T) {
 			if slices.Contains([]string{"util", "utils", "common", "pkg", "helpers", "misc"}, part) {
 				t.Errorf("%s: a package is named by its domain", s.path)
 			}
+		}
+	}
+}
+
+// Whoever carries on finds each folder's purpose in AGENTS.md.
+func TestFoldersAreNamed(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "AGENTS.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	folders, err := os.ReadDir("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range folders {
+		if name := "`internal/" + folder.Name() + "`"; !bytes.Contains(text, []byte(name)) {
+			t.Errorf("AGENTS.md does not name %s", name)
 		}
 	}
 }
