@@ -55,9 +55,15 @@ type PullImage struct {
 	Name   string `json:"name,omitempty"` // empty: the source, or a file's name without its suffixes
 }
 
+// ImageRef names an image.
+type ImageRef struct {
+	Image string `json:"-" path:"image"` // one of its names, or a unique prefix of its id
+}
+
 // TagImage gives an image one more name.
 type TagImage struct {
-	Name string `json:"name"`
+	Image string `json:"-" path:"image"`
+	Name  string `json:"name"`
 }
 
 // Kernel is a kernel bundle: vmlinux, what the initrd needs, and modules.
@@ -90,11 +96,26 @@ type ImportKernel struct {
 	Modules string `json:"modules,omitempty"` // /lib/modules/RELEASE, or a folder that holds it; none means all built in
 }
 
+// KernelRef names a kernel bundle.
+type KernelRef struct {
+	Kernel string `json:"-" path:"kernel"` // one of its names, or a unique prefix of its id
+}
+
 // RegisterImage asks for an image that stays where it is, by absolute paths.
 type RegisterImage struct {
 	Name   string        `json:"name"`
 	Rootfs string        `json:"rootfs"`           // an ext4 filesystem
 	Kernel *ImportKernel `json:"kernel,omitempty"` // that it names; without a name of its own
+}
+
+// LoadImage says what to call the image of an archive.
+type LoadImage struct {
+	Name string `json:"-" query:"name"` // empty: as the archive calls it
+}
+
+// Prune asks for what nobody can name or uses to be deleted.
+type Prune struct {
+	DryRun bool `json:"-" query:"dry_run"` // only say what would go
 }
 
 // Pruned is what a prune removed, or would remove.

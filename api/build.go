@@ -1,14 +1,6 @@
 package api
 
-import (
-	"context"
-	"io"
-	"net/http"
-	"net/url"
-	"strconv"
-)
-
-// BuildImage asks for an image that is made inside a throw-away VM. Zero values mean the defaults.
+// BuildImage asks for an image that is made inside a throw-away VM. Zero values mean the daemon's settings.
 type BuildImage struct {
 	Name          string      `json:"name"`
 	From          string      `json:"from,omitempty"`       // the source image; the configured default image
@@ -22,6 +14,13 @@ type BuildImage struct {
 	MemoryMiB     int         `json:"memory_mib,omitempty"` //
 	KeepOnFailure bool        `json:"keep_on_failure,omitempty"`
 	Force         bool        `json:"force,omitempty"` // build also when the image of that name was made from the same inputs
+
+	// Sources is where downloads come from, by the names of the settings sources.*; the rest is as the daemon has it.
+	Sources       map[string]string `json:"sources,omitempty"`
+	KernelDefault string            `json:"kernel_default,omitempty"` // of the VM, when the source image names none
+	// The VM's timeouts, as StartVM and StopVM have them.
+	BootTimeoutMS int64 `json:"boot_timeout_ms,omitempty"`
+	StopTimeoutMS int64 `json:"stop_timeout_ms,omitempty"`
 }
 
 // BuildFile is a file or folder that goes into an image.
@@ -30,17 +29,8 @@ type BuildFile struct {
 	Guest string `json:"guest"` // absolute path; with a slash at its end, the folder it goes into
 }
 
-// BuildImage makes an image inside a throw-away VM, or returns the one of that name when it was made from the same
-// inputs. Both callbacks may be nil; log gets whole lines. When ctx ends, nothing is left of the build.
-func (c *Client) BuildImage(ctx context.Context, b BuildImage, progress func(Progress), log func(lines string)) (Image, error) {
-	return streamLog[Image](ctx, c, "/v1/images/build", b, progress, log)
-}
-
-// BuildLog returns what was said in the last build of an image; with follow the reader goes on until that build ends.
-func (c *Client) BuildLog(ctx context.Context, image string, follow bool) (io.ReadCloser, error) {
-	response, err := c.send(ctx, http.MethodGet, "/v1/images/builds/"+url.PathEscape(image)+"/log?follow="+strconv.FormatBool(follow), nil)
-	if err != nil {
-		return nil, err
-	}
-	return response.Body, nil
+// BuildLog asks for what was said in the last build of an image.
+type BuildLog struct {
+	Image  string `json:"-" path:"image"`
+	Follow bool   `json:"-" query:"follow"` // go on until that build ends
 }

@@ -11,16 +11,18 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 )
 
 // maxErrorBytes bounds the body of a failed answer.
 const maxErrorBytes = 1 << 20
 
-// Client speaks to one daemon over its unix socket. It is safe for concurrent use. Every method returns an *Error
+// Client speaks to one daemon over its unix socket. It is safe for concurrent use. Every request returns an *Error
 // when the daemon refused, and another error when the daemon could not be reached or broke off.
 type Client struct {
+	// Before, when it is not nil, is called before each request. Its error ends the request.
+	Before func(context.Context, Spec) error
+
 	socket string
 	http   *http.Client
 }
@@ -30,7 +32,7 @@ func NewClient(socket string) *Client {
 	c := &Client{socket: socket}
 	c.http = &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
-		// Commands on many VMs at once each keep a connection for as long as they run.
+		// Commands on many machines at once each keep a connection for as long as they run.
 		MaxIdleConnsPerHost: 16,
 	}}
 	return c
@@ -44,69 +46,44 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	return d.DialContext(ctx, "unix", c.socket)
 }
 
-// Status returns what the daemon says of itself.
-func (c *Client) Status(ctx context.Context) (DaemonStatus, error) {
-	return call[DaemonStatus](ctx, c, http.MethodGet, "/v1/daemon", nil)
+// Call asks for a KindUnary.
+func Call[In, Out any](ctx context.Context, c *Client, op Op[In, Out], in In) (Out, error) {
+	return answer[Out](c.send(ctx, op.Spec, in, nil))
 }
 
-// StopDaemon ends the daemon; it returns once the daemon has let go of its home folder.
-func (c *Client) StopDaemon(ctx context.Context, s StopDaemon) error {
-	_, err := call[struct{}](ctx, c, http.MethodPost, "/v1/daemon/stop", s)
-	return err
+// Stream asks for a KindProgress. It gives progress, and a log in whole lines, to the callbacks, which may be nil.
+func Stream[In, Out any](
+	ctx context.Context, c *Client, op Op[In, Out], in In, progress func(Progress), log func(lines string),
+) (Out, error) {
+	response, err := c.send(ctx, op.Spec, in, nil)
+	return events[Out](ctx, response, err, progress, log)
 }
 
-// Doctor returns what this host can do.
-func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
-	return call[[]Check](ctx, c, http.MethodGet, "/v1/doctor", nil)
+// Download asks for a KindDownload. A stream that was cut ends with an error, not with io.EOF. The caller closes it.
+func Download[In any](ctx context.Context, c *Client, op Op[In, None], in In) (io.ReadCloser, error) {
+	response, err := c.send(ctx, op.Spec, in, nil)
+	if err != nil {
+		return nil, err
+	}
+	return response.Body, nil
 }
 
-// VMs returns all VMs, the oldest first. It never waits for a guest.
-func (c *Client) VMs(ctx context.Context) ([]VM, error) {
-	return call[[]VM](ctx, c, http.MethodGet, "/v1/vms", nil)
+// Upload asks for a KindUpload of what r gives.
+func Upload[In, Out any](ctx context.Context, c *Client, op Op[In, Out], in In, r io.Reader) (Out, error) {
+	return answer[Out](c.send(ctx, op.Spec, in, r))
 }
 
-// VM returns one VM, by name or by a unique prefix of its id. It never waits for the guest.
-func (c *Client) VM(ctx context.Context, ref string) (VM, error) {
-	return call[VM](ctx, c, http.MethodGet, vmPath(ref, ""), nil)
+// UploadStream asks for a KindUploadProgress of what r gives.
+func UploadStream[In, Out any](
+	ctx context.Context, c *Client, op Op[In, Out], in In, r io.Reader, progress func(Progress),
+) (Out, error) {
+	response, err := c.send(ctx, op.Spec, in, r)
+	return events[Out](ctx, response, err, progress, nil)
 }
 
-// CreateVM makes a VM and leaves it stopped. A missing image or kernel is made first. When ctx ends, what was made
-// for the VM is undone.
-func (c *Client) CreateVM(ctx context.Context, v CreateVM, progress func(Progress)) (VM, error) {
-	return stream[VM](ctx, c, "/v1/vms", v, progress)
-}
-
-// StartVM starts a VM and returns when its agent answers. When ctx ends before, the VM is stopped again.
-// A running VM is left as it is.
-func (c *Client) StartVM(ctx context.Context, ref string, progress func(Progress)) (VM, error) {
-	return stream[VM](ctx, c, vmPath(ref, "/start"), nil, progress)
-}
-
-// StopVM shuts a VM down and returns when no VMM is left. A stopped VM is left as it is.
-func (c *Client) StopVM(ctx context.Context, ref string, s StopVM, progress func(Progress)) (VM, error) {
-	return stream[VM](ctx, c, vmPath(ref, "/stop"), s, progress)
-}
-
-// RestartVM is StopVM, then StartVM.
-func (c *Client) RestartVM(ctx context.Context, ref string, s StopVM, progress func(Progress)) (VM, error) {
-	return stream[VM](ctx, c, vmPath(ref, "/restart"), s, progress)
-}
-
-// KillVM signals a VM's VMM and, for a signal that ends it, returns when it is gone.
-func (c *Client) KillVM(ctx context.Context, ref string, k KillVM) (VM, error) {
-	return call[VM](ctx, c, http.MethodPost, vmPath(ref, "/kill"), k)
-}
-
-// RemoveVM deletes a VM and its disk. With force a VM that is not stopped is killed first.
-func (c *Client) RemoveVM(ctx context.Context, ref string, force bool) error {
-	_, err := call[struct{}](ctx, c, http.MethodDelete, vmPath(ref, "")+"?force="+strconv.FormatBool(force), nil)
-	return err
-}
-
-// LeaseVM ties a VM to this client: when ctx ends or this process dies, the daemon removes the VM. It returns when the
-// lease is held; the lease's own end is not awaited.
-func (c *Client) LeaseVM(ctx context.Context, ref string) error {
-	response, err := c.send(ctx, http.MethodPost, vmPath(ref, "/lease"), nil)
+// Hold asks for a KindHold. It returns when the operation holds, which it does until ctx ends or this process dies.
+func Hold[In any](ctx context.Context, c *Client, op Op[In, None], in In) error {
+	response, err := c.send(ctx, op.Spec, in, nil)
 	if err != nil {
 		return err
 	}
@@ -114,90 +91,22 @@ func (c *Client) LeaseVM(ctx context.Context, ref string) error {
 	return nil
 }
 
-// WaitVM returns when the VM meets the condition.
-func (c *Client) WaitVM(ctx context.Context, ref string, condition WaitFor) (VM, error) {
-	return call[VM](ctx, c, http.MethodGet, vmPath(ref, "/wait")+"?for="+url.QueryEscape(string(condition)), nil)
-}
-
-// SetNAT opens or closes a VM's way to the world beyond the other VMs, at once.
-func (c *Client) SetNAT(ctx context.Context, ref string, on bool) (VM, error) {
-	return call[VM](ctx, c, http.MethodPut, vmPath(ref, "/nat"), SetNAT{On: on})
-}
-
-// AddForward makes a port of a VM reachable at an address of the host, at once when it runs, and returns it with the port
-// that was chosen.
-func (c *Client) AddForward(ctx context.Context, ref string, f Forward) (Forward, error) {
-	return call[Forward](ctx, c, http.MethodPost, vmPath(ref, "/forwards"), f)
-}
-
-// RemoveForward ends a forward, which its protocol, host and host port name, and its connections.
-func (c *Client) RemoveForward(ctx context.Context, ref string, f Forward) error {
-	_, err := call[struct{}](ctx, c, http.MethodDelete, vmPath(ref, "/forwards"), f)
-	return err
-}
-
-// Ports lists what listens in a running VM, and where the host reaches it.
-func (c *Client) Ports(ctx context.Context, ref string) ([]Port, error) {
-	return call[[]Port](ctx, c, http.MethodGet, vmPath(ref, "/ports"), nil)
-}
-
-// SetHostServices gives a VM the host's services that it may reach at the gateway's address, at once.
-func (c *Client) SetHostServices(ctx context.Context, ref string, ports []int) (VM, error) {
-	return call[VM](ctx, c, http.MethodPut, vmPath(ref, "/host-services"), SetHostServices{Ports: ports})
-}
-
-// PrepareSSH makes a running VM ready for an ssh connection. It fails when the VM shows another host key than it is
-// known by.
-func (c *Client) PrepareSSH(ctx context.Context, ref string, p PrepareSSH) (SSH, error) {
-	return call[SSH](ctx, c, http.MethodPost, vmPath(ref, "/ssh"), p)
-}
-
-// StatsVM asks a running VM what it uses.
-func (c *Client) StatsVM(ctx context.Context, ref string) (Stats, error) {
-	return call[Stats](ctx, c, http.MethodGet, vmPath(ref, "/stats"), nil)
-}
-
-// Logs returns the console of a VM's last start; with follow the reader goes on until the VM stops.
-func (c *Client) Logs(ctx context.Context, ref string, follow bool) (io.ReadCloser, error) {
-	response, err := c.send(ctx, http.MethodGet, vmPath(ref, "/logs")+"?follow="+strconv.FormatBool(follow), nil)
-	if err != nil {
-		return nil, err
-	}
-	return response.Body, nil
-}
-
-// ReadFiles returns path of the VM as a tar stream. A stream that was cut ends with an error, not with io.EOF.
-func (c *Client) ReadFiles(ctx context.Context, ref, path string) (io.ReadCloser, error) {
-	response, err := c.send(ctx, http.MethodGet, vmPath(ref, "/files")+"?path="+url.QueryEscape(path), nil)
-	if err != nil {
-		return nil, err
-	}
-	return response.Body, nil
-}
-
-// WriteFiles unpacks a tar stream at path of the VM.
-func (c *Client) WriteFiles(ctx context.Context, ref, path string, tar io.Reader) error {
-	response, err := c.send(ctx, http.MethodPut, vmPath(ref, "/files")+"?path="+url.QueryEscape(path), tar)
-	if err != nil {
-		return err
-	}
-	return response.Body.Close()
-}
-
-// Exec starts a command in a running VM. The caller reads frames until FrameExit and closes the connection; closing
-// it earlier kills the command.
-func (c *Client) Exec(ctx context.Context, ref string, e Exec) (*FrameConn, error) {
-	body, err := json.Marshal(e)
-	if err != nil {
-		return nil, err
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://banger"+vmPath(ref, "/exec"), bytes.NewReader(body))
+// Connect asks for a KindUpgrade. The caller reads frames until FrameExit and closes the connection; closing it earlier, or
+// the end of ctx before this returns, ends the operation.
+func Connect[In any](ctx context.Context, c *Client, op Op[In, None], in In) (*FrameConn, error) {
+	request, err := c.request(ctx, op.Spec, in, nil)
 	if err != nil {
 		return nil, err
 	}
 	request.Header.Set("Connection", "Upgrade")
 	request.Header.Set("Upgrade", ExecUpgrade)
 	conn, err := c.dial(ctx)
+	if c.Before != nil && nobodyListened(err) { // as in send
+		if err := c.Before(ctx, op.Spec); err != nil {
+			return nil, err
+		}
+		conn, err = c.dial(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -230,118 +139,41 @@ func upgrade(conn net.Conn, r *bufio.Reader, request *http.Request) (*http.Respo
 	return response, nil
 }
 
-// Images returns all images by name, those without one last.
-func (c *Client) Images(ctx context.Context) ([]Image, error) {
-	return call[[]Image](ctx, c, http.MethodGet, "/v1/images", nil)
-}
-
-// Image returns one image, by name or by a unique prefix of its id.
-func (c *Client) Image(ctx context.Context, ref string) (Image, error) {
-	return call[Image](ctx, c, http.MethodGet, imagePath(ref, ""), nil)
-}
-
-// RemoveImage takes a name from an image, and with the last one deletes it; an id deletes it with all its names. One that
-// VMs use is a conflict.
-func (c *Client) RemoveImage(ctx context.Context, ref string) error {
-	_, err := call[struct{}](ctx, c, http.MethodDelete, imagePath(ref, ""), nil)
-	return err
-}
-
-// TagImage gives an image one more name, which moves to it from another one.
-func (c *Client) TagImage(ctx context.Context, ref string, t TagImage) (Image, error) {
-	return call[Image](ctx, c, http.MethodPost, imagePath(ref, "/tags"), t)
-}
-
-// PruneImages deletes the images that have neither a name nor a VM; with dryRun it only says which.
-func (c *Client) PruneImages(ctx context.Context, dryRun bool) (Pruned, error) {
-	return call[Pruned](ctx, c, http.MethodPost, "/v1/images/prune?dry_run="+strconv.FormatBool(dryRun), nil)
-}
-
-// RegisterImage makes an image of a filesystem that stays where it is.
-func (c *Client) RegisterImage(ctx context.Context, i RegisterImage, progress func(Progress)) (Image, error) {
-	return stream[Image](ctx, c, "/v1/images/register", i, progress)
-}
-
-// PromoteImage copies a registered image into the store; it keeps its id.
-func (c *Client) PromoteImage(ctx context.Context, ref string, progress func(Progress)) (Image, error) {
-	return stream[Image](ctx, c, imagePath(ref, "/promote"), nil, progress)
-}
-
-// SaveImage returns the image, with the kernel that it names, as an archive. One that was cut ends with an error, not with
-// io.EOF.
-func (c *Client) SaveImage(ctx context.Context, ref string) (io.ReadCloser, error) {
-	response, err := c.send(ctx, http.MethodGet, imagePath(ref, "/archive"), nil)
-	if err != nil {
-		return nil, err
-	}
-	return response.Body, nil
-}
-
-// LoadImage makes the image of an archive, under name or, when that is empty, under the archive's own.
-func (c *Client) LoadImage(ctx context.Context, archive io.Reader, name string, progress func(Progress)) (Image, error) {
-	return stream[Image](ctx, c, "/v1/images/load?name="+url.QueryEscape(name), archive, progress)
-}
-
-func imagePath(ref, verb string) string { return "/v1/images/" + url.PathEscape(ref) + verb }
-
-// Kernels returns all kernel bundles by name.
-func (c *Client) Kernels(ctx context.Context) ([]Kernel, error) {
-	return call[[]Kernel](ctx, c, http.MethodGet, "/v1/kernels", nil)
-}
-
-// Kernel returns one kernel bundle, by name or by a unique prefix of its id.
-func (c *Client) Kernel(ctx context.Context, ref string) (Kernel, error) {
-	return call[Kernel](ctx, c, http.MethodGet, "/v1/kernels/"+url.PathEscape(ref), nil)
-}
-
-// PullImage makes an image from a registry, a file or a distribution's archive.
-func (c *Client) PullImage(ctx context.Context, p PullImage, progress func(Progress)) (Image, error) {
-	return stream[Image](ctx, c, "/v1/images/pull", p, progress)
-}
-
-// PullKernel fetches a kernel bundle; one that is there already is kept and returned.
-func (c *Client) PullKernel(ctx context.Context, p PullKernel, progress func(Progress)) (Kernel, error) {
-	return stream[Kernel](ctx, c, "/v1/kernels", p, progress)
-}
-
-// ImportKernel makes a kernel bundle of files of the daemon's host.
-func (c *Client) ImportKernel(ctx context.Context, k ImportKernel, progress func(Progress)) (Kernel, error) {
-	return stream[Kernel](ctx, c, "/v1/kernels/import", k, progress)
-}
-
-// PruneKernels deletes the kernels that have neither a name nor a VM nor an image; with dryRun it only says which.
-func (c *Client) PruneKernels(ctx context.Context, dryRun bool) (Pruned, error) {
-	return call[Pruned](ctx, c, http.MethodPost, "/v1/kernels/prune?dry_run="+strconv.FormatBool(dryRun), nil)
-}
-
-// RemoveKernel takes a name from a kernel bundle, and with the last one deletes it; an id deletes it with all its names.
-// One that VMs or images use is a conflict.
-func (c *Client) RemoveKernel(ctx context.Context, ref string) error {
-	_, err := call[struct{}](ctx, c, http.MethodDelete, "/v1/kernels/"+url.PathEscape(ref), nil)
-	return err
-}
-
-func vmPath(ref, verb string) string { return "/v1/vms/" + url.PathEscape(ref) + verb }
-
-// send makes one request. The body is an io.Reader, sent as it is, or any other value, sent as JSON, or nil. The
-// caller closes the answer's body; an answer that is not a success is an error.
-func (c *Client) send(ctx context.Context, method, path string, body any) (*http.Response, error) {
-	reader, raw := body.(io.Reader)
-	if body != nil && !raw {
-		data, err := json.Marshal(body)
-		if err != nil {
+// request makes the request of an operation; content, when it is not nil, is its body in place of the input's.
+func (c *Client) request(ctx context.Context, spec Spec, in any, content io.Reader) (*http.Request, error) {
+	if c.Before != nil {
+		if err := c.Before(ctx, spec); err != nil {
 			return nil, err
 		}
-		reader = bytes.NewReader(data)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://banger"+path, reader)
+	method, target, body, err := encodeInput(spec, in)
 	if err != nil {
 		return nil, err
 	}
-	if body != nil && !raw {
-		request.Header.Set("Content-Type", "application/json")
+	media := spec.Media
+	if content == nil && body != nil {
+		content, media = bytes.NewReader(body), "application/json"
+	}
+	request, err := http.NewRequestWithContext(ctx, method, "http://banger"+target, content)
+	if err == nil && content != nil {
+		request.Header.Set("Content-Type", media)
+	}
+	return request, err
+}
+
+// send makes one request. The caller closes the answer's body; an answer that is not a success is an error.
+func (c *Client) send(ctx context.Context, spec Spec, in any, content io.Reader) (*http.Response, error) {
+	request, err := c.request(ctx, spec, in, content)
+	if err != nil {
+		return nil, err
 	}
 	response, err := c.http.Do(request)
+	if c.Before != nil && content == nil && nobodyListened(err) { // whom Before found has just made way for another one
+		if request, err = c.request(ctx, spec, in, nil); err != nil {
+			return nil, err
+		}
+		response, err = c.http.Do(request)
+	}
 	if err != nil {
 		return nil, unwrapURL(err)
 	}
@@ -350,6 +182,12 @@ func (c *Client) send(ctx context.Context, method, path string, body any) (*http
 		return nil, readError(response)
 	}
 	return response, nil
+}
+
+// nobodyListened reports whether a connection was not made, so that nothing was sent over it.
+func nobodyListened(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
 }
 
 // unwrapURL drops the made-up URL that net/http puts in front of an error.
@@ -372,41 +210,35 @@ func readError(response *http.Response) error {
 	return &e
 }
 
-// call makes one request and decodes its JSON answer.
-func call[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
-	var answer T
-	response, err := c.send(ctx, method, path, body)
+// answer decodes one JSON answer; it takes what send returned.
+func answer[T any](response *http.Response, err error) (T, error) {
+	var value T
 	if err != nil {
-		return answer, err
+		return value, err
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusNoContent {
-		return answer, nil
+		return value, nil
 	}
-	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
-		return answer, fmt.Errorf("read the daemon's answer: %w", err)
+	if err := json.NewDecoder(response.Body).Decode(&value); err != nil {
+		return value, fmt.Errorf("read the daemon's answer: %w", err)
 	}
-	return answer, nil
+	return value, nil
 }
 
-// stream makes one request that answers with Events, gives progress to the callback (which may be nil) and returns
-// the result.
-func stream[T any](ctx context.Context, c *Client, path string, body any, progress func(Progress)) (T, error) {
-	return streamLog[T](ctx, c, path, body, progress, nil)
-}
-
-// streamLog is stream for a request that also has a log to tell, in whole lines.
-func streamLog[T any](ctx context.Context, c *Client, path string, body any, progress func(Progress), log func(lines string)) (T, error) {
+// events reads a stream of Events to its result; it takes what send returned.
+func events[T any](
+	ctx context.Context, response *http.Response, err error, progress func(Progress), log func(lines string),
+) (T, error) {
 	var none T
-	response, err := c.send(ctx, http.MethodPost, path, body)
 	if err != nil {
 		return none, err
 	}
 	defer response.Body.Close()
-	events := json.NewDecoder(response.Body)
+	decoder := json.NewDecoder(response.Body)
 	for {
 		var event Event[T]
-		if err := events.Decode(&event); err != nil {
+		if err := decoder.Decode(&event); err != nil {
 			if ctx.Err() != nil {
 				return none, ctx.Err()
 			}

@@ -71,32 +71,41 @@ func TestClientRequests(t *testing.T) {
 			_, err := c.CreateVM(ctx, CreateVM{Name: "web", CPUs: 2}, progress)
 			return err
 		}, `POST /v1/vms {"name":"web","cpus":2}`},
-		{"StartVM", func(ctx context.Context, c *Client) error { _, err := c.StartVM(ctx, "web", nil); return err }, "POST /v1/vms/web/start "},
+		{"StartVM", func(ctx context.Context, c *Client) error {
+			_, err := c.StartVM(ctx, StartVM{VM: "web"}, nil)
+			return err
+		}, `POST /v1/vms/web/start {}`},
 		{"StopVM", func(ctx context.Context, c *Client) error {
-			_, err := c.StopVM(ctx, "web", StopVM{TimeoutMS: 5}, nil)
+			_, err := c.StopVM(ctx, StopVM{VM: "web", TimeoutMS: 5}, nil)
 			return err
 		}, `POST /v1/vms/web/stop {"timeout_ms":5}`},
 		{"RestartVM", func(ctx context.Context, c *Client) error {
-			_, err := c.RestartVM(ctx, "web", StopVM{}, nil)
+			_, err := c.RestartVM(ctx, RestartVM{VM: "web"}, nil)
 			return err
 		}, `POST /v1/vms/web/restart {}`},
 		{"KillVM", func(ctx context.Context, c *Client) error {
-			_, err := c.KillVM(ctx, "web", KillVM{Signal: "TERM"})
+			_, err := c.KillVM(ctx, KillVM{VM: "web", Signal: "TERM"})
 			return err
 		}, `POST /v1/vms/web/kill {"signal":"TERM"}`},
-		{"RemoveVM", func(ctx context.Context, c *Client) error { return c.RemoveVM(ctx, "web", true) }, "DELETE /v1/vms/web?force=true "},
-		{"WaitVM", func(ctx context.Context, c *Client) error { _, err := c.WaitVM(ctx, "web", WaitBooted); return err }, "GET /v1/vms/web/wait?for=booted "},
+		{"RemoveVM", func(ctx context.Context, c *Client) error { return c.RemoveVM(ctx, RemoveVM{VM: "web", Force: true}) }, "DELETE /v1/vms/web?force=true "},
+		{"WaitVM", func(ctx context.Context, c *Client) error {
+			_, err := c.WaitVM(ctx, WaitVM{VM: "web", For: WaitBooted})
+			return err
+		}, "GET /v1/vms/web/wait?for=booted "},
 		{"StatsVM", func(ctx context.Context, c *Client) error { _, err := c.StatsVM(ctx, "web"); return err }, "GET /v1/vms/web/stats "},
 		{"WriteFiles", func(ctx context.Context, c *Client) error {
-			return c.WriteFiles(ctx, "web", "/a b", strings.NewReader("tar"))
+			return c.WriteFiles(ctx, Files{VM: "web", Path: "/a b"}, strings.NewReader("tar"))
 		}, "PUT /v1/vms/web/files?path=%2Fa+b tar"},
 		{"Image", func(ctx context.Context, c *Client) error { _, err := c.Image(ctx, "debian:trixie"); return err }, "GET /v1/images/debian:trixie "},
 		{"RemoveImage", func(ctx context.Context, c *Client) error { return c.RemoveImage(ctx, "x") }, "DELETE /v1/images/x "},
 		{"TagImage", func(ctx context.Context, c *Client) error {
-			_, err := c.TagImage(ctx, "oci:a/b", TagImage{"c"})
+			_, err := c.TagImage(ctx, TagImage{Image: "oci:a/b", Name: "c"})
 			return err
 		}, `POST /v1/images/oci:a%2Fb/tags {"name":"c"}`},
-		{"PruneImages", func(ctx context.Context, c *Client) error { _, err := c.PruneImages(ctx, true); return err }, "POST /v1/images/prune?dry_run=true "},
+		{"PruneImages", func(ctx context.Context, c *Client) error {
+			_, err := c.PruneImages(ctx, Prune{DryRun: true})
+			return err
+		}, "POST /v1/images/prune?dry_run=true "},
 		{"RegisterImage", func(ctx context.Context, c *Client) error {
 			_, err := c.RegisterImage(ctx, RegisterImage{Name: "x", Rootfs: "/r"}, nil)
 			return err
@@ -110,14 +119,14 @@ func TestClientRequests(t *testing.T) {
 			return err
 		}, "GET /v1/images/x/archive "},
 		{"LoadImage", func(ctx context.Context, c *Client) error {
-			_, err := c.LoadImage(ctx, strings.NewReader("archive"), "a b", nil)
+			_, err := c.LoadImage(ctx, LoadImage{Name: "a b"}, strings.NewReader("archive"), nil)
 			return err
 		}, "POST /v1/images/load?name=a+b archive"},
 		{"ImportKernel", func(ctx context.Context, c *Client) error {
 			_, err := c.ImportKernel(ctx, ImportKernel{Name: "x", Deb: "/d"}, nil)
 			return err
 		}, `POST /v1/kernels/import {"name":"x","deb":"/d"}`},
-		{"PruneKernels", func(ctx context.Context, c *Client) error { _, err := c.PruneKernels(ctx, false); return err }, "POST /v1/kernels/prune?dry_run=false "},
+		{"PruneKernels", func(ctx context.Context, c *Client) error { _, err := c.PruneKernels(ctx, Prune{}); return err }, "POST /v1/kernels/prune "},
 		{"PullKernel", func(ctx context.Context, c *Client) error {
 			_, err := c.PullKernel(ctx, PullKernel{Source: "debian:sid"}, nil)
 			return err
@@ -191,7 +200,7 @@ func TestClientNobodyListens(t *testing.T) {
 	if _, err := client.Status(t.Context()); !errors.Is(err, syscall.ECONNREFUSED) || strings.Contains(err.Error(), "http://") {
 		t.Errorf("with a dead socket: %v, want ECONNREFUSED without a URL", err)
 	}
-	if _, err := client.Exec(t.Context(), "web", Exec{}); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := client.Exec(t.Context(), Exec{VM: "web"}); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Exec with a dead socket: %v, want ECONNREFUSED", err)
 	}
 }
@@ -222,7 +231,7 @@ func TestClientStream(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var stages []string
-			vm, err := serve(t, tt.daemon).StartVM(t.Context(), "web", func(p Progress) { stages = append(stages, p.Stage+" "+string(p.State)) })
+			vm, err := serve(t, tt.daemon).StartVM(t.Context(), StartVM{VM: "web"}, func(p Progress) { stages = append(stages, p.Stage+" "+string(p.State)) })
 			if diff := cmp.Diff(tt.stages, stages); diff != "" {
 				t.Errorf("progress (-want +got):\n%s", diff)
 			}
@@ -251,7 +260,7 @@ func TestClientStreamCanceled(t *testing.T) {
 		close(ended)
 	})
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := client.StartVM(ctx, "web", func(Progress) { cancel() })
+	_, err := client.StartVM(ctx, StartVM{VM: "web"}, func(Progress) { cancel() })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("StartVM = %v, want canceled", err)
 	}
@@ -289,7 +298,7 @@ func TestClientLeaseEndsWithContext(t *testing.T) {
 }
 
 func TestClientReadFilesCut(t *testing.T) {
-	files, err := serve(t, breakOff("half a tar")).ReadFiles(t.Context(), "web", "/etc")
+	files, err := serve(t, breakOff("half a tar")).ReadFiles(t.Context(), Files{VM: "web", Path: "/etc"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +329,7 @@ func TestClientExec(t *testing.T) {
 		}
 		frames.WriteJSON(FrameExit, ExecExit{Code: 3})
 	})
-	conn, err := client.Exec(t.Context(), "web", Exec{Argv: []string{"true"}, Stdin: true})
+	conn, err := client.Exec(t.Context(), Exec{VM: "web", Argv: []string{"true"}, Stdin: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -345,7 +354,7 @@ func TestClientExec(t *testing.T) {
 }
 
 func TestClientExecRefused(t *testing.T) {
-	_, err := serve(t, say(409, `{"code":"conflict","message":"VM web is stopped"}`)).Exec(t.Context(), "web", Exec{})
+	_, err := serve(t, say(409, `{"code":"conflict","message":"VM web is stopped"}`)).Exec(t.Context(), Exec{VM: "web"})
 	if CodeOf(err) != CodeConflict || !strings.Contains(err.Error(), "VM web is stopped") {
 		t.Errorf("Exec = %v, want the daemon's conflict", err)
 	}
@@ -358,7 +367,7 @@ func TestClientExecCanceled(t *testing.T) {
 		cancel()
 		<-r.Context().Done()
 	})
-	if _, err := client.Exec(ctx, "web", Exec{}); !errors.Is(err, context.Canceled) {
+	if _, err := client.Exec(ctx, Exec{VM: "web"}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Exec = %v, want canceled", err)
 	}
 }

@@ -18,12 +18,29 @@ type DaemonStatus struct {
 	VMs        int    `json:"vms"`
 	RunningVMs int    `json:"running_vms"`
 	RSSBytes   int64  `json:"rss_bytes"`
+	// Settings are those that the daemon read when it started and works with until it ends.
+	Settings []Setting `json:"settings"`
+	// Draining says that the daemon is being replaced; then Left names the requests that it still waits for.
+	Draining bool     `json:"draining,omitempty"`
+	Left     []string `json:"left,omitempty"`
+}
+
+// Setting is one setting's value and where it came from.
+type Setting struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Origin string `json:"origin"` // "default", the path of config.toml, or the variable's name
+	// Pending is a value that counts as soon as the daemon that runs has been replaced, and PendingOrigin where it came
+	// from. Both are empty when the value is as it should be.
+	Pending       string `json:"pending,omitempty"`
+	PendingOrigin string `json:"pending_origin,omitempty"`
 }
 
 // StopDaemon says how the daemon ends. Running VMs are never touched.
 type StopDaemon struct {
-	// Drain lets sessions that are open (exec, logs) go on in the old process until they end, while a new daemon
-	// takes over everything else. Without it they are cut.
+	// Drain lets what is under way go on. The daemon takes no new changes and ends when those under way have; sessions that
+	// are open (exec, logs, run) go on in the old process until they end, while a new daemon takes over everything else.
+	// Without it all of them are cut.
 	Drain bool `json:"drain,omitempty"`
 	// PurgeNetwork first takes down all that there is of the VMs' network, and refuses while a VM uses it.
 	PurgeNetwork bool `json:"purge_network,omitempty"`

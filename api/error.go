@@ -18,6 +18,7 @@ const (
 	CodeUnavailable Code = "unavailable" // something needed did not answer, or a resource is used up; trying later may help
 	CodeTimeout     Code = "timeout"     // a deadline passed
 	CodeCanceled    Code = "canceled"    // the client went away, or another request took precedence
+	CodeReplaced    Code = "replaced"    // the daemon makes way for another one: ask again
 	CodeInternal    Code = "internal"    // a bug or an unexpected fault; the detail is in the daemon's log
 )
 
@@ -29,6 +30,7 @@ var statuses = map[Code]int{
 	CodeUnsupported: http.StatusNotImplemented,
 	CodeUnavailable: http.StatusServiceUnavailable,
 	CodeTimeout:     http.StatusGatewayTimeout,
+	CodeReplaced:    http.StatusMisdirectedRequest,
 	CodeCanceled:    499, // "client closed request", as nginx numbers it
 	CodeInternal:    http.StatusInternalServerError,
 }
@@ -37,8 +39,10 @@ var statuses = map[Code]int{
 type Error struct {
 	Code    Code   `json:"code"`
 	Message string `json:"message"`
-	Hint    string `json:"hint,omitempty"` // what the user can do about it, a sentence or a command
-	Err     error  `json:"-"`              // the cause, inside one process only
+	Hint    string `json:"hint,omitempty"` // what the user can do about it, a sentence or a command of the host
+	// Remedies are operations that help. Whoever shows the error offers them in its own words.
+	Remedies []Remedy `json:"remedies,omitempty"`
+	Err      error    `json:"-"` // the cause, inside one process only
 }
 
 // Errorf makes an Error whose message is formatted as fmt.Errorf does, %w included.
@@ -47,13 +51,19 @@ func Errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: err.Error(), Err: errors.Unwrap(err)}
 }
 
-// WithHint adds what the user can do and returns e.
+// WithHint says what the user can do, where that is no operation of banger's, and returns e.
 func (e *Error) WithHint(format string, args ...any) *Error {
 	e.Hint = fmt.Sprintf(format, args...)
 	return e
 }
 
-// Error returns the message; the hint is shown apart.
+// WithRemedy adds an operation that helps and returns e; see Op.Remedy.
+func (e *Error) WithRemedy(r Remedy) *Error {
+	e.Remedies = append(e.Remedies, r)
+	return e
+}
+
+// Error returns the message; hint and remedies are shown apart.
 func (e *Error) Error() string { return e.Message }
 
 // Unwrap returns the cause, if it is known in this process.

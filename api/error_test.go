@@ -26,6 +26,7 @@ func TestStatus(t *testing.T) {
 		{CodeUnavailable, 503},
 		{CodeTimeout, 504},
 		{CodeCanceled, 499},
+		{CodeReplaced, 421},
 		{CodeInternal, 500},
 		{"of a newer daemon", 500},
 	}

@@ -31,14 +31,17 @@ const (
 	FrameStderr     FrameType = 5 // daemon to client: bytes
 	FrameExit       FrameType = 6 // daemon to client: ExecExit as JSON, the last frame
 	FrameStdinAck   FrameType = 7 // daemon to client: one FrameStdin was passed on
+	FrameProgress   FrameType = 8 // daemon to client: Progress as JSON, of a run that has not started its command
+	FrameStarted    FrameType = 9 // daemon to client: RunStarted as JSON; input may follow from now on
 )
 
 // StdinWindow is how many FrameStdin a client may send that are not acknowledged yet. A command that does not read its
 // input thus holds back the input alone, never a signal behind it.
 const StdinWindow = 8
 
-// Exec asks for a command in a VM.
+// Exec asks for a command in a VM. What is empty is as the VM's image says.
 type Exec struct {
+	VM   string   `json:"-" path:"vm"`
 	Argv []string `json:"argv,omitempty"` // empty: the user's login shell
 	Env  []string `json:"env,omitempty"`  // K=V, on top of the VM's own
 	Dir  string   `json:"dir,omitempty"`  // empty: the image's, or the user's home
@@ -46,6 +49,30 @@ type Exec struct {
 	TTY  *TTY     `json:"tty,omitempty"`  // nil: pipes, stdout and stderr apart
 
 	Stdin bool `json:"stdin,omitempty"` // input follows in frames; without it the command's input is empty
+}
+
+// Run asks for a new VM, and for a command in it as soon as it answers. It is CreateVM, StartVM, WaitVM and Exec in one,
+// as a container engine would do it: the command is what the image and Argv make of it together. Its frames are those of
+// an exec, with FrameProgress and one FrameStarted before.
+type Run struct {
+	VM            CreateVM `json:"vm"`                        // with AutoRemove, the VM is gone when the command or the client is; Lease is not the client's to say
+	BootTimeoutMS int64    `json:"boot_timeout_ms,omitempty"` // as StartVM has it
+	Wait          WaitFor  `json:"wait,omitempty"`            // before the command: WaitRunning (the default) or WaitBooted
+	Detach        bool     `json:"detach,omitempty"`          // start no command; the VM stays whatever becomes of the client
+
+	Argv       []string `json:"argv,omitempty"`       // empty: the image's command, or a login shell
+	Entrypoint *string  `json:"entrypoint,omitempty"` // in place of the image's, whose command then counts no more; "" for none
+	Env        []string `json:"env,omitempty"`        // the rest as Exec has it
+	Dir        string   `json:"dir,omitempty"`
+	User       string   `json:"user,omitempty"`
+	TTY        *TTY     `json:"tty,omitempty"`
+	Stdin      bool     `json:"stdin,omitempty"`
+}
+
+// RunStarted says that the VM of a run is up, and which command runs in it.
+type RunStarted struct {
+	VM   VM       `json:"vm"`
+	Argv []string `json:"argv,omitempty"` // empty: a login shell, or with Detach nothing
 }
 
 // TTY asks for a pseudo terminal, or changes its size.

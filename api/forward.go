@@ -25,6 +25,28 @@ type Forward struct {
 	Error     string     `json:"error,omitempty"`      // why it does not work now; from the daemon alone
 }
 
+// AddForward asks for a forward.
+type AddForward struct {
+	VM        string     `json:"-" path:"vm"`
+	Protocol  Protocol   `json:"protocol,omitempty"` // the rest as Forward has it
+	Host      netip.Addr `json:"host,omitzero"`
+	HostPort  uint16     `json:"host_port,omitempty"`
+	GuestPort uint16     `json:"guest_port,omitempty"`
+}
+
+// Forward returns the forward that is asked for.
+func (a AddForward) Forward() Forward {
+	return Forward{Protocol: a.Protocol, Host: a.Host, HostPort: a.HostPort, GuestPort: a.GuestPort}
+}
+
+// RemoveForward names a forward by what it listens on.
+type RemoveForward struct {
+	VM       string     `json:"-" path:"vm"`
+	Protocol Protocol   `json:"-" query:"protocol"` // empty: tcp
+	Host     netip.Addr `json:"-" query:"host"`     // empty: 127.0.0.1
+	HostPort uint16     `json:"-" query:"host_port"`
+}
+
 // Port is a socket of a VM that waits for peers.
 type Port struct {
 	Network string `json:"network"` // tcp, tcp6, udp, udp6

@@ -68,19 +68,27 @@ const (
 	NetworkNone Network = "none" // none at all
 )
 
+// VMRef names a VM.
+type VMRef struct {
+	VM string `json:"-" path:"vm"` // its name, or a unique prefix of its id
+}
+
 // SetNAT opens or closes a VM's way to the world.
 type SetNAT struct {
-	On bool `json:"on"`
+	VM string `json:"-" path:"vm"`
+	On bool   `json:"on"`
 }
 
 // SetHostServices gives a VM the host's services that it may reach, in place of those it had.
 type SetHostServices struct {
-	Ports []int `json:"ports"` // TCP, of the host's loopback
+	VM    string `json:"-" path:"vm"`
+	Ports []int  `json:"ports"` // TCP, of the host's loopback
 }
 
 // PrepareSSH makes a running VM ready for one ssh connection.
 type PrepareSSH struct {
-	NewHostKey bool `json:"new_host_key,omitempty"` // take the host key that it has now, also when it was known by another
+	VM         string `json:"-" path:"vm"`
+	NewHostKey bool   `json:"new_host_key,omitempty"` // take the host key that it has now, also when it was known by another
 }
 
 // SSH is how to connect to a VM that is ready: run Command in it with the connection as its input and output, and check
@@ -93,21 +101,28 @@ type SSH struct {
 	Key        string   `json:"key"`         // file of the private key that the VM lets in, for every user
 }
 
-// CreateVM asks for a new VM. Zero values mean the configured defaults; an empty Name is made up.
+// CreateVM asks for a new VM. Zero values mean the daemon's settings; an empty Name is made up.
 type CreateVM struct {
-	Name         string    `json:"name,omitempty"`
-	Image        string    `json:"image,omitempty"`
-	Kernel       string    `json:"kernel,omitempty"`
-	CPUs         int       `json:"cpus,omitempty"`
-	MemoryMiB    int       `json:"memory_mib,omitempty"`
-	DiskMiB      int       `json:"disk_mib,omitempty"`
-	Env          []string  `json:"env,omitempty"` // K=V, given to every command run in the VM
-	AutoRemove   bool      `json:"auto_remove,omitempty"`
-	Network      Network   `json:"network,omitempty"`
-	Isolated     bool      `json:"isolated,omitempty"`
-	HostServices []int     `json:"host_services,omitempty"` // TCP ports of the host's loopback, to be reached at the gateway's address
-	Forwards     []Forward `json:"forwards,omitempty"`
-	Lease        bool      `json:"lease,omitempty"` // the client takes the VM's lease next; without one, the next daemon removes the VM
+	Name          string    `json:"name,omitempty"`
+	Image         string    `json:"image,omitempty"`
+	Kernel        string    `json:"kernel,omitempty"`
+	KernelDefault string    `json:"kernel_default,omitempty"` // of an image that names none, when Kernel is empty
+	CPUs          int       `json:"cpus,omitempty"`
+	MemoryMiB     int       `json:"memory_mib,omitempty"`
+	DiskMiB       int       `json:"disk_mib,omitempty"`
+	Env           []string  `json:"env,omitempty"` // K=V, given to every command run in the VM
+	AutoRemove    bool      `json:"auto_remove,omitempty"`
+	Network       Network   `json:"network,omitempty"`
+	Isolated      bool      `json:"isolated,omitempty"`
+	HostServices  []int     `json:"host_services,omitempty"` // TCP ports of the host's loopback, to be reached at the gateway's address
+	Forwards      []Forward `json:"forwards,omitempty"`
+	Lease         bool      `json:"lease,omitempty"` // the client takes the VM's lease next; without one, the next daemon removes the VM
+}
+
+// WaitVM asks to be told when a VM meets a condition.
+type WaitVM struct {
+	VM  string  `json:"-" path:"vm"`
+	For WaitFor `json:"-" query:"for"`
 }
 
 // WaitFor is a condition a client can wait for.
@@ -133,14 +148,47 @@ func (w WaitFor) Port() (port int, ok bool) {
 	return port, ok && err == nil && port > 0 && port <= 65535
 }
 
+// StartVM says how to start a VM.
+type StartVM struct {
+	VM            string `json:"-" path:"vm"`
+	BootTimeoutMS int64  `json:"boot_timeout_ms,omitempty"` // until the agent answers; 0 is the daemon's setting
+}
+
 // StopVM says how to stop a VM.
 type StopVM struct {
-	TimeoutMS int64 `json:"timeout_ms,omitempty"` // for the guest's own shutdown, then it is killed; 0 is the default
+	VM        string `json:"-" path:"vm"`
+	TimeoutMS int64  `json:"timeout_ms,omitempty"` // for the guest's own shutdown, then it is killed; 0 is the daemon's setting
+}
+
+// RestartVM is StopVM, then StartVM.
+type RestartVM struct {
+	VM            string `json:"-" path:"vm"`
+	TimeoutMS     int64  `json:"timeout_ms,omitempty"`      // as StopVM has it
+	BootTimeoutMS int64  `json:"boot_timeout_ms,omitempty"` // as StartVM has it
+}
+
+// RemoveVM deletes a VM and its disk.
+type RemoveVM struct {
+	VM    string `json:"-" path:"vm"`
+	Force bool   `json:"-" query:"force"` // kill it first when it is not stopped
 }
 
 // KillVM says which signal a VM's VMM gets; the guest is not asked.
 type KillVM struct {
+	VM     string `json:"-" path:"vm"`
 	Signal string `json:"signal,omitempty"` // "KILL" (default), "TERM" or a number
+}
+
+// Logs asks for the console of a VM's last start.
+type Logs struct {
+	VM     string `json:"-" path:"vm"`
+	Follow bool   `json:"-" query:"follow"` // go on until the VM stops
+}
+
+// Files names files of a running VM, which travel as a tar stream.
+type Files struct {
+	VM   string `json:"-" path:"vm"`
+	Path string `json:"-" query:"path"`
 }
 
 // Stats is what a running VM uses, as seen from the guest and from the host.

@@ -90,10 +90,10 @@ func (b *bench) coldStages(ctx context.Context) ([]series, error) {
 			return err
 		}),
 		timed("  of it: start", func(ctx context.Context) error {
-			_, err := b.client.StartVM(ctx, name, nil)
+			_, err := b.client.StartVM(ctx, api.StartVM{VM: name}, nil)
 			return err
 		}),
 		timed("  of it: the first exec", func(ctx context.Context) error { return b.runIn(ctx, name, nil, io.Discard, truePath) }),
-		timed("  of it: remove", func(ctx context.Context) error { return b.client.RemoveVM(ctx, name, true) }),
+		timed("  of it: remove", func(ctx context.Context) error { return b.client.RemoveVM(ctx, api.RemoveVM{VM: name, Force: true}) }),
 	)
 }

@@ -38,7 +38,7 @@ func (b *bench) measureForward(ctx context.Context) (_ result, err error) {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	forward, err := b.client.AddForward(ctx, vm.ID, api.Forward{GuestPort: servicePort})
+	forward, err := b.client.AddForward(ctx, api.AddForward{VM: vm.ID, GuestPort: servicePort})
 	if err != nil {
 		return r, err
 	}
@@ -102,7 +102,7 @@ func (b *bench) sshTunnel(ctx context.Context, parts *processes, vm api.VM) (add
 		}
 		server = netip.AddrPortFrom(address, 22)
 	} else {
-		f, err := b.client.AddForward(ctx, vm.ID, api.Forward{GuestPort: 22})
+		f, err := b.client.AddForward(ctx, api.AddForward{VM: vm.ID, GuestPort: 22})
 		if err != nil {
 			return "", err
 		}

@@ -128,9 +128,9 @@ func (h *home) bootAs(ctx context.Context, want api.CreateVM, condition api.Wait
 	remove = func() error { return h.remove(ctx, vm.ID) }
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
-	_, err = h.client.StartVM(ctx, vm.ID, nil)
+	_, err = h.client.StartVM(ctx, api.StartVM{VM: vm.ID}, nil)
 	if err == nil {
-		vm, err = h.client.WaitVM(ctx, vm.ID, condition)
+		vm, err = h.client.WaitVM(ctx, api.WaitVM{VM: vm.ID, For: condition})
 	}
 	if err != nil {
 		return api.VM{}, nil, errors.Join(err, h.remove(ctx, vm.ID))
@@ -141,7 +141,7 @@ func (h *home) bootAs(ctx context.Context, want api.CreateVM, condition api.Wait
 func (h *home) remove(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
-	return h.client.RemoveVM(ctx, id, true)
+	return h.client.RemoveVM(ctx, api.RemoveVM{VM: id, Force: true})
 }
 
 // waitIdle returns when a VM's CPUs were busy for less than a twentieth of two seconds: systemd calls a boot finished while services still settle.

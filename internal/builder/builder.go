@@ -3,12 +3,14 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"banger/api"
 	"banger/internal/artifact"
@@ -28,7 +30,6 @@ const defaultSizeMiB = 8 << 10
 type Builder struct {
 	vms       *vm.Manager
 	images    *image.Catalog
-	config    config.Config
 	downloads *download.Cache
 	logDir    string
 
@@ -40,7 +41,7 @@ type Builder struct {
 // anything is built.
 func New(vms *vm.Manager, images *image.Catalog, c config.Config) (*Builder, error) {
 	b := &Builder{
-		vms: vms, images: images, config: c, logDir: filepath.Join(c.Home, "builds"), running: map[string]bool{},
+		vms: vms, images: images, logDir: filepath.Join(c.Home, "builds"), running: map[string]bool{},
 		downloads: &download.Cache{Dir: filepath.Join(c.Home, "cache", "downloads"), Registry: c.NPMRegistry},
 	}
 	return b, b.downloads.Sweep()
@@ -48,11 +49,12 @@ func New(vms *vm.Manager, images *image.Catalog, c config.Config) (*Builder, err
 
 // Build makes an image, or returns the one of that name when it was made from the same inputs. What is said on the way
 // goes to follow and to the log. A second build of the name is refused while the first one goes on.
-func (b *Builder) Build(ctx context.Context, want api.BuildImage, follow io.Writer) (api.Image, error) {
+// c is the configuration to build with.
+func (b *Builder) Build(ctx context.Context, want api.BuildImage, c config.Config, follow io.Writer) (api.Image, error) {
 	if err := artifact.CheckName(want.Name); err != nil {
 		return api.Image{}, err
 	}
-	plan, err := provision.NewPlan(want, b.config)
+	plan, err := provision.NewPlan(want, c)
 	if err != nil {
 		return api.Image{}, err
 	}
@@ -61,11 +63,7 @@ func (b *Builder) Build(ctx context.Context, want api.BuildImage, follow io.Writ
 		return api.Image{}, err
 	}
 	defer end()
-	from := want.From
-	if from == "" {
-		from = b.config.Image
-	}
-	source, err := b.images.Ensure(ctx, from)
+	source, err := b.images.Ensure(ctx, cmp.Or(want.From, c.Image))
 	if err != nil {
 		return api.Image{}, err
 	}
@@ -126,8 +124,10 @@ func (b *Builder) build(ctx context.Context, j job) (id string, err error) {
 	var packages []string
 	var architecture string
 	err = b.vms.Build(ctx, vm.Build{
-		ImageName: j.want.Name, From: j.source, Kernel: j.source.KernelID, CPUs: j.want.CPUs, MemoryMiB: j.want.MemoryMiB, SizeMiB: size,
+		ImageName: j.want.Name, From: j.source, Kernel: cmp.Or(j.source.KernelID, j.want.KernelDefault), CPUs: j.want.CPUs, MemoryMiB: j.want.MemoryMiB, SizeMiB: size,
 		Network: api.NetworkUser, Keep: j.want.KeepOnFailure,
+		BootTimeout: time.Duration(j.want.BootTimeoutMS) * time.Millisecond,
+		StopTimeout: time.Duration(j.want.StopTimeoutMS) * time.Millisecond,
 		MakeInputs: func(ctx context.Context, path string) error {
 			if err := j.plan.Fetch(ctx, b.downloads); err != nil {
 				return err

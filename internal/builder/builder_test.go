@@ -42,7 +42,7 @@ func TestBuildRefuses(t *testing.T) {
 		"must be absolute":   {Name: "x", Scripts: []string{"a.sh"}},
 		"file for the image": {Name: "x", Files: []api.BuildFile{{Host: "/no/such", Guest: "/x"}}},
 	} {
-		if _, err := b.Build(t.Context(), asked, io.Discard); api.CodeOf(err) != api.CodeInvalid || !strings.Contains(err.Error(), want) {
+		if _, err := b.Build(t.Context(), asked, config.Config{}, io.Discard); api.CodeOf(err) != api.CodeInvalid || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: error %v, want %q", asked, err, want)
 		}
 	}
@@ -54,7 +54,7 @@ func TestOneBuildOfAName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Build(t.Context(), api.BuildImage{Name: "x"}, io.Discard); api.CodeOf(err) != api.CodeConflict {
+	if _, err := b.Build(t.Context(), api.BuildImage{Name: "x"}, config.Config{}, io.Discard); api.CodeOf(err) != api.CodeConflict {
 		t.Errorf("a second build of the name: %v", err)
 	}
 	other, err := b.begin("y")

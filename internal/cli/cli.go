@@ -36,9 +36,12 @@ type Process struct {
 type app struct {
 	Process
 	config   config.Config
-	settings []config.Setting
+	settings []api.Setting
+	client   *api.Client // see newClient
 	json     bool
 	quiet    bool
+
+	daemonTurn chan struct{} // full while a request sees to it that there is a daemon
 
 	mu       sync.Mutex // guards onSignal
 	onSignal func(os.Signal)
@@ -56,7 +59,12 @@ func (e usageError) Unwrap() error { return e.error }
 
 // Run runs one command line and returns the process's exit code.
 func Run(ctx context.Context, p Process) int {
-	a := &app{Process: p}
+	a := &app{Process: p, daemonTurn: make(chan struct{}, 1)}
+	defer func() {
+		if a.client != nil {
+			a.client.CloseIdle()
+		}
+	}()
 	ctx, stop := a.handleSignals(ctx)
 	defer stop()
 	root := a.root()
@@ -86,8 +94,12 @@ func Run(ctx context.Context, p Process) int {
 // printError shows what went wrong and what to do about it.
 func (a *app) printError(err error) {
 	fmt.Fprintf(a.Stderr, "banger: %v\n", err)
-	if e, ok := errors.AsType[*api.Error](err); ok && e.Hint != "" {
-		fmt.Fprintf(a.Stderr, "  %s\n", e.Hint)
+	e, ok := errors.AsType[*api.Error](err)
+	if !ok {
+		return
+	}
+	for _, line := range advice(e) {
+		fmt.Fprintf(a.Stderr, "  %s\n", line)
 	}
 }
 
@@ -162,6 +174,9 @@ without root and, where there is no KVM, without that too.`,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			a.config, a.settings, err = config.Load(a.Getenv)
+			if err == nil {
+				a.client = a.newClient()
+			}
 			return err
 		},
 	}

@@ -438,7 +438,7 @@ func TestSignalIsCancellation(t *testing.T) {
 	defer client.CloseIdle()
 	for name, call := range map[string]func() error{
 		"Image": func() error { _, err := client.Image(ctx, "x"); return err },
-		"Exec":  func() error { _, err := client.Exec(ctx, "x", api.Exec{}); return err },
+		"Exec":  func() error { _, err := client.Exec(ctx, api.Exec{VM: "x"}); return err },
 	} {
 		if err := call(); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s = %v, want a cancellation", name, err)

@@ -13,6 +13,7 @@ import (
 
 	"banger/api"
 	"banger/internal/build"
+	"banger/internal/config"
 	"banger/internal/daemon"
 	"banger/internal/host"
 )
@@ -22,39 +23,114 @@ const (
 	dialTimeout = 5 * time.Second
 	// startTimeout is how long a new daemon may take to answer; it recovers all VMs first.
 	startTimeout = 30 * time.Second
+	// handoverPatience is how long a request that changes nothing waits for a daemon of its own build, before it asks the one
+	// that is still being replaced.
+	handoverPatience = 500 * time.Millisecond
+	// handoverInterval is how often that one is asked what it waits for.
+	handoverInterval = 500 * time.Millisecond
 	// maxLogBytes is where the daemon's log is moved aside at a start.
 	maxLogBytes = 8 << 20
 )
 
-// connect returns a client of a daemon of this very build: it starts one when none runs, and replaces one of another
-// build, whose VMs and open sessions go on.
-func (a *app) connect(ctx context.Context) (*api.Client, error) {
-	if err := daemon.CheckHome(a.config.Home); err != nil {
-		return nil, err
-	}
+// newClient returns the way to the daemon. Each request sees to it first that a daemon is there that can take it.
+func (a *app) newClient() *api.Client {
 	client := api.NewClient(daemon.SocketPath(a.config.Home))
-	mine, err := build.ID()
-	if err != nil {
-		return nil, err
-	}
-	status, err := a.status(ctx, client)
-	if err == nil && status.Build == mine {
-		return client, nil
-	}
-	if err == nil {
-		if err := client.StopDaemon(ctx, api.StopDaemon{Drain: true}); err != nil {
-			return nil, fmt.Errorf("replace the daemon of another build: %w", err)
-		}
-	} else if !nobodyListens(err) {
-		return nil, fmt.Errorf("ask the daemon: %w", err)
-	}
-	return client, a.startDaemon(ctx, client)
+	client.Before = a.ensureDaemon
+	return client
 }
 
-func (a *app) status(ctx context.Context, client *api.Client) (api.DaemonStatus, error) {
+// ensureDaemon returns when a daemon can take the operation: one of this very build for a change, any that speaks this API
+// for what changes nothing. It starts one when none runs, and replaces one of another build, whose machines, sessions and
+// changes under way go on.
+func (a *app) ensureDaemon(ctx context.Context, op api.Spec) error {
+	select {
+	case a.daemonTurn <- struct{}{}: // one of many requests at once starts the daemon for all
+		defer func() { <-a.daemonTurn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := daemon.CheckHome(a.config.Home); err != nil {
+		return err
+	}
+	mine, err := build.ID()
+	if err != nil {
+		return err
+	}
+	plain := api.NewClient(daemon.SocketPath(a.config.Home))
+	defer plain.CloseIdle()
+	status, err := askStatus(ctx, plain)
+	switch {
+	case nobodyListens(err):
+		return a.startDaemon(ctx, plain)
+	case err != nil:
+		return fmt.Errorf("ask the daemon: %w", err)
+	case status.Build != mine || status.Draining:
+		done, err := a.replaceDaemon(ctx, plain, op, status)
+		if err != nil || !done {
+			return err
+		}
+		return a.startDaemon(ctx, plain)
+	}
+	return a.checkSettings(op, status)
+}
+
+func askStatus(ctx context.Context, client *api.Client) (api.DaemonStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	return client.Status(ctx)
+}
+
+// replaceDaemon asks the daemon to make way and reports whether it has. It has not when the operation can be asked of
+// it still, which goes on to answer until the changes under way have ended.
+func (a *app) replaceDaemon(ctx context.Context, plain *api.Client, op api.Spec, status api.DaemonStatus) (bool, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	gone := make(chan error, 1)
+	go func() { gone <- plain.StopDaemon(ctx, api.StopDaemon{Drain: true}) }()
+	var enough <-chan time.Time
+	if !op.Mutates() && status.API == api.Version {
+		timer := time.NewTimer(handoverPatience)
+		defer timer.Stop()
+		enough = timer.C
+	}
+	display := a.newDisplay()
+	defer display.close()
+	tick := time.NewTicker(handoverInterval)
+	defer tick.Stop()
+	for began := time.Now(); ; {
+		select {
+		case err := <-gone:
+			if err != nil && !nobodyListens(err) {
+				return false, fmt.Errorf("replace the daemon of another build: %w", err)
+			}
+			return true, nil
+		case <-enough:
+			return false, nil
+		case <-tick.C:
+			p := api.Progress{Stage: "wait for the daemon of another build", State: api.ProgressRunning}
+			if now, err := askStatus(ctx, plain); err == nil {
+				p.Detail = strings.Join(now.Left, ", ")
+			}
+			p.ElapsedMS = time.Since(began).Milliseconds()
+			display.show(p)
+		}
+	}
+}
+
+// checkSettings refuses an operation that would go by other settings than the user has in mind: those of the home folder
+// are its daemon's from the daemon's start on.
+func (a *app) checkSettings(op api.Spec, status api.DaemonStatus) error {
+	if !op.HomeSettings {
+		return nil
+	}
+	for _, s := range config.InForce(a.settings, status.Settings) {
+		if s.Pending != "" {
+			return api.Errorf(api.CodeConflict, "setting %s is %s (from %s), but the daemon that runs was started with %s",
+				s.Key, s.Pending, s.PendingOrigin, s.Value).
+				WithRemedy(api.OpStopDaemon.Remedy(api.StopDaemon{}, "end it, the next command starts one with yours"))
+		}
+	}
+	return nil
 }
 
 // nobodyListens reports whether err says that there is no daemon, or that one died while it was asked, as opposed to one
@@ -74,18 +150,9 @@ func (a *app) startDaemon(ctx context.Context, client *api.Client) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(a.config.Home, 0o700); err != nil {
-		return fmt.Errorf("make home folder: %w", err)
-	}
-	path := daemon.LogPath(a.config.Home)
-	if info, err := os.Stat(path); err == nil && info.Size() > maxLogBytes {
-		if err := os.Rename(path, path+".old"); err != nil {
-			return fmt.Errorf("move the daemon's log aside: %w", err)
-		}
-	}
-	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := a.openDaemonLog()
 	if err != nil {
-		return fmt.Errorf("open the daemon's log: %w", err)
+		return err
 	}
 	defer log.Close()
 	info, err := log.Stat()
@@ -104,15 +171,33 @@ func (a *app) startDaemon(ctx context.Context, client *api.Client) error {
 		_ = command.Wait() // why it died stands in its log
 		close(died)
 	}()
-	if err := a.awaitDaemon(ctx, client, died); err != nil {
-		return fmt.Errorf("start daemon: %w%s", err, logSince(path, info.Size()))
+	if err := awaitDaemon(ctx, client, died); err != nil {
+		return fmt.Errorf("start daemon: %w%s", err, logSince(log.Name(), info.Size()))
 	}
 	return nil
 }
 
+// openDaemonLog opens the log that a new daemon goes on with. One that has grown large is moved aside.
+func (a *app) openDaemonLog() (*os.File, error) {
+	if err := os.MkdirAll(a.config.Home, 0o700); err != nil {
+		return nil, fmt.Errorf("make home folder: %w", err)
+	}
+	path := daemon.LogPath(a.config.Home)
+	if info, err := os.Stat(path); err == nil && info.Size() > maxLogBytes {
+		if err := os.Rename(path, path+".old"); err != nil {
+			return nil, fmt.Errorf("move the daemon's log aside: %w", err)
+		}
+	}
+	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the daemon's log: %w", err)
+	}
+	return log, nil
+}
+
 // awaitDaemon returns when a daemon answers. When the one we started dies, another command may just have won the race
 // to start one, so the socket gets some more time.
-func (a *app) awaitDaemon(ctx context.Context, client *api.Client, died <-chan struct{}) error {
+func awaitDaemon(ctx context.Context, client *api.Client, died <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)

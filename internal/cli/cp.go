@@ -53,23 +53,18 @@ folder's content. "-" is a tar stream on standard input or output.`,
 			if (from.vm == "") == (to.vm == "") {
 				return badUsage(cmd, "one end of the copy, and only one, must be in a machine: NAME:/path")
 			}
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
 			if to.vm != "" {
-				return a.copyIn(cmd.Context(), client, from, to)
+				return a.copyIn(cmd.Context(), from, to)
 			}
-			return a.copyOut(cmd.Context(), client, from, to)
+			return a.copyOut(cmd.Context(), from, to)
 		},
 	}
 }
 
 // copyIn packs while the daemon reads.
-func (a *app) copyIn(ctx context.Context, client *api.Client, from, to place) error {
+func (a *app) copyIn(ctx context.Context, from, to place) error {
 	if from.stream {
-		return client.WriteFiles(ctx, to.vm, to.path, a.Stdin)
+		return a.client.WriteFiles(ctx, api.Files{VM: to.vm, Path: to.path}, a.Stdin)
 	}
 	r, w := io.Pipe()
 	packed := make(chan error, 1)
@@ -78,7 +73,7 @@ func (a *app) copyIn(ctx context.Context, client *api.Client, from, to place) er
 		w.CloseWithError(err)
 		packed <- err
 	}()
-	err := client.WriteFiles(ctx, to.vm, to.path, r)
+	err := a.client.WriteFiles(ctx, api.Files{VM: to.vm, Path: to.path}, r)
 	r.CloseWithError(errors.New("the copy ended")) // wakes a packer that nobody reads from
 	packErr := <-packed
 	if _, refused := errors.AsType[*api.Error](err); packErr != nil && !refused {
@@ -87,8 +82,8 @@ func (a *app) copyIn(ctx context.Context, client *api.Client, from, to place) er
 	return err
 }
 
-func (a *app) copyOut(ctx context.Context, client *api.Client, from, to place) error {
-	files, err := client.ReadFiles(ctx, from.vm, from.path)
+func (a *app) copyOut(ctx context.Context, from, to place) error {
+	files, err := a.client.ReadFiles(ctx, api.Files{VM: from.vm, Path: from.path})
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"cmp"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -40,16 +39,17 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 	registerCompletion(cmd, "kernel", a.completeKernels)
 }
 
-// request turns the flags into what the API takes. The image is named even when it is the default: `image default` changes
-// the settings of the next command, not those of a daemon that runs.
+// request turns the flags into what the API takes. What no flag says comes from the settings as they are now: a daemon
+// that runs may have been started with others.
 func (f *vmFlags) request(a *app, cmd *cobra.Command) (api.CreateVM, error) {
 	image, err := absoluteSource(cmp.Or(f.image, a.config.Image))
 	if err != nil {
 		return api.CreateVM{}, err
 	}
 	want := api.CreateVM{
-		Name: f.name, Image: image, Kernel: f.kernel, CPUs: f.cpus, Env: a.expandEnv(f.env),
-		Network: api.Network(f.network), Isolated: f.isolated, HostServices: f.hostServices,
+		Name: f.name, Image: image, Kernel: f.kernel, KernelDefault: a.config.Kernel,
+		CPUs: cmp.Or(f.cpus, a.config.CPUs), MemoryMiB: a.config.MemoryMiB, DiskMiB: a.config.DiskMiB, Env: a.expandEnv(f.env),
+		Network: cmp.Or(api.Network(f.network), a.config.Network), Isolated: f.isolated, HostServices: f.hostServices,
 	}
 	for _, text := range f.publish {
 		forward, err := api.ParseForward(text)
@@ -102,22 +102,10 @@ func (a *app) createCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
 			display := a.newDisplay()
-			vm, err := client.CreateVM(cmd.Context(), want, display.show)
+			vm, err := a.client.CreateVM(cmd.Context(), want, display.show)
 			display.close()
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(vm)
-			}
-			_, err = fmt.Fprintln(a.Stdout, vm.Name)
-			return err
+			return show(a, vm, err, a.printName)
 		},
 	}
 	flags.register(a, cmd)

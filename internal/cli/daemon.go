@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -34,7 +36,7 @@ func (a *app) daemonRunCommand() *cobra.Command {
 				return err
 			}
 			signal.Ignore(syscall.SIGHUP) // the terminal of the command that started it may go
-			return daemon.Run(cmd.Context(), a.config, tools, a.logger())
+			return daemon.Run(cmd.Context(), daemon.Options{Config: a.config, Settings: a.settings, Tools: tools, Log: a.logger()})
 		},
 	}
 }
@@ -46,29 +48,36 @@ func (a *app) daemonStatusCommand() *cobra.Command {
 		Example: "  banger daemon status --json",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client := api.NewClient(daemon.SocketPath(a.config.Home))
-			defer client.CloseIdle()
-			status, err := a.status(cmd.Context(), client)
-			if nobodyListens(err) {
-				return api.Errorf(api.CodeUnavailable, "no daemon runs for %s", a.config.Home).WithHint("any command starts it, such as: banger ls")
-			}
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(status)
-			}
-			return a.table([][]string{
-				{"pid", strconv.Itoa(status.PID)},
-				{"version", status.Version},
-				{"home", status.Home},
-				{"socket", status.Socket},
-				{"up", seconds(time.Duration(status.UptimeMS) * time.Millisecond)},
-				{"memory", size(status.RSSBytes)},
-				{"machines", fmt.Sprintf("%d, %d running", status.VMs, status.RunningVMs)},
+			status, err := a.running(cmd.Context())
+			return show(a, status, err, func(status api.DaemonStatus) error {
+				rows := [][]string{
+					{"pid", strconv.Itoa(status.PID)},
+					{"version", status.Version},
+					{"home", status.Home},
+					{"socket", status.Socket},
+					{"up", seconds(time.Duration(status.UptimeMS) * time.Millisecond)},
+					{"memory", size(status.RSSBytes)},
+					{"machines", fmt.Sprintf("%d, %d running", status.VMs, status.RunningVMs)},
+				}
+				if status.Draining {
+					rows = append(rows, []string{"being replaced", "waits for " + strings.Join(status.Left, ", ")})
+				}
+				return a.table(rows)
 			})
 		},
 	}
+}
+
+// running asks the daemon that runs, whichever build it is of, and starts none.
+func (a *app) running(ctx context.Context) (api.DaemonStatus, error) {
+	plain := api.NewClient(daemon.SocketPath(a.config.Home))
+	defer plain.CloseIdle()
+	status, err := askStatus(ctx, plain)
+	if nobodyListens(err) {
+		return status, api.Errorf(api.CodeUnavailable, "no daemon runs for %s", a.config.Home).
+			WithHint("any command starts it, such as: banger ls")
+	}
+	return status, err
 }
 
 func (a *app) daemonStopCommand() *cobra.Command {
@@ -82,16 +91,11 @@ also what killed processes left on this host: namespace, link, route and rules. 
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if purge { // it takes a daemon to know who uses the network
-				client, err := a.connect(cmd.Context())
-				if err != nil {
-					return err
-				}
-				defer client.CloseIdle()
-				return client.StopDaemon(cmd.Context(), api.StopDaemon{PurgeNetwork: true})
+				return a.client.StopDaemon(cmd.Context(), api.StopDaemon{PurgeNetwork: true})
 			}
-			client := api.NewClient(daemon.SocketPath(a.config.Home))
-			defer client.CloseIdle()
-			err := client.StopDaemon(cmd.Context(), api.StopDaemon{})
+			plain := api.NewClient(daemon.SocketPath(a.config.Home))
+			defer plain.CloseIdle()
+			err := plain.StopDaemon(cmd.Context(), api.StopDaemon{})
 			if nobodyListens(err) {
 				return nil
 			}

@@ -30,13 +30,8 @@ An image from a registry may say in which environment and directory and as which
 			if len(argv) == 0 {
 				return badUsage(cmd, "no command given; for a shell there is: banger shell %s", name)
 			}
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
-			e := api.Exec{Argv: argv, Env: a.expandEnv(env), Dir: dir, User: user}
-			return a.session(cmd.Context(), client, name, e, sessionOptions{stdin: interactive, tty: tty})
+			e := api.Exec{VM: name, Argv: argv, Env: a.expandEnv(env), Dir: dir, User: user}
+			return a.session(cmd.Context(), e, sessionOptions{stdin: interactive, tty: tty})
 		},
 	}
 	flags := cmd.Flags()
@@ -58,12 +53,8 @@ func (a *app) shellCommand() *cobra.Command {
 		Args:              args(cobra.ExactArgs(1)),
 		ValidArgsFunction: a.completeOneVM,
 		RunE: func(cmd *cobra.Command, given []string) error {
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
-			return a.session(cmd.Context(), client, given[0], api.Exec{Dir: dir, User: user}, sessionOptions{stdin: true, tty: a.onTerminal()})
+			shell := api.Exec{VM: given[0], Dir: dir, User: user}
+			return a.session(cmd.Context(), shell, sessionOptions{stdin: true, tty: a.onTerminal()})
 		},
 	}
 	cmd.Flags().StringVarP(&dir, "workdir", "w", "", "directory to start in (default: the image's, or the user's home)")

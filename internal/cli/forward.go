@@ -31,26 +31,20 @@ network for it, and you need no rights.`,
 			if err != nil {
 				return err
 			}
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
 			added := []api.Forward{}
 			for _, f := range forwards {
-				f, err := client.AddForward(cmd.Context(), given[0], f)
+				f, err := a.client.AddForward(cmd.Context(), addForward(given[0], f))
 				if err != nil {
 					return err
 				}
 				added = append(added, f)
 			}
-			if a.json {
-				return a.printJSON(added)
-			}
-			for _, f := range added {
-				fmt.Fprintln(a.Stdout, forwardWords(f, given[0]))
-			}
-			return nil
+			return show(a, added, nil, func(added []api.Forward) error {
+				for _, f := range added {
+					fmt.Fprintln(a.Stdout, forwardWords(f, given[0]))
+				}
+				return nil
+			})
 		},
 	}
 	cmd.AddCommand(a.forwardListCommand(), a.forwardRemoveCommand())
@@ -67,6 +61,10 @@ func parseForwards(texts []string) ([]api.Forward, error) {
 		forwards = append(forwards, f)
 	}
 	return forwards, nil
+}
+
+func addForward(vm string, f api.Forward) api.AddForward {
+	return api.AddForward{VM: vm, Protocol: f.Protocol, Host: f.Host, HostPort: f.HostPort, GuestPort: f.GuestPort}
 }
 
 func forwardWords(f api.Forward, vm string) string {
@@ -113,13 +111,9 @@ func (a *app) forwardRemoveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
 			for _, f := range forwards {
-				if err := client.RemoveForward(cmd.Context(), given[0], f); err != nil {
+				of := api.RemoveForward{VM: given[0], Protocol: f.Protocol, Host: f.Host, HostPort: f.HostPort}
+				if err := a.client.RemoveForward(cmd.Context(), of); err != nil {
 					return err
 				}
 				fmt.Fprintf(a.Stdout, "%s/%s\n", f.Listen(), f.Protocol)
@@ -132,7 +126,7 @@ func (a *app) forwardRemoveCommand() *cobra.Command {
 // completeForwards completes a machine that has forwards, then its forwards.
 func (a *app) completeForwards(_ *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return a.completions(func(ctx context.Context, client *api.Client) ([]string, error) {
-		vms, err := client.VMs(ctx)
+		vms, err := a.client.VMs(ctx)
 		var words []string
 		for _, vm := range vms {
 			if len(given) == 0 && len(vm.Forwards) > 0 {
@@ -158,37 +152,30 @@ machine's own address where the host has a route to it (root's network).`,
 		Args:              args(cobra.ExactArgs(1)),
 		ValidArgsFunction: a.completeOneVM,
 		RunE: func(cmd *cobra.Command, given []string) error {
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
-			ports, err := client.Ports(cmd.Context(), given[0])
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(ports)
-			}
-			rows := [][]string{{"PORT", "ADDRESS", "PROCESS", "REACH IT AT"}}
-			unreachable := api.Port{}
-			for _, p := range ports {
-				process, reach := "-", "-"
-				if p.Process != "" {
-					process = fmt.Sprintf("%s (%d)", p.Process, p.PID)
-				}
-				if len(p.Reach) > 0 {
-					reach = strings.Join(p.Reach, ", ")
-				} else if strings.HasPrefix(p.Network, "tcp") {
-					unreachable = p
-				}
-				rows = append(rows, []string{fmt.Sprintf("%d/%s", p.Port, p.Network), p.Address, process, reach})
-			}
-			if err := a.table(rows); err != nil || unreachable.Port == 0 {
-				return err
-			}
-			fmt.Fprintf(a.Stderr, "to reach one from here: banger forward %s 0:%d\n", given[0], unreachable.Port)
-			return nil
+			ports, err := a.client.Ports(cmd.Context(), given[0])
+			return show(a, ports, err, func(ports []api.Port) error { return a.printPorts(given[0], ports) })
 		},
 	}
+}
+
+func (a *app) printPorts(vm string, ports []api.Port) error {
+	rows := [][]string{{"PORT", "ADDRESS", "PROCESS", "REACH IT AT"}}
+	unreachable := api.Port{}
+	for _, p := range ports {
+		process, reach := "-", "-"
+		if p.Process != "" {
+			process = fmt.Sprintf("%s (%d)", p.Process, p.PID)
+		}
+		if len(p.Reach) > 0 {
+			reach = strings.Join(p.Reach, ", ")
+		} else if strings.HasPrefix(p.Network, "tcp") {
+			unreachable = p
+		}
+		rows = append(rows, []string{fmt.Sprintf("%d/%s", p.Port, p.Network), p.Address, process, reach})
+	}
+	if err := a.table(rows); err != nil || unreachable.Port == 0 {
+		return err
+	}
+	fmt.Fprintf(a.Stderr, "to reach one from here: banger forward %s 0:%d\n", vm, unreachable.Port)
+	return nil
 }

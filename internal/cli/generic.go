@@ -19,19 +19,8 @@ func listCommand[T any](a *app, things string, list func(*api.Client, context.Co
 		Example: fmt.Sprintf("  banger %s ls --json", things[:len(things)-1]),
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
-			all, err := list(client, cmd.Context())
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(all)
-			}
-			return a.table(rows(all))
+			all, err := list(a.client, cmd.Context())
+			return show(a, all, err, func(all []T) error { return a.table(rows(all)) })
 		},
 	}
 }
@@ -44,14 +33,9 @@ func inspectManyCommand[T any](a *app, thing string, get func(*api.Client, conte
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: complete,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
 			all := []T{}
 			for _, name := range names {
-				one, err := get(client, cmd.Context(), name)
+				one, err := get(a.client, cmd.Context(), name)
 				if err != nil {
 					return err
 				}
@@ -72,15 +56,10 @@ func removeManyCommand(a *app, thing string, remove func(*api.Client, context.Co
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: complete,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
 			removed := []string{}
 			var failed error
 			for _, name := range names {
-				err := remove(client, cmd.Context(), name)
+				err := remove(a.client, cmd.Context(), name)
 				switch {
 				case err != nil && failed != nil:
 					a.printError(failed)
@@ -102,7 +81,7 @@ func removeManyCommand(a *app, thing string, remove func(*api.Client, context.Co
 }
 
 // pruneCommand deletes what nobody can name or uses.
-func pruneCommand(a *app, thing, short string, prune func(*api.Client, context.Context, bool) (api.Pruned, error)) *cobra.Command {
+func pruneCommand(a *app, thing, short string, prune func(*api.Client, context.Context, api.Prune) (api.Pruned, error)) *cobra.Command {
 	var dryRun bool
 	cmd := &cobra.Command{
 		Use:     "prune",
@@ -110,50 +89,32 @@ func pruneCommand(a *app, thing, short string, prune func(*api.Client, context.C
 		Example: fmt.Sprintf("  banger %s prune --dry-run\n  banger %s prune", thing, thing),
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
-			pruned, err := prune(client, cmd.Context(), dryRun)
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(pruned)
-			}
-			for _, id := range pruned.Removed {
-				fmt.Fprintln(a.Stdout, shortID(id))
-			}
-			freed := "freed"
-			if dryRun {
-				freed = "would free"
-			}
-			fmt.Fprintf(a.Stderr, "%s %s\n", freed, size(pruned.FreedBytes))
-			return nil
+			pruned, err := prune(a.client, cmd.Context(), api.Prune{DryRun: dryRun})
+			return show(a, pruned, err, a.printPruned)
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would go")
 	return cmd
 }
 
+func (a *app) printPruned(pruned api.Pruned) error {
+	for _, id := range pruned.Removed {
+		fmt.Fprintln(a.Stdout, shortID(id))
+	}
+	freed := "freed"
+	if pruned.DryRun {
+		freed = "would free"
+	}
+	fmt.Fprintf(a.Stderr, "%s %s\n", freed, size(pruned.FreedBytes))
+	return nil
+}
+
 // makeThing runs a request that takes long and answers with one thing, shown by row.
 func makeThing[T any](ctx context.Context, a *app, ask func(context.Context, *api.Client, func(api.Progress)) (T, error), row func(T) []string) error {
-	client, err := a.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer client.CloseIdle()
 	display := a.newDisplay()
-	made, err := ask(ctx, client, display.show)
+	made, err := ask(ctx, a.client, display.show)
 	display.close()
-	if err != nil {
-		return err
-	}
-	if a.json {
-		return a.printJSON(made)
-	}
-	return a.table([][]string{row(made)})
+	return show(a, made, err, func(made T) error { return a.table([][]string{row(made)}) })
 }
 
 func imageRow(i api.Image) []string {

@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"banger/api"
 	"banger/internal/build"
+	"banger/internal/config"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -16,12 +18,7 @@ func (a *app) doctorCommand() *cobra.Command {
 		Example: "  banger doctor",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
-			checks, err := client.Doctor(cmd.Context())
+			checks, err := a.client.Doctor(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -61,17 +58,38 @@ func (a *app) configCommand() *cobra.Command {
 		Short:   "Show every setting and where its value came from",
 		Example: "  banger config show --json",
 		Args:    args(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error {
-			if a.json {
-				return a.printJSON(a.settings)
-			}
-			rows := [][]string{{"SETTING", "VALUE", "FROM"}}
-			for _, s := range a.settings {
-				rows = append(rows, []string{s.Key, s.Value, s.Origin})
-			}
-			return a.table(rows)
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all := config.InForce(a.settings, a.settingsOfDaemon(cmd.Context()))
+			return show(a, all, nil, a.printSettings)
 		},
 	})
+}
+
+// settingsOfDaemon returns those that the daemon works with, or nil when none runs: then the next one takes ours.
+func (a *app) settingsOfDaemon(ctx context.Context) []api.Setting {
+	status, err := a.running(ctx)
+	if err != nil {
+		return nil
+	}
+	return status.Settings
+}
+
+func (a *app) printSettings(all []api.Setting) error {
+	rows := [][]string{{"SETTING", "VALUE", "FROM"}}
+	pending := false
+	for _, s := range all {
+		from := s.Origin
+		if s.Pending != "" {
+			pending = true
+			from = fmt.Sprintf("the daemon that runs; %s from %s has to wait", s.Pending, s.PendingOrigin)
+		}
+		rows = append(rows, []string{s.Key, s.Value, from})
+	}
+	if err := a.table(rows); err != nil || !pending {
+		return err
+	}
+	_, err := fmt.Fprintln(a.Stderr, "what waits counts for the next daemon: banger daemon stop")
+	return err
 }
 
 func (a *app) versionCommand() *cobra.Command {

@@ -47,20 +47,12 @@ func (a *app) hostServiceChange(verb, short string, change func(have, ports []in
 				}
 				ports = append(ports, int(port))
 			}
-			client, err := a.connect(cmd.Context())
+			vm, err := a.client.VM(cmd.Context(), given[0])
 			if err != nil {
 				return err
 			}
-			defer client.CloseIdle()
-			vm, err := client.VM(cmd.Context(), given[0])
-			if err != nil {
-				return err
-			}
-			vm, err = client.SetHostServices(cmd.Context(), vm.ID, change(vm.HostServices, ports))
-			if err != nil {
-				return err
-			}
-			return a.printHostServices(vm)
+			vm, err = a.client.SetHostServices(cmd.Context(), api.SetHostServices{VM: vm.ID, Ports: change(vm.HostServices, ports)})
+			return show(a, vm, err, a.printHostServices)
 		},
 	}
 }
@@ -84,9 +76,6 @@ func (a *app) hostServiceListCommand() *cobra.Command {
 
 // printHostServices says where the machine finds what it may reach.
 func (a *app) printHostServices(vm api.VM) error {
-	if a.json {
-		return a.printJSON(vm)
-	}
 	for _, port := range vm.HostServices {
 		if _, err := fmt.Fprintf(a.Stdout, "%s:%d\n", vm.Gateway, port); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -62,23 +63,17 @@ The same flags can stand in a file (-f banger.toml), with paths relative to it; 
 			if err != nil {
 				return err
 			}
-			want.Force = force
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
+			want.Force, want.From = force, cmp.Or(want.From, a.config.Image)
+			want.CPUs, want.MemoryMiB = cmp.Or(want.CPUs, a.config.CPUs), cmp.Or(want.MemoryMiB, a.config.MemoryMiB)
+			want.KernelDefault, want.Sources = a.config.Kernel, config.BuildSources(a.settings)
+			want.BootTimeoutMS, want.StopTimeoutMS = a.config.BootTimeout.Milliseconds(), a.config.StopTimeout.Milliseconds()
 			display := a.newDisplay()
-			image, err := client.BuildImage(cmd.Context(), want, display.show, display.say)
+			image, err := a.client.BuildImage(cmd.Context(), want, display.show, display.say)
 			display.close()
-			if err != nil {
+			return show(a, image, err, func(api.Image) error {
+				_, err := fmt.Fprintln(a.Stdout, want.Name)
 				return err
-			}
-			if a.json {
-				return a.printJSON(image)
-			}
-			_, err = fmt.Fprintln(a.Stdout, want.Name)
-			return err
+			})
 		},
 	}
 	flags.register(a, cmd)
@@ -235,12 +230,7 @@ func (a *app) imageLogsCommand() *cobra.Command {
 		Args:              args(cobra.ExactArgs(1)),
 		ValidArgsFunction: a.completeImages,
 		RunE: func(cmd *cobra.Command, given []string) error {
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
-			log, err := client.BuildLog(cmd.Context(), given[0], follow)
+			log, err := a.client.BuildLog(cmd.Context(), api.BuildLog{Image: given[0], Follow: follow})
 			if err != nil {
 				return err
 			}

@@ -23,12 +23,7 @@ Without NAME it shows the one that counts now.`,
 			if len(given) == 0 {
 				return a.printDefault(a.config.Image)
 			}
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
-			_, err = client.Image(cmd.Context(), given[0])
+			_, err := a.client.Image(cmd.Context(), given[0])
 			if api.CodeOf(err) == api.CodeNotFound && strings.HasPrefix(given[0], "debian:") {
 				err = nil // the first machine makes it
 			}

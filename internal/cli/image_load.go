@@ -31,7 +31,7 @@ func (a *app) imageLoadCommand() *cobra.Command {
 				return badUsage(cmd, "standard input is a terminal: give a file, or pipe one in")
 			}
 			return makeThing(cmd.Context(), a, func(ctx context.Context, client *api.Client, show func(api.Progress)) (api.Image, error) {
-				return client.LoadImage(ctx, file, name, show)
+				return client.LoadImage(ctx, api.LoadImage{Name: name}, file, show)
 			}, imageRow)
 		},
 	}

@@ -39,24 +39,15 @@ environment, working directory, user and command is shown by "banger image inspe
 			if err != nil {
 				return err
 			}
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
 			display, began := a.newDisplay(), time.Now()
-			image, err := client.PullImage(cmd.Context(), api.PullImage{Source: source, Name: name}, display.show)
+			image, err := a.client.PullImage(cmd.Context(), api.PullImage{Source: source, Name: name}, display.show)
 			display.close()
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(image)
-			}
-			if image.CreatedAt.Before(began.Truncate(time.Second)) && !a.quiet {
-				fmt.Fprintf(a.Stderr, "already there, made %s\n", age(&image.CreatedAt))
-			}
-			return a.table([][]string{imageRow(image)})
+			return show(a, image, err, func(image api.Image) error {
+				if image.CreatedAt.Before(began.Truncate(time.Second)) && !a.quiet {
+					fmt.Fprintf(a.Stderr, "already there, made %s\n", age(&image.CreatedAt))
+				}
+				return a.table([][]string{imageRow(image)})
+			})
 		},
 	}
 	cmd.Flags().StringVarP(&name, "name", "n", "", "name of the image (default: SOURCE, or the file's name)")

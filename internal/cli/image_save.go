@@ -31,12 +31,7 @@ zstd; holes take no space. "-" is standard output.`,
 			if file, ok := a.Stdout.(*os.File); ok && output == "-" && term.IsTerminal(int(file.Fd())) {
 				return badUsage(cmd, "an archive is nothing for a terminal: -o FILE")
 			}
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
-			archive, err := client.SaveImage(cmd.Context(), given[0])
+			archive, err := a.client.SaveImage(cmd.Context(), given[0])
 			if err != nil {
 				return err
 			}

@@ -18,7 +18,7 @@ func (a *app) imageTagCommand() *cobra.Command {
 		ValidArgsFunction: a.completeImages,
 		RunE: func(cmd *cobra.Command, given []string) error {
 			return makeThing(cmd.Context(), a, func(ctx context.Context, client *api.Client, _ func(api.Progress)) (api.Image, error) {
-				return client.TagImage(ctx, given[0], api.TagImage{Name: given[1]})
+				return client.TagImage(ctx, api.TagImage{Image: given[0], Name: given[1]})
 			}, imageRow)
 		},
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -18,7 +19,7 @@ func (a *app) startCommand() *cobra.Command {
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, progress func(api.Progress)) (api.VM, error) {
-				return c.StartVM(ctx, name, progress)
+				return c.StartVM(ctx, api.StartVM{VM: name, BootTimeoutMS: a.config.BootTimeout.Milliseconds()}, progress)
 			})
 		},
 	}
@@ -36,12 +37,17 @@ A machine that does not end in time is killed.`,
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, progress func(api.Progress)) (api.VM, error) {
-				return c.StopVM(ctx, name, api.StopVM{TimeoutMS: timeout.Milliseconds()}, progress)
+				return c.StopVM(ctx, api.StopVM{VM: name, TimeoutMS: a.stopTimeoutMS(timeout)}, progress)
 			})
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "time for the machine's own shutdown (default from the settings)")
 	return cmd
+}
+
+// stopTimeoutMS is the time that the user gives a machine's own shutdown.
+func (a *app) stopTimeoutMS(flag time.Duration) int64 {
+	return cmp.Or(flag, a.config.StopTimeout).Milliseconds()
 }
 
 func (a *app) restartCommand() *cobra.Command {
@@ -54,7 +60,9 @@ func (a *app) restartCommand() *cobra.Command {
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, progress func(api.Progress)) (api.VM, error) {
-				return c.RestartVM(ctx, name, api.StopVM{TimeoutMS: timeout.Milliseconds()}, progress)
+				return c.RestartVM(ctx, api.RestartVM{
+					VM: name, TimeoutMS: a.stopTimeoutMS(timeout), BootTimeoutMS: a.config.BootTimeout.Milliseconds(),
+				}, progress)
 			})
 		},
 	}
@@ -72,7 +80,7 @@ func (a *app) killCommand() *cobra.Command {
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, _ func(api.Progress)) (api.VM, error) {
-				return c.KillVM(ctx, name, api.KillVM{Signal: signal})
+				return c.KillVM(ctx, api.KillVM{VM: name, Signal: signal})
 			})
 		},
 	}
@@ -94,7 +102,7 @@ func (a *app) rmCommand() *cobra.Command {
 				if err != nil {
 					return vm, err
 				}
-				return vm, c.RemoveVM(ctx, vm.ID, force)
+				return vm, c.RemoveVM(ctx, api.RemoveVM{VM: vm.ID, Force: force})
 			})
 		},
 	}

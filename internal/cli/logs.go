@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"banger/api"
 )
 
 func (a *app) logsCommand() *cobra.Command {
@@ -16,12 +18,7 @@ func (a *app) logsCommand() *cobra.Command {
 		Args:              args(cobra.ExactArgs(1)),
 		ValidArgsFunction: a.completeOneVM,
 		RunE: func(cmd *cobra.Command, given []string) error {
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
-			console, err := client.Logs(cmd.Context(), given[0], follow)
+			console, err := a.client.Logs(cmd.Context(), api.Logs{VM: given[0], Follow: follow})
 			if err != nil {
 				return err
 			}

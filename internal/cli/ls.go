@@ -16,25 +16,21 @@ func (a *app) lsCommand() *cobra.Command {
 		Example: "  banger ls\n  banger ls --json",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
-			vms, err := client.VMs(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(vms)
-			}
-			rows := [][]string{{"NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "DISK", "CREATED", "ID"}}
-			for _, vm := range vms {
-				rows = append(rows, []string{vm.Name, stateWords(vm), imageWords(vm), strconv.Itoa(vm.CPUs), sizeMiB(vm.MemoryMiB), sizeMiB(vm.DiskMiB), age(&vm.CreatedAt), vm.ID})
-			}
-			return a.table(rows)
+			vms, err := a.client.VMs(cmd.Context())
+			return show(a, vms, err, a.printVMs)
 		},
 	}
+}
+
+func (a *app) printVMs(vms []api.VM) error {
+	rows := [][]string{{"NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "DISK", "CREATED", "ID"}}
+	for _, vm := range vms {
+		rows = append(rows, []string{
+			vm.Name, stateWords(vm), imageWords(vm), strconv.Itoa(vm.CPUs), sizeMiB(vm.MemoryMiB), sizeMiB(vm.DiskMiB),
+			age(&vm.CreatedAt), vm.ID,
+		})
+	}
+	return a.table(rows)
 }
 
 // imageWords marks the machines in which an image is made.
@@ -72,14 +68,9 @@ func (a *app) inspectCommand() *cobra.Command {
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
 			vms := []api.VM{}
 			for _, name := range names {
-				vm, err := client.VM(cmd.Context(), name)
+				vm, err := a.client.VM(cmd.Context(), name)
 				if err != nil {
 					return err
 				}

@@ -13,15 +13,10 @@ import (
 // atOnce bounds how many VMs one command works on at a time.
 const atOnce = 16
 
-// eachVM does the same to many VMs at once; one that fails does not stop the others. Names are printed as they are
-// done, errors too; the command fails when any did.
+// eachVM does the same to many VMs at once; one that fails does not stop the others. When all have ended, the names of those
+// done are printed and then the errors; the command fails when any did.
 func (a *app) eachVM(cmd *cobra.Command, names []string, do func(context.Context, *api.Client, string, func(api.Progress)) (api.VM, error)) error {
-	client, err := a.connect(cmd.Context())
-	if err != nil {
-		return err
-	}
-	defer client.CloseIdle()
-	var mu sync.Mutex // guards the output, done and failed
+	var mu sync.Mutex // guards done and failures
 	done := []api.VM{}
 	var failures []error
 	display := a.newDisplay()
@@ -31,7 +26,7 @@ func (a *app) eachVM(cmd *cobra.Command, names []string, do func(context.Context
 		group.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			vm, err := do(cmd.Context(), client, name, prefixed(display, name, len(names)))
+			vm, err := do(cmd.Context(), a.client, name, prefixed(display, name, len(names)))
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -75,12 +70,7 @@ func prefixed(d display, name string, of int) func(api.Progress) {
 // listOfVMs prints what each of some VMs has, of all when names is empty: a line for each with the VM's name before the
 // cells, or as JSON a list by the name of each VM that has any.
 func listOfVMs[T any](ctx context.Context, a *app, names, header []string, of func(api.VM) []T, cells func(api.VM, T) []string) error {
-	client, err := a.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer client.CloseIdle()
-	vms, err := someVMs(ctx, client, names)
+	vms, err := a.someVMs(ctx, names)
 	if err != nil {
 		return err
 	}
@@ -93,20 +83,17 @@ func listOfVMs[T any](ctx context.Context, a *app, names, header []string, of fu
 			rows = append(rows, append([]string{vm.Name}, cells(vm, has)...))
 		}
 	}
-	if a.json {
-		return a.printJSON(byName)
-	}
-	return a.table(rows)
+	return show(a, byName, nil, func(map[string][]T) error { return a.table(rows) })
 }
 
 // someVMs returns the VMs of these names, or all when there are none.
-func someVMs(ctx context.Context, client *api.Client, names []string) ([]api.VM, error) {
+func (a *app) someVMs(ctx context.Context, names []string) ([]api.VM, error) {
 	if len(names) == 0 {
-		return client.VMs(ctx)
+		return a.client.VMs(ctx)
 	}
 	var vms []api.VM
 	for _, name := range names {
-		vm, err := client.VM(ctx, name)
+		vm, err := a.client.VM(ctx, name)
 		if err != nil {
 			return nil, err
 		}

@@ -1,9 +1,9 @@
 package cli
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
+
+	"banger/api"
 )
 
 func (a *app) natCommand() *cobra.Command {
@@ -24,20 +24,8 @@ and nothing beyond.`,
 			if given[1] != "on" && given[1] != "off" {
 				return badUsage(cmd, "%q is neither on nor off", given[1])
 			}
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
-			vm, err := client.SetNAT(cmd.Context(), given[0], given[1] == "on")
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(vm)
-			}
-			_, err = fmt.Fprintln(a.Stdout, vm.Name)
-			return err
+			vm, err := a.client.SetNAT(cmd.Context(), api.SetNAT{VM: given[0], On: given[1] == "on"})
+			return show(a, vm, err, a.printName)
 		},
 	}
 }

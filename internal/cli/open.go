@@ -31,20 +31,15 @@ agent, and print its URL once it answers. SERVICE can be left out when the image
 		Args:              args(cobra.RangeArgs(1, 2)),
 		ValidArgsFunction: a.completeServices,
 		RunE: func(cmd *cobra.Command, given []string) error {
-			client, err := a.connect(cmd.Context())
+			vm, err := a.client.VM(cmd.Context(), given[0])
 			if err != nil {
 				return err
 			}
-			defer client.CloseIdle()
-			vm, err := client.VM(cmd.Context(), given[0])
+			service, err := a.serviceOf(cmd.Context(), vm, given[1:])
 			if err != nil {
 				return err
 			}
-			service, err := serviceOf(cmd.Context(), client, vm, given[1:])
-			if err != nil {
-				return err
-			}
-			forward, err := forwardTo(cmd.Context(), client, vm, service)
+			forward, err := a.forwardTo(cmd.Context(), vm, service)
 			if err != nil {
 				return err
 			}
@@ -102,8 +97,8 @@ func answers(ctx context.Context, url string, patience time.Duration) bool {
 }
 
 // serviceOf finds the service of that name, or the only one, of the machine's image.
-func serviceOf(ctx context.Context, client *api.Client, vm api.VM, name []string) (api.ImageService, error) {
-	image, err := client.Image(ctx, vm.ImageID)
+func (a *app) serviceOf(ctx context.Context, vm api.VM, name []string) (api.ImageService, error) {
+	image, err := a.client.Image(ctx, vm.ImageID)
 	if err != nil {
 		return api.ImageService{}, err
 	}
@@ -122,7 +117,7 @@ func serviceOf(ctx context.Context, client *api.Client, vm api.VM, name []string
 }
 
 // forwardTo returns the forward to a service that is there already, or adds one, at the service's own port if that is free.
-func forwardTo(ctx context.Context, client *api.Client, vm api.VM, service api.ImageService) (api.Forward, error) {
+func (a *app) forwardTo(ctx context.Context, vm api.VM, service api.ImageService) (api.Forward, error) {
 	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	for _, f := range vm.Forwards {
 		if f.Protocol == api.TCP && int(f.GuestPort) == service.Port && f.Host == loopback && f.Error == "" {
@@ -130,10 +125,10 @@ func forwardTo(ctx context.Context, client *api.Client, vm api.VM, service api.I
 		}
 	}
 	f := api.Forward{Protocol: api.TCP, Host: loopback, HostPort: uint16(service.Port), GuestPort: uint16(service.Port)}
-	added, err := client.AddForward(ctx, vm.ID, f)
+	added, err := a.client.AddForward(ctx, addForward(vm.ID, f))
 	if api.CodeOf(err) == api.CodeConflict {
 		f.HostPort = 0 // another machine's, or a program's; any free one
-		return client.AddForward(ctx, vm.ID, f)
+		return a.client.AddForward(ctx, addForward(vm.ID, f))
 	}
 	return added, err
 }

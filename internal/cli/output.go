@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
+
+	"banger/api"
 )
 
 // printJSON prints v as the API has it, indented.
@@ -16,6 +18,23 @@ func (a *app) printJSON(v any) error {
 	encoder := json.NewEncoder(a.Stdout)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(v)
+}
+
+// show prints what a request answered: as JSON with --json, else as human does.
+func show[T any](a *app, v T, err error, human func(T) error) error {
+	switch {
+	case err != nil:
+		return err
+	case a.json:
+		return a.printJSON(v)
+	}
+	return human(v)
+}
+
+// printName prints a machine's name, for scripts.
+func (a *app) printName(vm api.VM) error {
+	_, err := fmt.Fprintln(a.Stdout, vm.Name)
+	return err
 }
 
 // table prints rows in columns; the first row is the heading.

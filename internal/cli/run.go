@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,23 +45,25 @@ only a shell or an init. With -d nothing of it is started: the machine runs the 
 			if err != nil {
 				return err
 			}
-			condition := api.WaitFor(waitFor)
+			in := api.Run{
+				VM: want, Wait: api.WaitFor(waitFor), Detach: detach, Argv: argv,
+				BootTimeoutMS: a.config.BootTimeout.Milliseconds(),
+			}
+			in.VM.AutoRemove = remove
+			if cmd.Flags().Changed("entrypoint") {
+				in.Entrypoint = &entrypoint
+			}
 			switch {
-			case condition != api.WaitRunning && condition != api.WaitBooted:
+			case in.Wait != api.WaitRunning && in.Wait != api.WaitBooted:
 				return badUsage(cmd, "--wait: %q is neither %s nor %s", waitFor, api.WaitRunning, api.WaitBooted)
-			case detach && cmd.Flags().Changed("entrypoint"):
+			case detach && in.Entrypoint != nil:
 				return badUsage(cmd, "-d starts no command: --entrypoint has nothing to do")
 			case detach && len(argv) > 0:
 				return badUsage(cmd, "-d leaves the machine running without a command; run one with: banger exec NAME -- COMMAND")
 			case a.json && !detach:
 				return badUsage(cmd, "--json needs -d: the output is the command's")
 			}
-			want.AutoRemove, want.Lease = remove, remove && !detach
-			command := func(image api.ImageDefaults) []string { return commandOf(image, argv, nil) }
-			if cmd.Flags().Changed("entrypoint") {
-				command = func(image api.ImageDefaults) []string { return commandOf(image, argv, &entrypoint) }
-			}
-			return a.run(cmd.Context(), want, condition, detach, command)
+			return a.run(cmd.Context(), in)
 		},
 	}
 	flags.register(a, cmd)
@@ -71,72 +75,77 @@ only a shell or an init. With -d nothing of it is started: the machine runs the 
 	return cmd
 }
 
-// run makes a machine, starts it, and runs in it what command makes of its image's defaults; nil is a shell.
-func (a *app) run(ctx context.Context, want api.CreateVM, condition api.WaitFor, detach bool, command func(api.ImageDefaults) []string) error {
-	client, err := a.connect(ctx)
+// run makes a machine, starts it, and runs a command in it.
+func (a *app) run(ctx context.Context, in api.Run) error {
+	options := sessionOptions{stdin: !in.Detach, tty: !in.Detach && a.onTerminal()}
+	in.Stdin, in.TTY = options.stdin, a.terminal(options)
+	display := a.newDisplay()
+	shown := sync.OnceFunc(display.close)
+	defer shown()
+	conn, err := a.client.Run(ctx, in)
 	if err != nil {
 		return err
 	}
-	defer client.CloseIdle()
-	display := a.newDisplay()
-	vm, err := a.bringUp(ctx, client, want, condition, display)
-	display.close()
-	if err == nil && detach {
-		if a.json {
-			return a.printJSON(vm)
-		}
-		_, err = fmt.Fprintln(a.Stdout, vm.Name)
-		return err
+	defer conn.Close()
+	vm, err := a.bringUp(ctx, conn, in, display)
+	shown()
+	switch {
+	case err != nil:
+	case in.Detach:
+		return show(a, vm, nil, a.printName)
+	default:
+		err = a.converse(ctx, conn, options)
 	}
-	var image api.Image
-	if err == nil {
-		image, err = client.Image(ctx, vm.ImageID)
-	}
-	if err == nil {
-		argv := command(image.Defaults)
-		if len(argv) == 0 && !want.AutoRemove {
-			fmt.Fprintf(a.Stderr, "machine %s; it goes on when you leave: banger shell %s, banger stop %s\n", vm.Name, vm.Name, vm.Name)
-		}
-		err = a.session(ctx, client, vm.ID, api.Exec{Argv: argv}, sessionOptions{stdin: true, tty: a.onTerminal()})
-	}
-	if !want.AutoRemove || vm.ID == "" {
+	if !in.VM.AutoRemove || in.Detach || vm.ID == "" {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
-	return errors.Join(err, a.removeAfterRun(ctx, vm.ID))
+	return errors.Join(err, a.removeAfterRun(ctx, conn, vm.ID))
 }
 
-// bringUp creates and starts the machine. On an error the returned VM has an ID if it exists and must be removed.
-func (a *app) bringUp(ctx context.Context, client *api.Client, want api.CreateVM, condition api.WaitFor, d display) (api.VM, error) {
-	vm, err := client.CreateVM(ctx, want, d.show)
-	if err != nil {
-		return vm, err
-	}
-	if want.Lease {
-		if err := client.LeaseVM(ctx, vm.ID); err != nil {
-			return vm, err
+// bringUp shows the run's progress until its command has started, or the run has failed. On an error the returned VM has
+// an ID if it exists.
+func (a *app) bringUp(ctx context.Context, conn *api.FrameConn, in api.Run, d display) (api.VM, error) {
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	for {
+		frame, err := conn.Read()
+		if ctx.Err() != nil {
+			return api.VM{}, context.Cause(ctx)
+		}
+		if err != nil {
+			return api.VM{}, brokenConnection(err)
+		}
+		switch frame.Type {
+		case api.FrameProgress:
+			var p api.Progress
+			if err := json.Unmarshal(frame.Payload, &p); err != nil {
+				return api.VM{}, fmt.Errorf("read progress: %w", err)
+			}
+			d.show(p)
+		case api.FrameExit:
+			return api.VM{}, a.exit(frame)
+		case api.FrameStarted:
+			var started api.RunStarted
+			if err := json.Unmarshal(frame.Payload, &started); err != nil {
+				return api.VM{}, fmt.Errorf("read the run's start: %w", err)
+			}
+			d.close()
+			if name := started.VM.Name; len(started.Argv) == 0 && !in.VM.AutoRemove && !in.Detach {
+				fmt.Fprintf(a.Stderr, "machine %s; it goes on when you leave: banger shell %s, banger stop %s\n", name, name, name)
+			}
+			return started.VM, nil
 		}
 	}
-	started, err := client.StartVM(ctx, vm.ID, d.show)
-	if err != nil {
-		return vm, err
-	}
-	if condition == api.WaitBooted {
-		d.show(api.Progress{Stage: "wait for boot", State: api.ProgressRunning})
-		began := time.Now()
-		_, err = client.WaitVM(ctx, vm.ID, condition)
-		d.show(api.Progress{Stage: "wait for boot", State: api.ProgressDone, ElapsedMS: time.Since(began).Milliseconds()})
-	}
-	return started, err
 }
 
-// removeAfterRun connects anew: the daemon may have been replaced, or may have died, during a long run.
-func (a *app) removeAfterRun(ctx context.Context, id string) error {
-	client, err := a.connect(ctx)
-	if err != nil {
-		return err
+// removeAfterRun waits until the daemon has removed the machine, which it does after the command's end and before it closes
+// the connection. A daemon that died, or was replaced by none, leaves that to the next one.
+func (a *app) removeAfterRun(ctx context.Context, conn *api.FrameConn, id string) error {
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	for {
+		if _, err := conn.Read(); err != nil {
+			return a.client.RemoveVM(ctx, api.RemoveVM{VM: id, Force: true})
+		}
 	}
-	defer client.CloseIdle()
-	return client.RemoveVM(ctx, id, true)
 }

@@ -26,18 +26,30 @@ func (a *app) onTerminal() bool {
 	return ok && term.IsTerminal(int(a.Stdin.Fd())) && term.IsTerminal(int(out.Fd()))
 }
 
-// session runs a command in a VM with this process's streams and returns its exit code as an exitCode error.
-func (a *app) session(ctx context.Context, client *api.Client, vm string, e api.Exec, o sessionOptions) error {
-	e.Stdin = o.stdin
-	if o.tty {
-		e.TTY = a.terminalSize()
-		e.TTY.Term = a.Getenv("TERM")
+// terminal returns what a command's pseudo terminal is to be, or nil for none.
+func (a *app) terminal(o sessionOptions) *api.TTY {
+	if !o.tty {
+		return nil
 	}
-	conn, err := client.Exec(ctx, vm, e)
+	tty := a.terminalSize()
+	tty.Term = a.Getenv("TERM")
+	return tty
+}
+
+// session runs a command in a VM with this process's streams and returns its exit code as an exitCode error.
+func (a *app) session(ctx context.Context, e api.Exec, o sessionOptions) error {
+	e.Stdin, e.TTY = o.stdin, a.terminal(o)
+	conn, err := a.client.Exec(ctx, e)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	return a.converse(ctx, conn, o)
+}
+
+// converse joins this process's streams with a command that has started, and returns as session does.
+func (a *app) converse(ctx context.Context, conn *api.FrameConn, o sessionOptions) error {
+	defer context.AfterFunc(ctx, func() { conn.Close() })() // by a signal that came before they are forwarded
 	if o.tty && term.IsTerminal(int(a.Stdin.Fd())) {
 		state, err := term.MakeRaw(int(a.Stdin.Fd()))
 		if err != nil {
@@ -45,6 +57,7 @@ func (a *app) session(ctx context.Context, client *api.Client, vm string, e api.
 		}
 		defer term.Restore(int(a.Stdin.Fd()), state) //nolint:errcheck // nothing is left to do about it
 		defer a.forwardResizes(conn)()
+		_ = conn.WriteJSON(api.FrameResize, a.terminalSize()) // it may have changed since it was asked for; as above
 	}
 	defer a.forwardSignals(func(s os.Signal) {
 		if number, ok := s.(syscall.Signal); ok {
@@ -55,7 +68,11 @@ func (a *app) session(ctx context.Context, client *api.Client, vm string, e api.
 	if o.stdin {
 		go a.forwardStdin(conn, credits)
 	}
-	return a.readFrames(conn, credits)
+	err := a.readFrames(conn, credits)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // forwardStdin sends standard input, a frame for each credit. It ends with the process: a blocked read of a terminal
@@ -83,10 +100,7 @@ func (a *app) readFrames(conn *api.FrameConn, credits chan<- struct{}) error {
 	for {
 		frame, err := conn.Read()
 		if err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return api.Errorf(api.CodeUnavailable, "the connection to the command broke: %w", err).WithHint("the machine may go on: banger ls")
+			return brokenConnection(err)
 		}
 		switch frame.Type {
 		case api.FrameStdout:
@@ -96,25 +110,38 @@ func (a *app) readFrames(conn *api.FrameConn, credits chan<- struct{}) error {
 		case api.FrameStdinAck:
 			credits <- struct{}{} // there is room: each frame took one out
 		case api.FrameExit:
-			var exit api.ExecExit
-			if err := json.Unmarshal(frame.Payload, &exit); err != nil {
-				return fmt.Errorf("read the command's end: %w", err)
-			}
-			switch {
-			case exit.Error != nil:
-				return exit.Error
-			case exit.Why != "":
-				fmt.Fprintf(a.Stderr, "banger: %s\n", exit.Why)
-				return exitCode(exit.Code)
-			case exit.Code != 0:
-				return exitCode(exit.Code)
-			}
-			return nil
+			return a.exit(frame)
 		}
 		if err != nil {
 			return fmt.Errorf("write output: %w", err)
 		}
 	}
+}
+
+// exit returns the end that a frame tells of: an exitCode, an error when the end is not known, or nil.
+func (a *app) exit(frame api.Frame) error {
+	var exit api.ExecExit
+	if err := json.Unmarshal(frame.Payload, &exit); err != nil {
+		return fmt.Errorf("read the command's end: %w", err)
+	}
+	switch {
+	case exit.Error != nil:
+		return exit.Error
+	case exit.Why != "":
+		fmt.Fprintf(a.Stderr, "banger: %s\n", exit.Why)
+		return exitCode(exit.Code)
+	case exit.Code != 0:
+		return exitCode(exit.Code)
+	}
+	return nil
+}
+
+func brokenConnection(err error) error {
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return api.Errorf(api.CodeUnavailable, "the connection to the command broke: %w", err).
+		WithRemedy(api.OpVMs.Remedy(api.None{}, "the machine may go on"))
 }
 
 func (a *app) terminalSize() *api.TTY {

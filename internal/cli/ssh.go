@@ -39,12 +39,7 @@ For ssh NAME.vm, scp, rsync, git and editors there is: banger ssh-config`,
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeOneVM,
 		RunE: func(cmd *cobra.Command, given []string) error {
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
-			vm, err := client.VM(cmd.Context(), given[0])
+			vm, err := a.client.VM(cmd.Context(), given[0])
 			if err != nil {
 				return err
 			}
@@ -52,7 +47,7 @@ For ssh NAME.vm, scp, rsync, git and editors there is: banger ssh-config`,
 				return api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State).WithHint("start it: banger start %s", vm.Name)
 			}
 			if newHostKey {
-				if _, err := client.PrepareSSH(cmd.Context(), vm.ID, api.PrepareSSH{NewHostKey: true}); err != nil {
+				if _, err := a.client.PrepareSSH(cmd.Context(), api.PrepareSSH{VM: vm.ID, NewHostKey: true}); err != nil {
 					return err
 				}
 			}
@@ -155,25 +150,20 @@ func (a *app) sshProxyCommand() *cobra.Command {
 		Hidden:  true,
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
 			name := strings.TrimSuffix(given[0], ".vm")
-			prepared, err := client.PrepareSSH(cmd.Context(), name, api.PrepareSSH{})
+			prepared, err := a.client.PrepareSSH(cmd.Context(), api.PrepareSSH{VM: name})
 			if err != nil {
 				return err
 			}
-			return a.proxy(cmd.Context(), client, name, prepared.Command)
+			return a.proxy(cmd.Context(), name, prepared.Command)
 		},
 	}
 }
 
 // proxy carries ssh's connection. When ssh ends it closes our input, and mostly sends SIGHUP: then sshd gets the time to
 // end its session in order.
-func (a *app) proxy(ctx context.Context, client *api.Client, name string, argv []string) error {
-	conn, err := client.Exec(ctx, name, api.Exec{Argv: argv, Dir: "/", Stdin: true})
+func (a *app) proxy(ctx context.Context, name string, argv []string) error {
+	conn, err := a.client.Exec(ctx, api.Exec{VM: name, Argv: argv, Dir: "/", Stdin: true})
 	if err != nil {
 		return err
 	}

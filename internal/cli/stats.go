@@ -16,13 +16,8 @@ func (a *app) statsCommand() *cobra.Command {
 		Example:           "  banger stats\n  banger stats web --json",
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			client, err := a.connect(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
 			if len(names) == 0 {
-				vms, err := client.VMs(cmd.Context())
+				vms, err := a.client.VMs(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -35,7 +30,7 @@ func (a *app) statsCommand() *cobra.Command {
 			all := []api.Stats{}
 			var failed error
 			for _, name := range names {
-				stats, err := client.StatsVM(cmd.Context(), name)
+				stats, err := a.client.StatsVM(cmd.Context(), name)
 				if err != nil {
 					if failed != nil {
 						a.printError(failed)

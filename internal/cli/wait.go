@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,23 +29,26 @@ func (a *app) waitCommand() *cobra.Command {
 				ctx, cancel = context.WithTimeoutCause(ctx, timeout, api.Errorf(api.CodeTimeout, "%s was not %s within %s", given[0], condition, timeout))
 				defer cancel()
 			}
-			client, err := a.connect(ctx)
-			if err != nil {
-				return err
-			}
-			defer client.CloseIdle()
-			vm, err := client.WaitVM(ctx, given[0], api.WaitFor(condition))
+			vm, err := a.wait(ctx, api.WaitVM{VM: given[0], For: api.WaitFor(condition)})
 			if ctx.Err() != nil && cmd.Context().Err() == nil {
 				return context.Cause(ctx)
 			}
-			if err == nil && a.json {
-				return a.printJSON(vm)
-			}
-			return err
+			return show(a, vm, err, func(api.VM) error { return nil })
 		},
 	}
 	cmd.Flags().StringVar(&condition, "for", string(api.WaitRunning), "running (the agent answers), booted (all services are up), port:N (something listens on that TCP port in it) or stopped")
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "give up after this time (default: never)")
 	registerCompletion(cmd, "for", cobra.FixedCompletions(conditions, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// wait asks again when the daemon was replaced meanwhile.
+func (a *app) wait(ctx context.Context, in api.WaitVM) (api.VM, error) {
+	for {
+		vm, err := a.client.WaitVM(ctx, in)
+		if e, ok := errors.AsType[*api.Error](err); ok && e.Code == api.CodeReplaced {
+			continue
+		}
+		return vm, err
+	}
 }

@@ -49,42 +49,48 @@ type Config struct {
 // DefaultDebianMirror is Debian's own archive.
 const DefaultDebianMirror = "http://deb.debian.org/debian"
 
-// Setting is one value and where it came from.
-type Setting struct {
-	Key    string `json:"key"`
-	Value  string `json:"value"`
-	Origin string `json:"origin"` // "default", the file's path, or the variable's name
-}
+// scope says who goes by a setting.
+type scope int
+
+const (
+	// ofRequest is for the client to resolve and to send with each request.
+	ofRequest scope = iota
+	// ofBuild is sent with image builds alone.
+	ofBuild
+	// ofHome counts for all clients of a home folder: its daemon reads it when it starts, and keeps it.
+	ofHome
+)
 
 // setting ties a key to its default, its variable and its place in Config.
 type setting struct {
+	scope
 	key, variable, standard string
 	set                     func(*Config, string) error
 }
 
 // settings is the whole list: `config show`, the file and the environment all go through it.
 var settings = []setting{
-	{"home", "BANGER_HOME", "", func(c *Config, v string) error { return setFolder(&c.Home, v) }},
-	{"image", "BANGER_IMAGE", "debian:trixie", func(c *Config, v string) error { return setText(&c.Image, v) }},
-	{"kernel", "BANGER_KERNEL", "debian:trixie", func(c *Config, v string) error { return setText(&c.Kernel, v) }},
-	{"cpus", "BANGER_CPUS", "2", func(c *Config, v string) error { return setCount(&c.CPUs, v) }},
-	{"memory", "BANGER_MEMORY", "1GiB", func(c *Config, v string) error { return setMiB(&c.MemoryMiB, v) }},
-	{"disk", "BANGER_DISK", "16GiB", func(c *Config, v string) error { return setMiB(&c.DiskMiB, v) }},
-	{"network", "BANGER_NETWORK", string(api.NetworkUser), func(c *Config, v string) error { return setNetwork(&c.Network, v) }},
-	{"subnet", "BANGER_SUBNET", "172.30.0.0/16", func(c *Config, v string) error { return setSubnet(&c.Subnet, v) }},
-	{"vmm", "BANGER_VMM", "auto", func(c *Config, v string) error { return setText(&c.VMM, v) }},
-	{"boot_timeout", "BANGER_BOOT_TIMEOUT", "2m", func(c *Config, v string) error { return setDuration(&c.BootTimeout, v) }},
-	{"stop_timeout", "BANGER_STOP_TIMEOUT", "1m", func(c *Config, v string) error { return setDuration(&c.StopTimeout, v) }},
-	{"sources.debian_mirror", "BANGER_DEBIAN_MIRROR", DefaultDebianMirror, func(c *Config, v string) error { return setText(&c.DebianMirror, v) }},
-	{"sources.ubuntu_mirror", "BANGER_UBUNTU_MIRROR", "http://archive.ubuntu.com/ubuntu", func(c *Config, v string) error { return setText(&c.UbuntuMirror, v) }},
-	{"sources.kernel_package", "BANGER_KERNEL_PACKAGE", "linux-image-cloud-amd64", func(c *Config, v string) error { return setText(&c.KernelPackage, v) }},
-	{"sources.npm_registry", "BANGER_NPM_REGISTRY", "https://registry.npmjs.org", func(c *Config, v string) error { return setText(&c.NPMRegistry, v) }},
-	{"sources.mise", "BANGER_MISE", defaultMise, func(c *Config, v string) error { return setText(&c.Mise, v) }},
-	{"sources.opencode", "BANGER_OPENCODE", defaultOpencode, func(c *Config, v string) error { return setText(&c.Opencode, v) }},
-	{"sources.tmux_tpm", "BANGER_TMUX_TPM", "https://github.com/tmux-plugins/tpm#v3.1.0", func(c *Config, v string) error { return setText(&c.TmuxTPM, v) }},
-	{"sources.tmux_resurrect", "BANGER_TMUX_RESURRECT", "https://github.com/tmux-plugins/tmux-resurrect#v4.0.0", func(c *Config, v string) error { return setText(&c.TmuxResurrect, v) }},
-	{"sources.tmux_continuum", "BANGER_TMUX_CONTINUUM", "https://github.com/tmux-plugins/tmux-continuum#v3.1.0", func(c *Config, v string) error { return setText(&c.TmuxContinuum, v) }},
-	{"sources.docker_repository", "BANGER_DOCKER_REPOSITORY", ofDistribution, func(c *Config, v string) error { return setRepository(&c.DockerRepository, v) }},
+	{ofHome, "home", "BANGER_HOME", "", func(c *Config, v string) error { return setFolder(&c.Home, v) }},
+	{ofRequest, "image", "BANGER_IMAGE", "debian:trixie", func(c *Config, v string) error { return setText(&c.Image, v) }},
+	{ofRequest, "kernel", "BANGER_KERNEL", "debian:trixie", func(c *Config, v string) error { return setText(&c.Kernel, v) }},
+	{ofRequest, "cpus", "BANGER_CPUS", "2", func(c *Config, v string) error { return setCount(&c.CPUs, v) }},
+	{ofRequest, "memory", "BANGER_MEMORY", "1GiB", func(c *Config, v string) error { return setMiB(&c.MemoryMiB, v) }},
+	{ofRequest, "disk", "BANGER_DISK", "16GiB", func(c *Config, v string) error { return setMiB(&c.DiskMiB, v) }},
+	{ofRequest, "network", "BANGER_NETWORK", string(api.NetworkUser), func(c *Config, v string) error { return setNetwork(&c.Network, v) }},
+	{ofHome, "subnet", "BANGER_SUBNET", "172.30.0.0/16", func(c *Config, v string) error { return setSubnet(&c.Subnet, v) }},
+	{ofHome, "vmm", "BANGER_VMM", "auto", func(c *Config, v string) error { return setText(&c.VMM, v) }},
+	{ofRequest, "boot_timeout", "BANGER_BOOT_TIMEOUT", "2m", func(c *Config, v string) error { return setDuration(&c.BootTimeout, v) }},
+	{ofRequest, "stop_timeout", "BANGER_STOP_TIMEOUT", "1m", func(c *Config, v string) error { return setDuration(&c.StopTimeout, v) }},
+	{ofHome, "sources.debian_mirror", "BANGER_DEBIAN_MIRROR", DefaultDebianMirror, func(c *Config, v string) error { return setText(&c.DebianMirror, v) }},
+	{ofHome, "sources.ubuntu_mirror", "BANGER_UBUNTU_MIRROR", "http://archive.ubuntu.com/ubuntu", func(c *Config, v string) error { return setText(&c.UbuntuMirror, v) }},
+	{ofHome, "sources.kernel_package", "BANGER_KERNEL_PACKAGE", "linux-image-cloud-amd64", func(c *Config, v string) error { return setText(&c.KernelPackage, v) }},
+	{ofHome, "sources.npm_registry", "BANGER_NPM_REGISTRY", "https://registry.npmjs.org", func(c *Config, v string) error { return setText(&c.NPMRegistry, v) }},
+	{ofBuild, "sources.mise", "BANGER_MISE", defaultMise, func(c *Config, v string) error { return setText(&c.Mise, v) }},
+	{ofBuild, "sources.opencode", "BANGER_OPENCODE", defaultOpencode, func(c *Config, v string) error { return setText(&c.Opencode, v) }},
+	{ofBuild, "sources.tmux_tpm", "BANGER_TMUX_TPM", "https://github.com/tmux-plugins/tpm#v3.1.0", func(c *Config, v string) error { return setText(&c.TmuxTPM, v) }},
+	{ofBuild, "sources.tmux_resurrect", "BANGER_TMUX_RESURRECT", "https://github.com/tmux-plugins/tmux-resurrect#v4.0.0", func(c *Config, v string) error { return setText(&c.TmuxResurrect, v) }},
+	{ofBuild, "sources.tmux_continuum", "BANGER_TMUX_CONTINUUM", "https://github.com/tmux-plugins/tmux-continuum#v3.1.0", func(c *Config, v string) error { return setText(&c.TmuxContinuum, v) }},
+	{ofBuild, "sources.docker_repository", "BANGER_DOCKER_REPOSITORY", ofDistribution, func(c *Config, v string) error { return setRepository(&c.DockerRepository, v) }},
 }
 
 // Versions and hashes of what goes into developer images are pinned together.
@@ -94,14 +100,14 @@ const (
 )
 
 // Load reads the settings; getenv is os.Getenv or a test's.
-func Load(getenv func(string) string) (Config, []Setting, error) {
+func Load(getenv func(string) string) (Config, []api.Setting, error) {
 	home, path := getenv("HOME"), filePath(getenv)
 	inFile, err := readFile(path)
 	if err != nil {
 		return Config{}, nil, err
 	}
 	var c Config
-	var shown []Setting
+	var shown []api.Setting
 	for _, s := range settings {
 		value, origin := s.standard, "default"
 		if s.key == "home" {
@@ -117,7 +123,7 @@ func Load(getenv func(string) string) (Config, []Setting, error) {
 		if err := s.set(&c, value); err != nil {
 			return Config{}, nil, api.Errorf(api.CodeInvalid, "setting %s (from %s): %w", s.key, origin, err)
 		}
-		shown = append(shown, Setting{Key: s.key, Value: value, Origin: origin})
+		shown = append(shown, api.Setting{Key: s.key, Value: value, Origin: origin})
 	}
 	for key := range inFile {
 		return Config{}, nil, api.Errorf(api.CodeInvalid, "unknown setting %q in %s", key, path).WithHint("see the known ones: banger config show")

@@ -21,7 +21,7 @@ func env(vars map[string]string) func(string) string {
 }
 
 // load runs Load with a config.toml and an environment; the file's path is FILE in values and origins.
-func load(t *testing.T, file string, vars map[string]string) (Config, map[string]Setting, error) {
+func load(t *testing.T, file string, vars map[string]string) (Config, map[string]api.Setting, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "config.toml")
 	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
@@ -30,7 +30,7 @@ func load(t *testing.T, file string, vars map[string]string) (Config, map[string
 	all := map[string]string{"HOME": "/h", "BANGER_CONFIG": path}
 	maps.Copy(all, vars)
 	c, shown, err := Load(env(all))
-	byKey := map[string]Setting{}
+	byKey := map[string]api.Setting{}
 	for _, s := range shown {
 		s.Origin = strings.ReplaceAll(s.Origin, path, "FILE")
 		byKey[s.Key] = s
@@ -70,18 +70,18 @@ func TestLoadPrecedence(t *testing.T) {
 		file string
 		vars map[string]string
 		key  string
-		want Setting
+		want api.Setting
 	}{
-		{"Default", "", nil, "cpus", Setting{"cpus", "2", "default"}},
-		{"File", "cpus = 4", nil, "cpus", Setting{"cpus", "4", "FILE"}},
-		{"FileText", `cpus = "4"`, nil, "cpus", Setting{"cpus", "4", "FILE"}},
-		{"Variable", "", map[string]string{"BANGER_CPUS": "8"}, "cpus", Setting{"cpus", "8", "BANGER_CPUS"}},
-		{"VariableOverFile", "cpus = 4", map[string]string{"BANGER_CPUS": "8"}, "cpus", Setting{"cpus", "8", "BANGER_CPUS"}},
-		{"EmptyVariable", "cpus = 4", map[string]string{"BANGER_CPUS": ""}, "cpus", Setting{"cpus", "4", "FILE"}},
-		{"Table", "[sources]\ndebian_mirror = 'http://m'", nil, "sources.debian_mirror", Setting{"sources.debian_mirror", "http://m", "FILE"}},
-		{"DottedKey", "sources.debian_mirror = 'http://m'", nil, "sources.debian_mirror", Setting{"sources.debian_mirror", "http://m", "FILE"}},
-		{"Home", "", map[string]string{"BANGER_HOME": "/x/../y/"}, "home", Setting{"home", "/x/../y/", "BANGER_HOME"}},
-		{"DataHome", "", map[string]string{"XDG_DATA_HOME": "/d"}, "home", Setting{"home", "/d/banger", "default"}},
+		{"Default", "", nil, "cpus", api.Setting{Key: "cpus", Value: "2", Origin: "default"}},
+		{"File", "cpus = 4", nil, "cpus", api.Setting{Key: "cpus", Value: "4", Origin: "FILE"}},
+		{"FileText", `cpus = "4"`, nil, "cpus", api.Setting{Key: "cpus", Value: "4", Origin: "FILE"}},
+		{"Variable", "", map[string]string{"BANGER_CPUS": "8"}, "cpus", api.Setting{Key: "cpus", Value: "8", Origin: "BANGER_CPUS"}},
+		{"VariableOverFile", "cpus = 4", map[string]string{"BANGER_CPUS": "8"}, "cpus", api.Setting{Key: "cpus", Value: "8", Origin: "BANGER_CPUS"}},
+		{"EmptyVariable", "cpus = 4", map[string]string{"BANGER_CPUS": ""}, "cpus", api.Setting{Key: "cpus", Value: "4", Origin: "FILE"}},
+		{"Table", "[sources]\ndebian_mirror = 'http://m'", nil, "sources.debian_mirror", api.Setting{Key: "sources.debian_mirror", Value: "http://m", Origin: "FILE"}},
+		{"DottedKey", "sources.debian_mirror = 'http://m'", nil, "sources.debian_mirror", api.Setting{Key: "sources.debian_mirror", Value: "http://m", Origin: "FILE"}},
+		{"Home", "", map[string]string{"BANGER_HOME": "/x/../y/"}, "home", api.Setting{Key: "home", Value: "/x/../y/", Origin: "BANGER_HOME"}},
+		{"DataHome", "", map[string]string{"XDG_DATA_HOME": "/d"}, "home", api.Setting{Key: "home", Value: "/d/banger", Origin: "default"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -92,6 +92,8 @@ var layers = [][]string{
 	{"cmd"},
 	{"internal/cli"},
 	{"internal/daemon"},
+	{"internal/httpapi"},
+	{"internal/control"},
 	{"internal/builder"},
 	{"internal/vm", "internal/host"},
 	{"internal/image", "internal/kernel", "internal/network", "internal/provision", "internal/ssh"},
@@ -132,6 +134,8 @@ var forbidden = []struct {
 }{
 	{"internal/cli", []string{"internal/vm", "internal/store", "internal/image", "internal/kernel", "internal/firecracker", "internal/qemu", "internal/fcqemu"}, "the CLI uses the daemon's API and nothing else"},
 	{"internal/daemon", []string{"internal/cli", "internal/qemu", "internal/fcqemu", "internal/guestd"}, "the daemon knows no QEMU and no guest's inside"},
+	{"internal/httpapi", []string{"internal/vm", "internal/store", "internal/image", "internal/kernel", "internal/builder", "internal/config"}, "what an operation does is control's"},
+	{"internal/control", []string{"net/http", "internal/qemu", "internal/fcqemu", "internal/guestd"}, "it knows no transport"},
 	{"internal/vm", []string{"internal/daemon", "internal/host", "internal/qemu", "internal/fcqemu", "internal/guestd", "net/http"}, "a VM is a VMM behind Firecracker's API"},
 	{"internal/host", []string{"internal/qemu", "internal/fcqemu"}, "only firecracker-qemu knows QEMU"},
 	{"internal/firecracker", []string{"internal/vm", "internal/guest", "internal/store", "internal/fcqemu", "internal/qemu"}, "it knows the contract only"},

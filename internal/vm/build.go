@@ -1,11 +1,13 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"banger/api"
 	"banger/internal/disk"
@@ -23,6 +25,8 @@ type Build struct {
 	CPUs, MemoryMiB, SizeMiB int    // SizeMiB is that of the root; 0 means the configured CPUs and memory
 	Network                  api.Network
 	Keep                     bool // leave the VM when Work fails
+	// BootTimeout and StopTimeout are as Start and Stop have them.
+	BootTimeout, StopTimeout time.Duration
 	// MakeInputs writes the ext4 filesystem that the VM sees as a drive of its own to path.
 	MakeInputs func(ctx context.Context, path string) error
 	// Work provisions the VM through its agent.
@@ -50,7 +54,7 @@ func (m *Manager) Build(ctx context.Context, b Build) error {
 		return err
 	}
 	machine := m.machine(rec)
-	machine.build = &b
+	machine.build, machine.bootTimeout = &b, cmp.Or(b.BootTimeout, m.Config.BootTimeout)
 	if err := machine.dir.checkSocketPaths(); err != nil {
 		return err
 	}
@@ -130,11 +134,12 @@ func (m *Manager) build(ctx context.Context, machine *machine) error {
 	if err := machine.build.Work(ctx, l.agent); err != nil {
 		return blameFullDisk(string(machine.dir), err)
 	}
-	if !endGuest(ctx, l, "shut down guest", false, m.Config.StopTimeout) {
+	timeout := cmp.Or(machine.build.StopTimeout, m.Config.StopTimeout)
+	if !endGuest(ctx, l, "shut down guest", false, timeout) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return fmt.Errorf("shut down the build's VM: it did not end within %s", m.Config.StopTimeout)
+		return fmt.Errorf("shut down the build's VM: it did not end within %s", timeout)
 	}
 	if err := m.tearDownRun(ctx, machine, "built"); err != nil {
 		return err

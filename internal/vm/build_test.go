@@ -160,7 +160,7 @@ func TestBuildKept(t *testing.T) {
 	if err != nil || v.State != api.StateRunning {
 		t.Fatalf("after another daemon: %+v, %v", v, err)
 	}
-	if _, err := next.Restart(t.Context(), v.ID, 0); err != nil { // its root is found again
+	if _, err := next.Restart(t.Context(), v.ID, 0, 0); err != nil { // its root is found again
 		t.Error(err)
 	}
 	if err := next.Build(t.Context(), Build{

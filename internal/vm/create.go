@@ -34,6 +34,8 @@ type machine struct {
 	dir Dir
 	launch
 	build *Build // what it is made for; nil for a VM of its own, and when another daemon has made it
+
+	bootTimeout time.Duration // of its agent, when it is started
 }
 
 func (m *Manager) machine(rec store.ListedVM) *machine {
@@ -62,7 +64,7 @@ func (m *Manager) Create(ctx context.Context, want api.CreateVM) (api.VM, error)
 	if err != nil {
 		return api.VM{}, err
 	}
-	kernel, err := m.Kernels.Ensure(ctx, cmp.Or(want.Kernel, image.KernelID, m.Config.Kernel))
+	kernel, err := m.Kernels.Ensure(ctx, cmp.Or(want.Kernel, image.KernelID, want.KernelDefault, m.Config.Kernel))
 	if err != nil {
 		return api.VM{}, err
 	}

@@ -162,7 +162,7 @@ func (h *home) create(m *Manager, want api.CreateVM) api.VM {
 
 func (h *home) start(m *Manager, id string) api.VM {
 	h.t.Helper()
-	v, err := m.Start(h.t.Context(), id)
+	v, err := m.Start(h.t.Context(), id, 0)
 	if err != nil {
 		h.t.Fatal(err)
 	}

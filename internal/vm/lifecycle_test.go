@@ -30,7 +30,7 @@ func TestLife(t *testing.T) {
 			stages = append(stages, p.Stage)
 		}
 	})
-	running, err := m.Start(ctx, "web")
+	running, err := m.Start(ctx, "web", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func TestLife(t *testing.T) {
 	if lock, err := tryLock(m.Dir(made.ID).Lock()); lock != nil || err != nil {
 		t.Errorf("the VMM does not hold the lock (%v)", err)
 	}
-	if again, err := m.Start(t.Context(), "web"); err != nil || again.VMM.PID != running.VMM.PID {
+	if again, err := m.Start(t.Context(), "web", 0); err != nil || again.VMM.PID != running.VMM.PID {
 		t.Errorf("Start of a running VM = %+v, %v", again.VMM, err)
 	}
 	stopped, err := m.Stop(t.Context(), "web", 0)
@@ -133,7 +133,7 @@ func TestStartFails(t *testing.T) {
 			if tt.damage != nil {
 				tt.damage(h, m, v)
 			}
-			_, err := m.Start(t.Context(), "web")
+			_, err := m.Start(t.Context(), "web", 0)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || api.CodeOf(err) != tt.wantCode {
 				t.Fatalf("Start = %v (%s), want %q (%s)", err, api.CodeOf(err), tt.want, tt.wantCode)
 			}
@@ -169,7 +169,7 @@ func TestStartCanceled(t *testing.T) {
 			cancel()
 		}
 	})
-	if _, err := m.Start(ctx, v.ID); !errors.Is(err, context.Canceled) {
+	if _, err := m.Start(ctx, v.ID, 0); !errors.Is(err, context.Canceled) {
 		t.Errorf("Start = %v, want canceled", err)
 	}
 	if now, err := m.VM(t.Context(), v.ID); err != nil || now.State != api.StateStopped || now.VMM != nil {

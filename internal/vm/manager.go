@@ -300,6 +300,9 @@ func waitListening(ctx context.Context, agent *guest.Client, port int) error {
 	}
 }
 
+// ErrHandedOver ends a wait that this daemon can not answer any more: ask the next one.
+var ErrHandedOver = api.Errorf(api.CodeReplaced, "the daemon was replaced meanwhile").WithHint("ask again")
+
 // waitState waits for a state. Waiting for a VM to run ends with an error when it is stopped and nothing starts it.
 func (m *Manager) waitState(ctx context.Context, rec store.ListedVM, want api.State) (store.ListedVM, error) {
 	for {
@@ -318,6 +321,8 @@ func (m *Manager) waitState(ctx context.Context, rec store.ListedVM, want api.St
 		}
 		select {
 		case <-next:
+		case <-m.ctx.Done(): // another daemon changes the states now
+			return now, ErrHandedOver
 		case <-ctx.Done():
 			return now, context.Cause(ctx)
 		}

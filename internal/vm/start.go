@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -50,7 +51,9 @@ var startSteps = []step{
 
 // Start starts a VM and returns when its agent answers. A VM that runs is left as it is. When ctx ends before, the
 // VM is stopped again.
-func (m *Manager) Start(ctx context.Context, ref string) (api.VM, error) {
+//
+// bootTimeout is how long the agent may take; 0 means the configured time.
+func (m *Manager) Start(ctx context.Context, ref string, bootTimeout time.Duration) (api.VM, error) {
 	rec, err := m.Store.VM(ctx, ref)
 	if err != nil {
 		return api.VM{}, err
@@ -62,7 +65,9 @@ func (m *Manager) Start(ctx context.Context, ref string) (api.VM, error) {
 		if rec.State != api.StateStopped {
 			return api.Errorf(api.CodeConflict, "VM %s is %s", rec.Name, rec.State)
 		}
-		return m.start(ctx, m.machine(rec))
+		machine := m.machine(rec)
+		machine.bootTimeout = cmp.Or(bootTimeout, m.Config.BootTimeout)
+		return m.start(ctx, machine)
 	})
 	if err != nil {
 		return api.VM{}, err
@@ -228,8 +233,8 @@ func (m *machine) boot(ctx context.Context) error { return m.vmm.InstanceStart(c
 // waitAgent waits until the agent answers, the VMM dies or the deadline passes; then the error shows the console, and
 // of a VMM that died its last words.
 func (m *machine) waitAgent(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, m.Config.BootTimeout,
-		api.Errorf(api.CodeTimeout, "the guest's agent did not answer within %s", m.Config.BootTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, m.bootTimeout,
+		api.Errorf(api.CodeTimeout, "the guest's agent did not answer within %s", m.bootTimeout))
 	defer cancel()
 	watched, died := context.WithCancelCause(ctx)
 	defer died(nil)

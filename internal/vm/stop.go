@@ -103,15 +103,15 @@ func ended(ctx context.Context, l *live, within time.Duration) bool {
 }
 
 // Restart is Stop, then Start.
-func (m *Manager) Restart(ctx context.Context, ref string, timeout time.Duration) (api.VM, error) {
-	v, err := m.Stop(ctx, ref, timeout)
+func (m *Manager) Restart(ctx context.Context, ref string, stopTimeout, bootTimeout time.Duration) (api.VM, error) {
+	v, err := m.Stop(ctx, ref, stopTimeout)
 	if err != nil {
 		return v, err
 	}
 	if v.AutoRemove {
 		return v, api.Errorf(api.CodeConflict, "VM %s was removed when it stopped, as it was created to be", v.Name)
 	}
-	return m.Start(ctx, v.ID)
+	return m.Start(ctx, v.ID, bootTimeout)
 }
 
 // Kill sends a signal to a VM's VMM. For a signal that ends the VMM it returns when the VM is stopped; whatever is

@@ -15,7 +15,6 @@ import (
 
 	"banger/api"
 	"banger/internal/config"
-	"banger/internal/host"
 )
 
 // running is a daemon in this process.
@@ -32,7 +31,7 @@ func start(t *testing.T, home string) *running {
 	c := config.Config{Home: home, Image: "debian:trixie", Kernel: "debian:trixie", CPUs: 1, MemoryMiB: 128, DiskMiB: 64, VMM: "auto", BootTimeout: time.Second, StopTimeout: time.Second}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{config: c, client: api.NewClient(SocketPath(home)), cancel: cancel, ended: make(chan error, 1)}
-	go func() { r.ended <- Run(ctx, c, host.Tools{}, slog.New(slog.DiscardHandler)) }()
+	go func() { r.ended <- Run(ctx, Options{Config: c, Log: slog.New(slog.DiscardHandler)}) }()
 	t.Cleanup(func() {
 		cancel()
 		r.client.CloseIdle()
@@ -94,17 +93,17 @@ func TestRun(t *testing.T) {
 		t.Errorf("VMs = %#v, %v; want an empty list", vms, err)
 	}
 	for name, err := range map[string]error{
-		"VM": second(r.client.VM(t.Context(), "web")), "StartVM": second(r.client.StartVM(t.Context(), "web", nil)), "StopVM": second(r.client.StopVM(t.Context(), "web", api.StopVM{}, nil)),
-		"KillVM": second(r.client.KillVM(t.Context(), "web", api.KillVM{})), "RemoveVM": r.client.RemoveVM(t.Context(), "web", true), "StatsVM": second(r.client.StatsVM(t.Context(), "web")),
-		"Logs": second(r.client.Logs(t.Context(), "web", false)), "ReadFiles": second(r.client.ReadFiles(t.Context(), "web", "/")), "WriteFiles": r.client.WriteFiles(t.Context(), "web", "/", strings.NewReader("")),
-		"Exec": second(r.client.Exec(t.Context(), "web", api.Exec{Argv: []string{"true"}})), "WaitVM": second(r.client.WaitVM(t.Context(), "web", api.WaitRunning)),
+		"VM": second(r.client.VM(t.Context(), "web")), "StartVM": second(r.client.StartVM(t.Context(), api.StartVM{VM: "web"}, nil)), "StopVM": second(r.client.StopVM(t.Context(), api.StopVM{VM: "web"}, nil)),
+		"KillVM": second(r.client.KillVM(t.Context(), api.KillVM{VM: "web"})), "RemoveVM": r.client.RemoveVM(t.Context(), api.RemoveVM{VM: "web", Force: true}), "StatsVM": second(r.client.StatsVM(t.Context(), "web")),
+		"Logs": second(r.client.Logs(t.Context(), api.Logs{VM: "web"})), "ReadFiles": second(r.client.ReadFiles(t.Context(), api.Files{VM: "web", Path: "/"})), "WriteFiles": r.client.WriteFiles(t.Context(), api.Files{VM: "web", Path: "/"}, strings.NewReader("")),
+		"Exec": second(r.client.Exec(t.Context(), api.Exec{VM: "web", Argv: []string{"true"}})), "WaitVM": second(r.client.WaitVM(t.Context(), api.WaitVM{VM: "web", For: api.WaitRunning})),
 		"LeaseVM": r.client.LeaseVM(t.Context(), "web"), "RemoveImage": r.client.RemoveImage(t.Context(), "x"), "RemoveKernel": r.client.RemoveKernel(t.Context(), "x"),
 	} {
 		if e, ok := errors.AsType[*api.Error](err); !ok || e.Code != api.CodeNotFound || e.Hint == "" {
 			t.Errorf("%s of nothing = %v, want not found with a hint", name, err)
 		}
 	}
-	if _, err := r.client.StopVM(t.Context(), "web", api.StopVM{TimeoutMS: -1}, nil); api.CodeOf(err) != api.CodeInvalid {
+	if _, err := r.client.StopVM(t.Context(), api.StopVM{VM: "web", TimeoutMS: -1}, nil); api.CodeOf(err) != api.CodeInvalid {
 		t.Errorf("StopVM with a negative timeout = %v", err)
 	}
 	if _, err := r.client.CreateVM(t.Context(), api.CreateVM{Name: "Bad"}, nil); api.CodeOf(err) != api.CodeInvalid {
@@ -122,7 +121,7 @@ func second[T any](_ T, err error) error { return err }
 func TestTwoDaemons(t *testing.T) {
 	home := shortDir(t)
 	first := start(t, home)
-	err := Run(t.Context(), first.config, host.Tools{}, slog.New(slog.DiscardHandler))
+	err := Run(t.Context(), Options{Config: first.config, Log: slog.New(slog.DiscardHandler)})
 	if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeConflict || !strings.Contains(e.Message, "another daemon (pid ") || e.Hint == "" {
 		t.Errorf("the second daemon = %v, want conflict with the first one's pid and a hint", err)
 	}
@@ -169,7 +168,7 @@ func TestRunWhileAnotherDies(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	c := config.Config{Home: home}
-	go func() { ended <- Run(ctx, c, host.Tools{}, slog.New(slog.DiscardHandler)) }()
+	go func() { ended <- Run(ctx, Options{Config: c, Log: slog.New(slog.DiscardHandler)}) }()
 	select {
 	case err := <-ended:
 		t.Fatalf("the next daemon did not wait: %v", err)
@@ -220,7 +219,7 @@ func TestRunRefuses(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			home := tt.prepare(t)
-			err := Run(t.Context(), config.Config{Home: home}, host.Tools{}, slog.New(slog.DiscardHandler))
+			err := Run(t.Context(), Options{Config: config.Config{Home: home}, Log: slog.New(slog.DiscardHandler)})
 			if api.CodeOf(err) != tt.wantCode || err == nil || !strings.Contains(err.Error(), tt.wantText) {
 				t.Errorf("Run = %v, want %s with %q", err, tt.wantCode, tt.wantText)
 			}

@@ -1,0 +1,222 @@
+package api
+
+import (
+	"bytes"
+	"encoding"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// maxInputBytes bounds the JSON of a request.
+const maxInputBytes = 4 << 20
+
+// place says where a field of an input travels.
+type place string
+
+const (
+	inPath  place = "path"
+	inQuery place = "query"
+	inBody  place = "body"
+)
+
+// InputField is one field of an operation's input.
+type InputField struct {
+	Name  string // on the wire
+	Place string // "path", "query" or "body"
+	Field reflect.StructField
+}
+
+// InputFields returns the fields of an input, in the order of its struct.
+func InputFields(in reflect.Type) []InputField {
+	var fields []InputField
+	for f := range in.Fields() {
+		switch {
+		case f.Tag.Get("path") != "":
+			fields = append(fields, InputField{f.Tag.Get("path"), string(inPath), f})
+		case f.Tag.Get("query") != "":
+			fields = append(fields, InputField{f.Tag.Get("query"), string(inQuery), f})
+		default:
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			fields = append(fields, InputField{name, string(inBody), f})
+		}
+	}
+	return fields
+}
+
+// encodeInput returns the method, the URL's path with its query, and the body, which is nil when the input has no field
+// for it.
+func encodeInput(spec Spec, in any) (method, target string, body []byte, err error) {
+	method, target, _ = strings.Cut(spec.Route, " ")
+	query, hasBody := url.Values{}, false
+	value := reflect.ValueOf(in)
+	for _, f := range InputFields(value.Type()) {
+		field := value.FieldByIndex(f.Field.Index)
+		switch place(f.Place) {
+		case inBody:
+			hasBody = true
+			continue
+		case inQuery:
+			if field.IsZero() {
+				continue
+			}
+		}
+		text, err := formatField(field)
+		if err != nil {
+			return "", "", nil, fmt.Errorf("write %s of %s: %w", f.Name, spec.Name, err)
+		}
+		if place(f.Place) == inQuery {
+			query.Set(f.Name, text)
+			continue
+		}
+		target = strings.Replace(target, "{"+f.Name+"}", url.PathEscape(text), 1)
+	}
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	if hasBody {
+		body, err = json.Marshal(in)
+	}
+	return method, target, body, err
+}
+
+// DecodeInput reads what a client sent: the path's and the query's fields, and the body when the input has fields for it.
+// What is not known is refused, so that a typing mistake is not silently left out. An empty body is the zero value.
+func DecodeInput[In any](r *http.Request) (In, error) {
+	var in In
+	value := reflect.ValueOf(&in).Elem()
+	fields := InputFields(value.Type())
+	if slices.ContainsFunc(fields, func(f InputField) bool { return place(f.Place) == inBody }) {
+		if err := decodeBody(r.Body, &in); err != nil {
+			return in, Errorf(CodeInvalid, "read request: %w", err)
+		}
+	}
+	query := r.URL.Query()
+	for _, f := range fields {
+		text := ""
+		switch place(f.Place) {
+		case inBody:
+			continue
+		case inPath:
+			text = r.PathValue(f.Name)
+		case inQuery:
+			text = query.Get(f.Name)
+			query.Del(f.Name)
+		}
+		if text == "" {
+			continue
+		}
+		if err := parseField(value.FieldByIndex(f.Field.Index), text); err != nil {
+			return in, Errorf(CodeInvalid, "%s: %w", f.Name, err)
+		}
+	}
+	for name := range query {
+		return in, Errorf(CodeInvalid, "unknown parameter %q", name)
+	}
+	return in, nil
+}
+
+func decodeBody(body io.ReadCloser, to any) error {
+	decoder := json.NewDecoder(http.MaxBytesReader(nil, body, maxInputBytes))
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(to)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if err == nil {
+		// Reading on to the end also lets net/http notice when the client leaves.
+		if _, err = decoder.Token(); errors.Is(err, io.EOF) {
+			return nil
+		}
+		err = errors.New("something follows the JSON value")
+	}
+	return err
+}
+
+// formatField writes a value for a path or a query.
+func formatField(v reflect.Value) (string, error) {
+	if text, ok := v.Interface().(encoding.TextMarshaler); ok {
+		data, err := text.MarshalText()
+		return string(data), err
+	}
+	return fmt.Sprint(v.Interface()), nil
+}
+
+// parseField is the reverse of formatField.
+func parseField(v reflect.Value, text string) error {
+	if to, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		return to.UnmarshalText([]byte(text))
+	}
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(text)
+	case reflect.Bool:
+		b, err := strconv.ParseBool(text)
+		if err != nil {
+			return fmt.Errorf("%q is neither true nor false", text)
+		}
+		v.SetBool(b)
+	case reflect.Int, reflect.Int64:
+		n, err := strconv.ParseInt(text, 10, v.Type().Bits())
+		if err != nil {
+			return fmt.Errorf("%q is no number", text)
+		}
+		v.SetInt(n)
+	case reflect.Uint16:
+		n, err := strconv.ParseUint(text, 10, v.Type().Bits())
+		if err != nil {
+			return fmt.Errorf("%q is no number from 0 to 65535", text)
+		}
+		v.SetUint(n)
+	default:
+		return fmt.Errorf("a %s cannot stand in a URL", v.Type())
+	}
+	return nil
+}
+
+// inputObject returns an input as one JSON object, whatever the place of its fields.
+func inputObject(in any) (map[string]json.RawMessage, error) {
+	object := map[string]json.RawMessage{}
+	value := reflect.ValueOf(in)
+	for _, f := range InputFields(value.Type()) {
+		field := value.FieldByIndex(f.Field.Index)
+		if field.IsZero() {
+			continue
+		}
+		data, err := json.Marshal(field.Interface())
+		if err != nil {
+			return nil, err
+		}
+		object[f.Name] = data
+	}
+	return object, nil
+}
+
+// setInputObject is the reverse of inputObject; in points to the input.
+func setInputObject(in any, object map[string]json.RawMessage) error {
+	value := reflect.ValueOf(in).Elem()
+	known := 0
+	for _, f := range InputFields(value.Type()) {
+		data, ok := object[f.Name]
+		if !ok {
+			continue
+		}
+		known++
+		decoder := json.NewDecoder(bytes.NewReader(data))
+		decoder.DisallowUnknownFields()
+		if err := decoder.Decode(value.FieldByIndex(f.Field.Index).Addr().Interface()); err != nil {
+			return fmt.Errorf("%s: %w", f.Name, err)
+		}
+	}
+	if known != len(object) {
+		return fmt.Errorf("%d of %d fields are unknown", len(object)-known, len(object))
+	}
+	return nil
+}
