@@ -3,13 +3,13 @@ package host
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
 	"banger/api"
+	"banger/internal/atomicfile"
 	"banger/internal/config"
 	"banger/internal/disk"
 	"banger/internal/firecracker"
@@ -88,8 +88,7 @@ func tryVMM(ctx context.Context, file, binary, vmlinux string) (verdict, error) 
 	if err != nil {
 		return v, err
 	}
-	temp := fmt.Sprintf("%s.%d", file, time.Now().UnixNano())
-	if err := errors.Join(os.WriteFile(temp, data, 0o600), os.Rename(temp, file)); err != nil {
+	if err := atomicfile.Write(file, data, 0o600, atomicfile.Volatile); err != nil {
 		return v, fmt.Errorf("keep verdict on %s: %w", binary, err)
 	}
 	return v, nil

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"banger/internal/atomicfile"
 )
 
 // A Verdict says how guests run on this host.
@@ -211,17 +213,7 @@ func writeVerdict(path string, v Verdict) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "accel-*.tmp")
-	if err != nil {
-		return fmt.Errorf("write verdict: %w", err)
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
+	if err := atomicfile.Write(path, data, 0o600, atomicfile.Volatile); err != nil {
 		return fmt.Errorf("write verdict: %w", err)
 	}
 	return nil
