@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"banger/internal/atomicfile"
 )
 
 // imageLine is a line that sets the image, above the first table.
@@ -31,7 +33,10 @@ func SetImage(getenv func(string) string, name string) (string, error) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("write settings: %w", err)
 	}
-	return path, replaceFile(target, withImage(string(text), name))
+	if err := atomicfile.Write(target, []byte(withImage(string(text), name)), 0o644, atomicfile.Durable); err != nil {
+		return "", fmt.Errorf("write settings: %w", err)
+	}
+	return path, nil
 }
 
 // withImage returns the file's text with that image.
@@ -49,21 +54,4 @@ func withImage(text, name string) string {
 		}
 	}
 	return setting + "\n" + text
-}
-
-// replaceFile writes beside the file and renames, so that a crash leaves the old one or the new one.
-func replaceFile(path, text string) error {
-	file, err := os.CreateTemp(filepath.Dir(path), ".config-")
-	if err != nil {
-		return fmt.Errorf("write settings: %w", err)
-	}
-	_, err = file.WriteString(text)
-	err = errors.Join(err, file.Chmod(0o644), file.Sync(), file.Close())
-	if err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("write settings: %w", err), os.Remove(file.Name()))
-	}
-	return nil
 }

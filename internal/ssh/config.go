@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"banger/api"
+	"banger/internal/atomicfile"
 )
 
 // maxConfigBytes bounds a user's ~/.ssh/config.
@@ -62,7 +63,7 @@ func (d Dir) Install(userConfig, text string) (changed bool, err error) {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return false, fmt.Errorf("make folder: %w", err)
 	}
-	if err := writeFile(d.Config(), []byte(text), 0o600); err != nil {
+	if err := atomicfile.Write(d.Config(), []byte(text), 0o600, atomicfile.Durable); err != nil {
 		return false, fmt.Errorf("write ssh's configuration: %w", err)
 	}
 	path, made, err := d.openUserConfig(userConfig)
@@ -178,20 +179,19 @@ func readConfig(path string) ([]byte, fs.FileMode, error) {
 
 // replaceConfig replaces the user's file whole and keeps its mode and owner.
 func replaceConfig(path string, text []byte, mode fs.FileMode) error {
-	temp, err := writeTemp(path, text, mode)
+	err := atomicfile.Fill(path, mode, atomicfile.Durable, func(file *os.File) error {
+		if _, err := file.Write(text); err != nil {
+			return err
+		}
+		if info, err := os.Stat(path); err == nil {
+			if owner, ok := info.Sys().(*syscall.Stat_t); ok {
+				return file.Chown(int(owner.Uid), int(owner.Gid))
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return fmt.Errorf("write ssh's configuration: %w", err)
-	}
-	if info, statErr := os.Stat(path); statErr == nil {
-		if owner, ok := info.Sys().(*syscall.Stat_t); ok {
-			err = os.Lchown(temp, int(owner.Uid), int(owner.Gid))
-		}
-	}
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		return fmt.Errorf("write ssh's configuration: %w", errors.Join(err, os.Remove(temp)))
 	}
 	return nil
 }

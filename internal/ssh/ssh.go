@@ -18,6 +18,8 @@ import (
 	"strings"
 
 	"golang.org/x/crypto/ssh"
+
+	"banger/internal/atomicfile"
 )
 
 // Dir is the folder of ssh's files in a home folder.
@@ -57,7 +59,7 @@ func (d Dir) EnsureKey() (string, error) {
 		return public, nil
 	}
 	// ssh offers a key by its public half; a missing one would only cost time.
-	if err := writeFile(d.PublicKey(), []byte(public+"\n"), 0o644); err != nil {
+	if err := atomicfile.Write(d.PublicKey(), []byte(public+"\n"), 0o644, atomicfile.Durable); err != nil {
 		return "", fmt.Errorf("write public ssh key: %w", err)
 	}
 	return public, nil
@@ -99,15 +101,11 @@ func (d Dir) makeKey() error {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return err
 	}
-	temp, err := writeTemp(d.Key(), pem.EncodeToMemory(block), 0o600)
-	if err != nil {
-		return err
+	err = atomicfile.Create(d.Key(), pem.EncodeToMemory(block), 0o600, atomicfile.Durable)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
 	}
-	defer os.Remove(temp)
-	if err := os.Link(temp, d.Key()); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
+	return err
 }
 
 // publicLine is a public key as known_hosts and authorized_keys have it, without a comment and the line's end.
@@ -138,34 +136,8 @@ func (d Dir) WriteKnownHosts(hosts []Host) error {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return fmt.Errorf("write known hosts: %w", err)
 	}
-	if err := writeFile(d.KnownHosts(), text.Bytes(), 0o600); err != nil {
+	if err := atomicfile.Write(d.KnownHosts(), text.Bytes(), 0o600, atomicfile.Durable); err != nil {
 		return fmt.Errorf("write known hosts: %w", err)
 	}
 	return nil
-}
-
-// writeFile replaces a file whole.
-func writeFile(path string, data []byte, mode fs.FileMode) error {
-	temp, err := writeTemp(path, data, mode)
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(temp, path); err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	return nil
-}
-
-// writeTemp writes a file beside path, for it to take path's place.
-func writeTemp(path string, data []byte, mode fs.FileMode) (temp string, err error) {
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return "", err
-	}
-	_, err = file.Write(data)
-	err = errors.Join(err, file.Chmod(mode), file.Sync(), file.Close())
-	if err != nil {
-		return "", errors.Join(err, os.Remove(file.Name()))
-	}
-	return file.Name(), nil
 }
