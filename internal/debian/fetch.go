@@ -7,11 +7,12 @@ import (
 	"os"
 
 	"banger/api"
+	"banger/internal/atomicfile"
 	"banger/internal/fetch"
 	"banger/internal/progress"
 )
 
-// fetch downloads a file to path, by way of path+".part" and a rename. The stage of its progress has no name for none.
+// fetch downloads a file to path, whole or not at all. It need not outlive a power cut: the folder is a job's. The stage of its progress has no name for none.
 func (a *Archive) fetch(ctx context.Context, f fetch.File, path, stage string) (err error) {
 	if f.SizeBytes > f.MaxBytes {
 		return fmt.Errorf("get %s: %d bytes are more than the %d allowed", f.URL, f.SizeBytes, f.MaxBytes)
@@ -22,17 +23,13 @@ func (a *Archive) fetch(ctx context.Context, f fetch.File, path, stage string) (
 		shown.SetTotal(max(f.SizeBytes, 0))
 		defer func() { shown.End(err) }()
 	}
-	part, err := os.Create(path + ".part")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(part.Name())
-	defer part.Close()
 	client := fetch.Client{HTTP: a.Client, Stall: a.Stall, Backoff: a.Backoff, Log: a.Log}
-	if err := client.Download(ctx, f, part, shown); err != nil {
-		return explain(ctx, f.URL, err)
-	}
-	return os.Rename(part.Name(), path)
+	return atomicfile.Fill(path, 0o644, atomicfile.Volatile, func(part *os.File) error {
+		if err := client.Download(ctx, f, part, shown); err != nil {
+			return explain(ctx, f.URL, err)
+		}
+		return nil
+	})
 }
 
 // explain says what an error of a download means.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"banger/internal/atomicfile"
 	"banger/internal/disk"
 	"banger/internal/fetch"
 	"banger/internal/progress"
@@ -22,7 +22,6 @@ import (
 const (
 	maxFileBytes  = 1 << 30
 	maxEntryBytes = 4 << 20 // of the registry's answer about one version
-	partPrefix    = ".part-"
 )
 
 // Cache is a folder of files by their hash. It is safe for concurrent use, also by several processes.
@@ -76,14 +75,7 @@ func (c *Cache) has(ctx context.Context, want digest) bool {
 }
 
 // Sweep removes what a crash left half-made. Call it while nobody fetches.
-func (c *Cache) Sweep() error {
-	parts, err := filepath.Glob(filepath.Join(c.Dir, partPrefix+"*"))
-	errs := []error{err}
-	for _, part := range parts {
-		errs = append(errs, os.Remove(part))
-	}
-	return errors.Join(errs...)
-}
+func (c *Cache) Sweep() error { return atomicfile.Sweep(c.Dir) }
 
 // npmEntry is where the registry has a version of a package, and its hash.
 type npmEntry struct {
@@ -133,22 +125,12 @@ func (c *Cache) explain(ctx context.Context, at string, err error) error {
 }
 
 // get writes the file beside its name, and gives it the name when it is the right one.
-func (c *Cache) get(ctx context.Context, at string, want digest, path string, stage *progress.Stage) (err error) {
-	part, err := os.CreateTemp(c.Dir, partPrefix)
+func (c *Cache) get(ctx context.Context, at string, want digest, path string, stage *progress.Stage) error {
+	err := atomicfile.Fill(path, 0o600, atomicfile.Durable, func(part *os.File) error {
+		return c.files().Download(ctx, fetch.File{URL: at, SizeBytes: -1, MaxBytes: maxFileBytes, Digest: want.String()}, part, stage)
+	})
 	if err != nil {
-		return err
+		return c.explain(ctx, at, err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(c.explain(ctx, at, err), os.Remove(part.Name()))
-		}
-	}()
-	err = c.files().Download(ctx, fetch.File{URL: at, SizeBytes: -1, MaxBytes: maxFileBytes, Digest: want.String()}, part, stage)
-	if err == nil {
-		err = part.Sync()
-	}
-	if err = errors.Join(err, part.Close()); err != nil {
-		return err
-	}
-	return os.Rename(part.Name(), path)
+	return nil
 }

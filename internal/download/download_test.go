@@ -173,7 +173,7 @@ func TestFetch(t *testing.T) {
 			if n := int(requests.Load()); n != tt.requests {
 				t.Errorf("%d requests, want %d", n, tt.requests)
 			}
-			if parts, _ := filepath.Glob(filepath.Join(c.Dir, partPrefix+"*")); len(parts) != 0 {
+			if parts, _ := filepath.Glob(filepath.Join(c.Dir, ".new-*")); len(parts) != 0 {
 				t.Errorf("left over: %v", parts)
 			}
 			if tt.wantErr != "" {
@@ -224,7 +224,7 @@ func TestFetchCancelled(t *testing.T) {
 	if _, err := c.Fetch(ctx, source, "download"); !errors.Is(err, left) {
 		t.Errorf("error %v, want %v", err, left)
 	}
-	if parts, _ := filepath.Glob(filepath.Join(c.Dir, partPrefix+"*")); len(parts) != 0 {
+	if parts, _ := filepath.Glob(filepath.Join(c.Dir, ".new-*")); len(parts) != 0 {
 		t.Errorf("left over: %v", parts)
 	}
 }
@@ -251,14 +251,14 @@ func TestDiskFull(t *testing.T) {
 	if e, ok := errors.AsType[*api.Error](err); !ok || e.Code != api.CodeUnavailable || !strings.Contains(err.Error(), "disk full") || requests.Load() != 1 {
 		t.Errorf("error %v after %d requests", err, requests.Load())
 	}
-	if parts, _ := filepath.Glob(filepath.Join(dir, partPrefix+"*")); len(parts) != 0 {
+	if parts, _ := filepath.Glob(filepath.Join(dir, ".new-*")); len(parts) != 0 {
 		t.Errorf("left over: %v", parts)
 	}
 }
 
 func TestSweep(t *testing.T) {
 	c := &Cache{Dir: t.TempDir()}
-	for _, name := range []string{partPrefix + "1", "sha256-x"} {
+	for _, name := range []string{".new-1", "sha256-x"} {
 		if err := os.WriteFile(filepath.Join(c.Dir, name), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}

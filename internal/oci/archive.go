@@ -77,7 +77,7 @@ func unpackFile(ctx context.Context, file *os.File, size int64, scratch string, 
 	if err := os.MkdirAll(scratch, 0o755); err != nil {
 		return nil, 0, err
 	}
-	out, err := os.CreateTemp(scratch, partPrefix)
+	out, err := os.CreateTemp(scratch, ".new-") // a crash before the next line leaves it to atomicfile.Sweep
 	if err != nil {
 		return nil, 0, err
 	}

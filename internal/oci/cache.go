@@ -13,10 +13,9 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-)
 
-// partPrefix names downloads that are not finished; after a crash Sweep removes them.
-const partPrefix = ".new-"
+	"banger/internal/atomicfile"
+)
 
 // Cache keeps layers as registries serve them, one file each, named by the sha256 of its content. All images share
 // them. It is safe for concurrent use by one process.
@@ -44,26 +43,28 @@ func (c *Cache) get(ctx context.Context, digest string, size int64, download fun
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return nil, false, fmt.Errorf("make layer cache: %w", err)
 	}
-	file, err = os.CreateTemp(c.Dir, partPrefix)
-	if err != nil {
-		return nil, false, fmt.Errorf("make layer: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(explainFull(c.Dir, err), file.Close(), os.Remove(file.Name()))
-			file = nil
+	file, err = c.fill(digest, download)
+	return file, false, err
+}
+
+// fill makes the file of a layer and opens it. It is durable: a name without content would outlive a power cut as damage.
+func (c *Cache) fill(digest string, download func(*os.File) error) (file *os.File, err error) {
+	err = atomicfile.Fill(c.path(digest), 0o600, atomicfile.Durable, func(part *os.File) error {
+		if err := download(part); err != nil {
+			return err
 		}
-	}()
-	if err := download(file); err != nil {
-		return file, false, err
+		var err error
+		file, err = os.Open(part.Name()) // before it has its name, by which Trim may remove it at any time
+		return err
+	})
+	if err != nil {
+		err = explainFull(c.Dir, err)
+		if file != nil {
+			err = errors.Join(err, file.Close())
+		}
+		return nil, err
 	}
-	if err := file.Sync(); err != nil { // a name without content would survive a power cut as damage
-		return file, false, fmt.Errorf("write layer: %w", err)
-	}
-	if err := os.Rename(file.Name(), c.path(digest)); err != nil {
-		return file, false, fmt.Errorf("keep layer: %w", err)
-	}
-	return file, false, nil
+	return file, nil
 }
 
 // lock waits until nobody else fetches the digest.
@@ -170,14 +171,7 @@ func (c *Cache) Trim(maxBytes int64) (freedBytes int64, err error) {
 }
 
 // Sweep removes what a crash left. Call it while nothing is fetched.
-func (c *Cache) Sweep() error {
-	left, err := filepath.Glob(filepath.Join(c.Dir, partPrefix+"*"))
-	errs := []error{err}
-	for _, path := range left {
-		errs = append(errs, os.Remove(path))
-	}
-	return errors.Join(errs...)
-}
+func (c *Cache) Sweep() error { return atomicfile.Sweep(c.Dir) }
 
 // isDigest reports whether s is a sha256 in hex: only such a text becomes the name of a file.
 func isDigest(s string) bool {

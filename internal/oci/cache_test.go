@@ -143,7 +143,7 @@ func TestCacheTrim(t *testing.T) {
 	if c.open(digests[1], 99) != nil {
 		t.Error("a layer of another size was taken")
 	}
-	if err := os.WriteFile(filepath.Join(c.Dir, partPrefix+"1"), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(c.Dir, ".new-1"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Sweep(); err != nil {
