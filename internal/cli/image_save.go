@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"banger/api"
+	"banger/internal/atomicfile"
 )
 
 func (a *app) imageSaveCommand() *cobra.Command {
@@ -52,17 +52,12 @@ func (a *app) saveTo(output string, r io.Reader) error {
 		_, err := io.Copy(a.Stdout, r)
 		return err
 	}
-	file, err := os.CreateTemp(filepath.Dir(output), "."+filepath.Base(output)+"-")
+	err := atomicfile.Fill(output, 0o644, atomicfile.Durable, func(file *os.File) error {
+		_, err := io.Copy(file, r)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("save image: %w", err)
-	}
-	_, err = io.Copy(file, r)
-	err = errors.Join(err, file.Chmod(0o644), file.Sync(), file.Close())
-	if err == nil {
-		err = os.Rename(file.Name(), output)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("save image: %w", err), os.Remove(file.Name()))
 	}
 	return nil
 }

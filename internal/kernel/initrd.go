@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/cavaliergopher/cpio"
 
+	"banger/internal/atomicfile"
 	"banger/internal/disk"
 )
 
@@ -46,7 +46,7 @@ func (b Bundle) Initrd(ctx context.Context, guestBinary, cacheDir string) (strin
 
 // writeInitrd joins two archives, which the kernel unpacks in turn: the bundle's part, and /init. The later one wins: a
 // user's own initrd has an /init too.
-func (b Bundle) writeInitrd(path, guestBinary string) (err error) {
+func (b Bundle) writeInitrd(path, guestBinary string) error {
 	init, err := os.ReadFile(guestBinary)
 	if err != nil {
 		return err
@@ -56,30 +56,18 @@ func (b Bundle) writeInitrd(path, guestBinary string) (err error) {
 		return err
 	}
 	defer rest.Close()
-	out, err := os.CreateTemp(filepath.Dir(path), ".initrd-")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(out.Name()))
-		}
-	}()
 	var last bytes.Buffer
 	if err := writeCPIO(&last, []cpioFile{{name: "init", mode: cpio.TypeReg | 0o755, data: init}}); err != nil {
-		return errors.Join(err, out.Close())
-	}
-	n, err := io.Copy(out, io.MultiReader(rest, &last))
-	if err != nil {
-		return errors.Join(err, out.Close())
-	}
-	if err := out.Truncate((n + initrdAlignment - 1) / initrdAlignment * initrdAlignment); err != nil { // zeroes, which the kernel skips
-		return errors.Join(err, out.Close())
-	}
-	if err := errors.Join(out.Chmod(0o644), out.Sync(), out.Close()); err != nil {
 		return err
 	}
-	return os.Rename(out.Name(), path)
+	return atomicfile.Fill(path, 0o644, atomicfile.Durable, func(out *os.File) error {
+		n, err := io.Copy(out, io.MultiReader(rest, &last))
+		if err != nil {
+			return err
+		}
+		// What is behind is zeroes, which the kernel skips.
+		return out.Truncate((n + initrdAlignment - 1) / initrdAlignment * initrdAlignment)
+	})
 }
 
 // cpioFile is one entry of an initrd.
