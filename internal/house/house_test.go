@@ -148,6 +148,34 @@ var forbidden = []struct {
 	{"internal/disk", []string{"internal/store", "internal/vm", "internal/image", "internal/kernel"}, "it works on files"},
 }
 
+// renames are the folders with a rename that replaces no file by newer content.
+var renames = map[string]string{
+	"internal/atomicfile": "it is that package",
+	"internal/disk":       "folders that are published",
+	"internal/cli":        "a log that has become long is moved aside",
+	"internal/guestd":     "in the guest",
+	"internal/builder":    "a machine's disk becomes an image",
+	"internal/network":    "the keeper's note is still written by hand",
+}
+
+func TestFilesAreReplacedByAtomicfile(t *testing.T) {
+	for _, s := range sources(t) {
+		allowed := false
+		for folder := range renames {
+			allowed = allowed || within(s.folder(), folder)
+		}
+		if s.isTest() || allowed || !within(s.folder(), "internal") {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			if f, ok := n.(*ast.SelectorExpr); ok && f.Sel.Name == "Rename" {
+				t.Errorf("%s renames a file: what replaces one is written by package atomicfile", s.path)
+			}
+			return true
+		})
+	}
+}
+
 func TestForbiddenImports(t *testing.T) {
 	for _, s := range sources(t) {
 		if s.isTest() {
