@@ -8,7 +8,6 @@ package debian
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -20,6 +19,7 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp"
 
 	"banger/api"
+	"banger/internal/compression"
 	"banger/internal/fetch"
 )
 
@@ -108,13 +108,13 @@ func readIndex(ctx context.Context, path string, keep func(string) bool) (map[st
 		return nil, err
 	}
 	defer file.Close()
-	plain, err := decompress(file, ".xz")
+	plain, err := unpack(file, ".xz")
 	if err != nil {
 		return nil, fmt.Errorf("unpack package index: %w", err)
 	}
 	defer plain.Close()
 	found := map[string]Package{}
-	err = Stanzas(ctx, io.LimitReader(plain, maxIndexBytes), func(s Stanza) error {
+	err = Stanzas(ctx, compression.Limit(plain, maxIndexBytes), func(s Stanza) error {
 		if !keep(s["Package"]) {
 			return nil
 		}

@@ -3,7 +3,6 @@ package debian
 import (
 	"archive/tar"
 	"bufio"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -13,15 +12,14 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/klauspost/compress/zstd"
-	"github.com/therootcompany/xz"
+	"banger/internal/compression"
 )
 
 const (
 	arMagic       = "!<arch>\n"
 	arHeaderBytes = 60
 
-	maxDictionaryBytes = 128 << 20 // of xz; 64 MiB is what xz -9 asks for
+	maxDictionaryBytes = 128 << 20 // of xz and zstd; 64 MiB is what xz -9 asks for
 	maxDebFileBytes    = 1 << 30   // of one file in a package
 )
 
@@ -37,7 +35,7 @@ func ReadDeb(ctx context.Context, debPath string, each func(*tar.Header, io.Read
 	if err != nil {
 		return fmt.Errorf("read %s: %w", path.Base(debPath), err)
 	}
-	plain, err := decompress(data, suffix)
+	plain, err := unpack(data, suffix)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", path.Base(debPath), err)
 	}
@@ -103,25 +101,11 @@ func dataMember(r io.Reader) (suffix string, data io.Reader, err error) {
 	}
 }
 
-// decompress returns the plain text of r by its file suffix.
-func decompress(r io.Reader, suffix string) (io.ReadCloser, error) {
-	switch suffix {
-	case "":
-		return io.NopCloser(r), nil
-	case ".xz":
-		x, err := xz.NewReader(r, maxDictionaryBytes)
-		if err != nil {
-			return nil, err
-		}
-		return io.NopCloser(x), nil
-	case ".gz":
-		return gzip.NewReader(r)
-	case ".zst":
-		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxDictionaryBytes), zstd.WithDecoderConcurrency(1))
-		if err != nil {
-			return nil, err
-		}
-		return z.IOReadCloser(), nil
+// unpack returns the plain text of r, which has a file's suffix; it must be packed unless that is empty.
+func unpack(r io.Reader, suffix string) (*compression.Reader, error) {
+	plain, err := compression.Open(r, maxDictionaryBytes)
+	if err == nil && suffix != "" && !plain.Packed() {
+		return nil, fmt.Errorf("unknown compression %q", suffix)
 	}
-	return nil, fmt.Errorf("unknown compression %q", suffix)
+	return plain, err
 }

@@ -2,32 +2,34 @@ package download
 
 import (
 	"archive/tar"
-	"bufio"
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
 	"strings"
+
+	"banger/internal/compression"
 )
 
 const (
 	maxProgramBytes   = 1 << 30
 	maxArchiveEntries = 100_000
+	maxWindowBytes    = 128 << 20 // of a decompressor; see package compression
 )
 
 // Program is an executable, to be read once.
 type Program struct {
 	io.Reader
 	SizeBytes int64
+	content   io.Closer
 	file      *os.File
 }
 
 // Close lets go of the file.
-func (p *Program) Close() error { return p.file.Close() }
+func (p *Program) Close() error { return errors.Join(p.content.Close(), p.file.Close()) }
 
-// OpenProgram finds the executable of that name in a downloaded file: the file itself, or in a .tar.gz a regular file of
+// OpenProgram finds the executable of that name in a downloaded file: the file itself, or in a packed tar a regular file of
 // that name, at the top or in a folder bin, as npm packages and releases have it.
 func OpenProgram(file, name string) (_ *Program, err error) {
 	f, err := os.Open(file)
@@ -39,23 +41,23 @@ func OpenProgram(file, name string) (_ *Program, err error) {
 			f.Close()
 		}
 	}()
-	content := bufio.NewReader(f)
-	if magic, err := content.Peek(2); err != nil || magic[0] != 0x1f || magic[1] != 0x8b {
+	content, err := compression.Open(f, maxWindowBytes)
+	if err != nil {
+		return nil, fmt.Errorf("unpack %s: %w", name, err)
+	}
+	p := &Program{Reader: content, content: content, file: f}
+	if !content.Packed() {
 		info, err := f.Stat()
 		if err != nil {
 			return nil, err
 		}
-		return &Program{Reader: content, SizeBytes: info.Size(), file: f}, nil
+		p.SizeBytes = info.Size()
+		return p, nil
 	}
-	unzipped, err := gzip.NewReader(content)
-	if err != nil {
-		return nil, fmt.Errorf("unpack %s: %w", name, err)
+	if p.Reader, p.SizeBytes, err = findProgram(content, name); err != nil {
+		return nil, fmt.Errorf("unpack %s: %w", name, errors.Join(err, content.Close()))
 	}
-	archive, size, err := findProgram(unzipped, name)
-	if err != nil {
-		return nil, fmt.Errorf("unpack %s: %w", name, err)
-	}
-	return &Program{Reader: archive, SizeBytes: size, file: f}, nil
+	return p, nil
 }
 
 // findProgram reads a tar up to the program's content.

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"banger/api"
+	"banger/internal/compression"
 )
 
 // initrdModules are what the guest needs before it has its modules drive: transports, disks, filesystems and the port
@@ -148,16 +149,16 @@ func readModule(releaseDir string, m module) ([]byte, error) {
 	if bytes.HasPrefix(data, []byte("\x7fELF")) {
 		return data, nil
 	}
-	r, err := decompressor(data)
+	r, err := unpacked(data)
 	if err != nil {
 		return nil, fmt.Errorf("unpack module %s: %w", m.name, err)
 	}
 	defer r.Close()
-	plain, err := io.ReadAll(io.LimitReader(r, maxModuleBytes+1))
+	plain, err := io.ReadAll(compression.Limit(r, maxModuleBytes))
 	if err != nil {
 		return nil, fmt.Errorf("unpack module %s: %w", m.name, err)
 	}
-	if len(plain) > maxModuleBytes || !bytes.HasPrefix(plain, []byte("\x7fELF")) {
+	if !bytes.HasPrefix(plain, []byte("\x7fELF")) {
 		return nil, fmt.Errorf("unpack module %s: not a module", m.name)
 	}
 	return plain, nil

@@ -2,11 +2,12 @@ package kernel
 
 import (
 	"bytes"
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
 	"strconv"
+
+	"banger/internal/compression"
 )
 
 // The newc format (kernel: Documentation/driver-api/early-userspace/buffer-format.rst): a header of hex digits, the name
@@ -67,20 +68,15 @@ func plainArchives(data []byte, unpack bool) ([]byte, error) {
 }
 
 func unpackArchives(packed []byte) ([]byte, error) {
-	r, err := decompressor(packed)
+	r, err := unpacked(packed)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotInitrd, err)
 	}
 	defer r.Close()
-	if z, ok := r.(*gzip.Reader); ok {
-		z.Multistream(false) // zeroes may follow, as padding
-	}
-	plain, err := io.ReadAll(io.LimitReader(r, maxInitrdBytes+1))
+	r.SingleStream() // zeroes may follow, as padding
+	plain, err := io.ReadAll(compression.Limit(r, maxInitrdBytes))
 	if err != nil {
 		return nil, fmt.Errorf("unpack initrd: %w", err)
-	}
-	if len(plain) > maxInitrdBytes {
-		return nil, fmt.Errorf("unpack initrd: more than %d bytes", maxInitrdBytes)
 	}
 	return plainArchives(plain, false)
 }

@@ -2,17 +2,13 @@ package kernel
 
 import (
 	"bytes"
-	"compress/bzip2"
-	"compress/gzip"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 
-	"github.com/klauspost/compress/zstd"
-	"github.com/pierrec/lz4/v4"
-	"github.com/therootcompany/xz"
+	"banger/internal/compression"
 )
 
 const (
@@ -49,7 +45,7 @@ func vmlinux(bzImage []byte) ([]byte, error) {
 	if size > maxVmlinuxBytes {
 		return nil, fmt.Errorf("unpack kernel: plain size of %d bytes", size)
 	}
-	plain, err := decompressor(payload)
+	plain, err := unpacked(payload)
 	if err != nil {
 		return nil, fmt.Errorf("unpack kernel: %w", err)
 	}
@@ -94,28 +90,11 @@ func checkELF(image []byte) error {
 	return nil
 }
 
-// decompressor returns the plain text of data, whose first bytes tell the format: those of kernels and of modules.
-func decompressor(data []byte) (io.ReadCloser, error) {
-	r := bytes.NewReader(data)
-	switch {
-	case bytes.HasPrefix(data, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxDictionaryBytes), zstd.WithDecoderConcurrency(1))
-		if err != nil {
-			return nil, err
-		}
-		return z.IOReadCloser(), nil
-	case bytes.HasPrefix(data, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
-		x, err := xz.NewReader(r, maxDictionaryBytes)
-		if err != nil {
-			return nil, err
-		}
-		return io.NopCloser(x), nil
-	case bytes.HasPrefix(data, []byte{0x1f, 0x8b}):
-		return gzip.NewReader(r)
-	case bytes.HasPrefix(data, []byte("BZh")):
-		return io.NopCloser(bzip2.NewReader(r)), nil
-	case bytes.HasPrefix(data, []byte{0x02, 0x21, 0x4c, 0x18}): // legacy frame, the one the kernel uses
-		return io.NopCloser(lz4.NewReader(r)), nil
+// unpacked returns the plain content of packed data: a kernel's, a module's or an initrd's.
+func unpacked(data []byte) (*compression.Reader, error) {
+	r, err := compression.Open(bytes.NewReader(data), maxDictionaryBytes)
+	if err == nil && !r.Packed() {
+		err = fmt.Errorf("unknown compression, first bytes % x", data[:min(len(data), 4)])
 	}
-	return nil, fmt.Errorf("unknown compression, first bytes % x", data[:min(len(data), 4)])
+	return r, err
 }

@@ -5,7 +5,6 @@ import (
 	"compress/gzip"
 	"debug/elf"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"io"
 	"os/exec"
@@ -106,23 +105,6 @@ func TestVmlinux(t *testing.T) {
 				t.Errorf("%d bytes, %v; want %d", len(got), err, len(plain))
 			}
 		})
-	}
-}
-
-// printf 'hello\n' | bzip2
-const bzip2Hello = "425a6839314159265359c1c080e2000001410000100244a00030cd00c3462997177245385090c1c080e2"
-
-func TestDecompressBzip2(t *testing.T) {
-	packed, err := hex.DecodeString(bzip2Hello)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := decompressor(packed)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if plain, err := io.ReadAll(r); string(plain) != "hello\n" || err != nil {
-		t.Errorf("%q, %v", plain, err)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/api"
+	"banger/internal/compression"
 	"banger/internal/disk"
 )
 
@@ -66,12 +67,12 @@ func OpenArchive(ctx context.Context, path, scratch string, limits Limits) (_ *I
 
 // unpackFile returns what is packed in file as a nameless file in scratch, or nil when it is not packed, and its size.
 func unpackFile(ctx context.Context, file *os.File, size int64, scratch string, limits Limits) (_ *os.File, _ int64, err error) {
-	plain, packed, err := decompress(disk.WithContext(ctx, io.NewSectionReader(file, 0, size)))
+	plain, err := unpack(disk.WithContext(ctx, io.NewSectionReader(file, 0, size)))
 	if err != nil {
 		return nil, 0, refuse("%w", err)
 	}
 	defer func() { err = errors.Join(err, plain.Close()) }()
-	if !packed {
+	if !plain.Packed() {
 		return nil, size, nil
 	}
 	if err := os.MkdirAll(scratch, 0o755); err != nil {
@@ -84,7 +85,7 @@ func unpackFile(ctx context.Context, file *os.File, size int64, scratch string, 
 	if err := os.Remove(out.Name()); err != nil {
 		return nil, 0, errors.Join(err, out.Close())
 	}
-	unpacked, err := io.Copy(out, &limitedReader{plain, limits.unpacked(size)})
+	unpacked, err := io.Copy(out, compression.Limit(plain, limits.unpacked(size)))
 	switch {
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"banger/api"
+	"banger/internal/compression"
 	"banger/internal/fetch"
 	"banger/internal/progress"
 )
@@ -34,7 +35,7 @@ func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 		response.Body = struct {
 			io.Reader
 			io.Closer
-		}{&limitedReader{response.Body, maxManifestBytes}, response.Body}
+		}{compression.Limit(response.Body, maxManifestBytes), response.Body}
 	}
 	return response, err
 }
@@ -76,7 +77,7 @@ func (s *session) retry(ctx context.Context, what string, do func(context.Contex
 		ctx, cancel := context.WithTimeout(ctx, answerDeadline)
 		defer cancel()
 		err := do(ctx)
-		if status := statusOf(err); status != 0 && !fetch.StatusError(status).Passes() || errors.Is(err, errBomb) {
+		if status := statusOf(err); status != 0 && !fetch.StatusError(status).Passes() || errors.Is(err, compression.ErrTooLarge) {
 			return fetch.Final(err)
 		}
 		return err

@@ -218,7 +218,7 @@ func (w *writer) layer(ctx context.Context, l layer, files map[int]*inode) error
 		return nil
 	}
 	var blob io.Reader = io.NewSectionReader(l.blob, 0, l.size)
-	plain, _, err := decompress(disk.WithContext(ctx, blob))
+	plain, err := unpack(disk.WithContext(ctx, blob))
 	if err != nil {
 		return err
 	}

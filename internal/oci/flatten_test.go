@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"banger/api"
+	"banger/internal/compression"
 	"banger/internal/disk"
 )
 
@@ -305,8 +306,8 @@ func TestBombs(t *testing.T) {
 			i.layers[0].diffID = ""
 			i.limits = Limits{Entries: 100, MetadataBytes: 100, Ratio: 1, FreeBytes: 1 << 20}.withDefaults()
 			_, err := flatten(t.Context(), i)
-			if !errors.Is(err, errBomb) {
-				t.Errorf("error %v, want %v", err, errBomb)
+			if !errors.Is(err, compression.ErrTooLarge) {
+				t.Errorf("error %v, want %v", err, compression.ErrTooLarge)
 			}
 		})
 	}

@@ -7,6 +7,8 @@ import (
 	"path"
 	"strings"
 	"time"
+
+	"banger/internal/compression"
 )
 
 const (
@@ -139,7 +141,7 @@ func (t *tree) charge(h *tar.Header) error {
 		return fmt.Errorf("a file of %d bytes", h.Size)
 	}
 	if t.bytes += h.Size; t.bytes > t.limits.unpacked(t.stored) {
-		return errBomb
+		return compression.ErrTooLarge
 	}
 	return nil
 }
