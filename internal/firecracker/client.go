@@ -5,16 +5,15 @@
 package firecracker
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"time"
+
+	"banger/internal/unixhttp"
 )
 
 const (
@@ -36,18 +35,12 @@ func (f *Fault) Error() string { return fmt.Sprintf("%s: %s", f.Call, f.Message)
 // Client speaks to one VMM over its API socket. Every call has a deadline of its own. It keeps no connection open: a
 // VMM serves ten, and the calls are few. It is safe for concurrent use.
 type Client struct {
-	http *http.Client
+	http *unixhttp.Client
 }
 
 // NewClient returns a client of the VMM that listens on socket.
 func NewClient(socket string) *Client {
-	return &Client{&http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		},
-	}}}
+	return &Client{unixhttp.New(socket, callTimeout, maxAnswerBytes)}
 }
 
 // Info returns who answers and in which state the microVM is.
@@ -103,53 +96,20 @@ func (c *Client) InstanceStart(ctx context.Context) error {
 
 // call makes one request; answer may be nil.
 func (c *Client) call(ctx context.Context, method, path string, body, answer any) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	var reader io.Reader
-	if body != nil {
-		data, err := json.Marshal(body)
-		if err != nil {
-			return fmt.Errorf("%s %s: %w", method, path, err)
-		}
-		reader = bytes.NewReader(data)
-	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://localhost"+path, reader)
-	if err != nil {
-		return fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	if body != nil {
-		request.Header.Set("Content-Type", "application/json")
-	}
-	response, err := c.http.Do(request)
-	if err != nil {
-		if u, ok := errors.AsType[*url.Error](err); ok {
-			err = u.Err // its URL is made up
-		}
-		return fmt.Errorf("ask VMM %s %s: %w", method, path, err)
-	}
-	defer response.Body.Close()
-	return readAnswer(response, method+" "+path, answer)
-}
-
-func readAnswer(response *http.Response, call string, answer any) error {
-	data, err := io.ReadAll(io.LimitReader(response.Body, maxAnswerBytes))
-	if err != nil {
-		return fmt.Errorf("%s: read answer: %w", call, err)
-	}
-	if response.StatusCode/100 != 2 {
-		var fault struct {
-			Message string `json:"fault_message"`
-		}
-		if json.Unmarshal(data, &fault) != nil || fault.Message == "" {
-			fault.Message = response.Status
-		}
-		return &Fault{Call: call, Status: response.StatusCode, Message: fault.Message}
-	}
-	if answer == nil {
+	err := c.http.Call(ctx, method, path, body, answer)
+	if err == nil {
 		return nil
 	}
-	if err := json.Unmarshal(data, answer); err != nil {
-		return fmt.Errorf("%s: read answer: %w", call, err)
+	call := method + " " + path
+	refused, ok := errors.AsType[*unixhttp.StatusError](err)
+	if !ok {
+		return fmt.Errorf("ask VMM %s: %w", call, err)
 	}
-	return nil
+	var fault struct {
+		Message string `json:"fault_message"`
+	}
+	if json.Unmarshal(refused.Body, &fault) != nil || fault.Message == "" {
+		fault.Message = refused.Error()
+	}
+	return &Fault{Call: call, Status: refused.Code, Message: fault.Message}
 }

@@ -91,8 +91,8 @@ func TestCallErrors(t *testing.T) {
 	}{
 		{"Fault", say(400, `{"fault_message":"no such file"}`), "GET /: no such file", 400},
 		{"FaultWithoutMessage", say(500, ""), "GET /: 500 Internal Server Error", 500},
-		{"BadJSON", say(200, "{"), "GET /: read answer: unexpected end of JSON input", 0},
-		{"TooMuch", say(200, `{"id":"`+strings.Repeat("x", maxAnswerBytes)+`"}`), "GET /: read answer: unexpected end of JSON input", 0},
+		{"BadJSON", say(200, "{"), "ask VMM GET /: read answer: unexpected end of JSON input", 0},
+		{"TooMuch", say(200, `{"id":"`+strings.Repeat("x", maxAnswerBytes)+`"}`), "ask VMM GET /: read answer: more than 1048576 bytes", 0},
 		{"BrokenOff", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "ask VMM GET /: EOF", 0},
 	}
 	for _, tt := range tests {
