@@ -22,7 +22,7 @@ import (
 
 	"banger/internal/guest"
 	"banger/internal/guestd/agent"
-	"banger/internal/guestd/boot"
+	"banger/internal/guestd/system"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -41,7 +41,7 @@ func startAgentAt(t testing.TB) (client *guest.Client, socket string) {
 	writeFile(t, filepath.Join(root, "etc/passwd"), fmt.Sprintf(
 		"root:x:0:0:root:%[1]s:/bin/sh\nme:x:%[2]d:%[3]d::%[1]s:/bin/sh\n", root, os.Getuid(), os.Getgid()))
 	writeFile(t, filepath.Join(root, "etc/os-release"), "ID=test\nPRETTY_NAME=\"Test OS 1\"\n")
-	record := boot.Record{Init: boot.InitNone, Stages: []boot.Stage{{Name: "find disks", Start: time.Second, Duration: time.Millisecond}}}
+	record := system.Record{Init: system.InitNone, Stages: []system.Stage{{Name: "find disks", Start: time.Second, Duration: time.Millisecond}}}
 	server := agent.New(agent.Config{Build: "test", Record: record, Root: root, Log: slog.New(slog.DiscardHandler)})
 	socket = filepath.Join(t.TempDir(), "agent")
 	l, err := net.Listen("unix", socket)

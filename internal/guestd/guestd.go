@@ -13,6 +13,7 @@ import (
 
 	"banger/internal/guestd/agent"
 	"banger/internal/guestd/boot"
+	"banger/internal/guestd/system"
 )
 
 // Process is what the program is given: arguments, number and where errors go.
@@ -51,7 +52,7 @@ func run(ctx context.Context, p Process, log *slog.Logger) error {
 }
 
 func runAgent(ctx context.Context, build string, log *slog.Logger) error {
-	record, err := boot.ReadRecord(boot.RecordPath)
+	record, err := system.ReadRecord(system.RecordPath)
 	if err != nil {
 		return fmt.Errorf("read boot record: %w", err)
 	}

@@ -141,6 +141,8 @@ var forbidden = []struct {
 	{"internal/firecracker", []string{"internal/vm", "internal/guest", "internal/store", "internal/fcqemu", "internal/qemu"}, "it knows the contract only"},
 	{"internal/guest", []string{"internal/guestd", "internal/vm", "internal/store", "internal/firecracker"}, "it does not know how a VM runs"},
 	{"internal/guestd", []string{"api", "internal/vm", "internal/store", "internal/daemon", "internal/firecracker", "internal/kernel", "internal/image", "github.com/spf13/cobra", "modernc.org/sqlite"}, "it is carried into every guest and must stay small"},
+	{"internal/guestd/agent", []string{"internal/guestd/boot"}, "boot and agent are two processes"},
+	{"internal/guestd/boot", []string{"internal/guestd/agent"}, "boot and agent are two processes"},
 	{"internal/fcqemu", []string{"internal/vm", "internal/store", "internal/daemon", "internal/guest", "internal/cli", "internal/firecracker"}, "firecracker-qemu is a product of its own"},
 	{"internal/qemu", []string{"internal/vm", "internal/store", "internal/daemon", "internal/fcqemu", "internal/cli"}, "it is the lower half of firecracker-qemu"},
 	{"internal/store", []string{"internal/disk", "internal/vm", "internal/image", "internal/kernel"}, "it keeps records, nothing else"},

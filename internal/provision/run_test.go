@@ -15,7 +15,7 @@ import (
 	"banger/api"
 	"banger/internal/guest"
 	guestagent "banger/internal/guestd/agent"
-	"banger/internal/guestd/boot"
+	"banger/internal/guestd/system"
 	"banger/internal/progress"
 )
 
@@ -24,7 +24,7 @@ func startAgent(t *testing.T) *guest.Client {
 	t.Helper()
 	root := t.TempDir()
 	write(t, filepath.Join(root, "etc/passwd"), fmt.Sprintf("root:x:%d:%d:root:%s:/bin/sh\n", os.Getuid(), os.Getgid(), root))
-	server := guestagent.New(guestagent.Config{Build: "test", Record: boot.Record{Init: boot.InitNone}, Root: root, Log: slog.New(slog.DiscardHandler)})
+	server := guestagent.New(guestagent.Config{Build: "test", Record: system.Record{Init: system.InitNone}, Root: root, Log: slog.New(slog.DiscardHandler)})
 	socket := filepath.Join(t.TempDir(), "agent")
 	l, err := net.Listen("unix", socket)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 
 	"connectrpc.com/connect"
 
-	"banger/internal/guestd/boot"
+	"banger/internal/guestd/system"
 	agentv1 "banger/proto/agent/v1"
 	"banger/proto/agent/v1/agentv1connect"
 )
@@ -31,9 +31,9 @@ const (
 
 // Config is what an agent needs to know. The folders are those of the guest but for tests.
 type Config struct {
-	Build  string      // version of this program
-	Record boot.Record // how the VM booted
-	Root   string      // where the image's root is: /
+	Build  string        // version of this program
+	Record system.Record // how the VM booted
+	Root   string        // where the image's root is: /
 	Log    *slog.Logger
 }
 

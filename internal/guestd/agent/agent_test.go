@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/guestd/accounts"
-	"banger/internal/guestd/boot"
+	"banger/internal/guestd/system"
 	"banger/internal/vsockmux"
 	agentv1 "banger/proto/agent/v1"
 	"banger/proto/agent/v1/agentv1connect"
@@ -210,13 +210,13 @@ func TestSteady(t *testing.T) {
 
 func TestRebootRequest(t *testing.T) {
 	root := t.TempDir()
-	if _, err := rebootRequest(boot.InitOther, root); err == nil || !strings.Contains(err.Error(), "stop the VM by force") {
+	if _, err := rebootRequest(system.InitOther, root); err == nil || !strings.Contains(err.Error(), "stop the VM by force") {
 		t.Errorf("without a reboot command: %v", err)
 	}
 	if err := errors.Join(os.MkdirAll(root+"/sbin", 0o755), os.WriteFile(root+"/sbin/reboot", nil, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	for _, kind := range []string{boot.InitSystemd, boot.InitOpenRC, boot.InitSysvinit, boot.InitBusybox, boot.InitOther, boot.InitNone} {
+	for _, kind := range []string{system.InitSystemd, system.InitOpenRC, system.InitSysvinit, system.InitBusybox, system.InitOther, system.InitNone} {
 		if ask, err := rebootRequest(kind, root); ask == nil || err != nil {
 			t.Errorf("%s: %v", kind, err)
 		}
@@ -251,7 +251,7 @@ func TestServeSerial(t *testing.T) {
 	class, dev := t.TempDir(), t.TempDir()
 	os.Mkdir(filepath.Join(class, "vport0p1"), 0o755)
 	os.WriteFile(filepath.Join(class, "vport0p1", "name"), []byte(vsockmux.PortName), 0o644)
-	server := New(Config{Record: boot.Record{Init: boot.InitNone}, Root: "/", Log: slog.New(slog.DiscardHandler)})
+	server := New(Config{Record: system.Record{Init: system.InitNone}, Root: "/", Log: slog.New(slog.DiscardHandler)})
 	defer server.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)

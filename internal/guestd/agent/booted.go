@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"banger/internal/guestd/boot"
 	"banger/internal/guestd/procfs"
+	"banger/internal/guestd/system"
 )
 
 const (
@@ -64,13 +64,13 @@ func (w *bootWatch) isDone() bool {
 // It is nil for an init that has nothing to say.
 func bootWaiter(config Config) func(context.Context) string {
 	switch config.Record.Init {
-	case boot.InitSystemd:
+	case system.InitSystemd:
 		return waitSystemd
-	case boot.InitOpenRC:
+	case system.InitOpenRC:
 		return func(ctx context.Context) string {
 			return poll(ctx, func() bool { return openRCBooted(filepath.Join(config.Root, "run/openrc")) })
 		}
-	case boot.InitSysvinit, boot.InitBusybox:
+	case system.InitSysvinit, system.InitBusybox:
 		return func(ctx context.Context) string {
 			return poll(ctx, steady(bootSteady, (&scriptWatch{proc: "/proc"}).done))
 		}

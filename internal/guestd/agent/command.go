@@ -12,7 +12,7 @@ import (
 	"connectrpc.com/connect"
 
 	"banger/internal/guestd/accounts"
-	"banger/internal/guestd/boot"
+	"banger/internal/guestd/system"
 	agentv1 "banger/proto/agent/v1"
 )
 
@@ -95,7 +95,7 @@ func checkStart(start *agentv1.ExecStart) error {
 // environment is what login gives, with the request's on top; of a name given twice the last one counts.
 func environment(user accounts.User, start *agentv1.ExecStart) []string {
 	env := []string{
-		"HOME=" + user.Home, "USER=" + user.Name, "LOGNAME=" + user.Name, "SHELL=" + user.Shell, "PATH=" + boot.DefaultPath,
+		"HOME=" + user.Home, "USER=" + user.Name, "LOGNAME=" + user.Name, "SHELL=" + user.Shell, "PATH=" + system.DefaultPath,
 	}
 	if t := start.Terminal; t != nil {
 		term := t.Term

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/internal/guestd/boot"
+	"banger/internal/guestd/system"
 	agentv1 "banger/proto/agent/v1"
 )
 
@@ -27,7 +27,7 @@ func (s *Server) Shutdown(_ context.Context, r *agentv1.ShutdownRequest) (*agent
 	unix.Sync()
 	if r.Force {
 		time.AfterFunc(answerPause, func() {
-			if err := boot.Reset(); err != nil {
+			if err := system.Reset(); err != nil {
 				s.config.Log.Error("reset machine", "err", err)
 			}
 		})
@@ -58,7 +58,7 @@ func (s *Server) reboot(ask func() error) {
 			s.config.Log.Error("ask init to reboot", "err", err)
 		}
 	}
-	if err := boot.Reset(); err != nil {
+	if err := system.Reset(); err != nil {
 		s.config.Log.Error("reset machine", "err", err)
 	}
 }
@@ -67,12 +67,12 @@ func (s *Server) reboot(ask func() error) {
 func rebootRequest(kind, root string) (func() error, error) {
 	const systemdReboot = syscall.Signal(34 + 5) // SIGRTMIN+5 of systemd(1), counted from the C library's SIGRTMIN
 	switch kind {
-	case boot.InitSystemd:
+	case system.InitSystemd:
 		return func() error { return unix.Kill(1, systemdReboot) }, nil
-	case boot.InitNone, boot.InitBusybox:
+	case system.InitNone, system.InitBusybox:
 		return func() error { return unix.Kill(1, unix.SIGTERM) }, nil
 	}
-	for _, dir := range filepath.SplitList(boot.DefaultPath) {
+	for _, dir := range filepath.SplitList(system.DefaultPath) {
 		path := filepath.Join(dir, "reboot")
 		if _, err := os.Stat(filepath.Join(root, path)); err != nil {
 			continue

@@ -10,13 +10,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 	"unsafe"
 
 	"connectrpc.com/connect"
 	"golang.org/x/sys/unix"
 
 	"banger/internal/guestd/procfs"
+	"banger/internal/guestd/system"
 	agentv1 "banger/proto/agent/v1"
 )
 
@@ -34,7 +34,7 @@ func (s *Server) Health(context.Context, *agentv1.HealthRequest) (*agentv1.Healt
 		Hostname:     unix.ByteSliceToString(uts.Nodename[:]),
 		Kernel:       unix.ByteSliceToString(uts.Release[:]),
 		Distribution: distribution(s.config.Root),
-		UptimeMs:     uint64(uptime().Milliseconds()),
+		UptimeMs:     uint64(system.Uptime().Milliseconds()),
 	}
 	for _, stage := range s.config.Record.Stages {
 		h.Stages = append(h.Stages, &agentv1.BootStage{
@@ -42,14 +42,6 @@ func (s *Server) Health(context.Context, *agentv1.HealthRequest) (*agentv1.Healt
 		})
 	}
 	return h, nil
-}
-
-func uptime() time.Duration {
-	var t unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) != nil {
-		return 0
-	}
-	return time.Duration(t.Nano())
 }
 
 // distribution is PRETTY_NAME of os-release(5), whose values are quoted as a shell's.

@@ -31,19 +31,16 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"banger/internal/guestd/smallfile"
+	"banger/internal/guestd/system"
 )
 
-// Paths that the agent and the init share.
 const (
-	RunDir     = "/run/banger"            // survives the hand-over: systemd keeps a /run which it finds mounted
-	Binary     = RunDir + "/banger-guest" // this program, once the initramfs is gone
-	RecordPath = RunDir + "/boot.json"    // the Record of this boot
-	initramfs  = "/modules"               // what the initramfs holds beside /init
-	newRoot    = "/newroot"               // where the root is joined
-	diskWait   = 10 * time.Second         // for the two drives no boot can do without
-	moduleWait = time.Second              // for the modules drive, once those two are there
-	failPause  = 100 * time.Millisecond   // lets the console's last line out before the reset
+	initramfs  = "/modules"             // what the initramfs holds beside /init
+	newRoot    = "/newroot"             // where the root is joined
+	diskWait   = 10 * time.Second       // for the two drives no boot can do without
+	moduleWait = time.Second            // for the modules drive, once those two are there
+	failPause  = 100 * time.Millisecond // lets the console's last line out before the reset
 )
 
 // Run boots the VM. It does not return: it ends in the image's init, as PID 1 itself, or in a reset.
@@ -56,14 +53,14 @@ func Run(ctx context.Context, log *slog.Logger) {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	_ = Reset() // below is what happens when it fails
-	os.Exit(1)  // the kernel panics when PID 1 ends, which panic=-1 turns into a reset
+	_ = system.Reset() // below is what happens when it fails
+	os.Exit(1)         // the kernel panics when PID 1 ends, which panic=-1 turns into a reset
 }
 
 // state is what earlier steps leave to later ones.
 type state struct {
 	log     *slog.Logger
-	record  Record
+	record  system.Record
 	cmdline Cmdline
 	disks   Disks
 	init    Init
@@ -90,17 +87,17 @@ func run(ctx context.Context, log *slog.Logger) error {
 		{"start init", s.startInit},
 	}
 	for _, step := range steps {
-		began := uptime()
+		began := system.Uptime()
 		if err := step.do(ctx); err != nil {
 			return fmt.Errorf("%s: %w", step.name, err)
 		}
-		s.record.add(step.name, began, uptime())
+		s.record.Add(step.name, began, system.Uptime())
 	}
 	return errors.New("start init: returned")
 }
 
 func (s *state) readCmdline(context.Context) error {
-	line, err := readBounded("/proc/cmdline", maxCmdlineBytes)
+	line, err := smallfile.Read("/proc/cmdline", maxCmdlineBytes)
 	if err != nil {
 		return err
 	}
@@ -115,19 +112,4 @@ func (s *state) findDisks(ctx context.Context) (err error) {
 	}
 	s.disks, err = waitDisks(ctx, "/sys/block", "/dev", s.cmdline.Image, s.cmdline.OwnRoot, diskWait, grace)
 	return err
-}
-
-// uptime is the time since the kernel started.
-func uptime() time.Duration {
-	var t unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) != nil {
-		return 0
-	}
-	return time.Duration(t.Nano())
-}
-
-// Reset syncs the disks and resets the machine at once.
-func Reset() error {
-	unix.Sync()
-	return unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"banger/internal/guestd/system"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -285,14 +287,14 @@ func TestFindInit(t *testing.T) {
 		files []string // "path" is a program, "path>target" a symlink, "path/" a folder
 		want  Init
 	}{
-		{"None", []string{"/bin/sh"}, Init{Kind: InitNone}},
-		{"Systemd", []string{"/usr/lib/systemd/systemd", "/lib>usr/lib", "/sbin/init>/lib/systemd/systemd"}, Init{"/sbin/init", InitSystemd}},
-		{"SystemdWithoutLink", []string{"/usr/lib/systemd/systemd"}, Init{"/usr/lib/systemd/systemd", InitSystemd}},
-		{"Alpine", []string{"/bin/busybox", "/sbin/init>/bin/busybox", "/sbin/openrc", "/etc/inittab", "/etc/init.d/"}, Init{"/sbin/init", InitOpenRC}},
-		{"Busybox", []string{"/bin/busybox", "/bin/init>busybox"}, Init{"/bin/init", InitBusybox}},
-		{"Sysvinit", []string{"/sbin/init", "/etc/inittab", "/etc/init.d/"}, Init{"/sbin/init", InitSysvinit}},
-		{"Other", []string{"/sbin/init"}, Init{"/sbin/init", InitOther}},
-		{"DanglingLink", []string{"/sbin/init>/no/where", "/bin/sh"}, Init{Kind: InitNone}},
+		{"None", []string{"/bin/sh"}, Init{Kind: system.InitNone}},
+		{"Systemd", []string{"/usr/lib/systemd/systemd", "/lib>usr/lib", "/sbin/init>/lib/systemd/systemd"}, Init{"/sbin/init", system.InitSystemd}},
+		{"SystemdWithoutLink", []string{"/usr/lib/systemd/systemd"}, Init{"/usr/lib/systemd/systemd", system.InitSystemd}},
+		{"Alpine", []string{"/bin/busybox", "/sbin/init>/bin/busybox", "/sbin/openrc", "/etc/inittab", "/etc/init.d/"}, Init{"/sbin/init", system.InitOpenRC}},
+		{"Busybox", []string{"/bin/busybox", "/bin/init>busybox"}, Init{"/bin/init", system.InitBusybox}},
+		{"Sysvinit", []string{"/sbin/init", "/etc/inittab", "/etc/init.d/"}, Init{"/sbin/init", system.InitSysvinit}},
+		{"Other", []string{"/sbin/init"}, Init{"/sbin/init", system.InitOther}},
+		{"DanglingLink", []string{"/sbin/init>/no/where", "/bin/sh"}, Init{Kind: system.InitNone}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -354,27 +356,6 @@ func TestOverlayPlan(t *testing.T) {
 	if got := plan.own("/var/lib/docker"); got != "/disk/own/var-lib-docker" {
 		t.Errorf("own folder %q", got)
 	}
-}
-
-func TestRecord(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "boot.json")
-	want := Record{Init: InitSystemd}
-	want.add("find disks", time.Second, 1500*time.Millisecond)
-	if err := want.write(path); err != nil {
-		t.Fatal(err)
-	}
-	got, err := ReadRecord(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, got); diff != "" || got.Stages[0].Duration != 500*time.Millisecond {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	if err := os.WriteFile(path, make([]byte, 65<<10), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	_, err = ReadRecord(path)
-	checkErr(t, err, "longer than")
 }
 
 func TestRunStopsWithContext(t *testing.T) {

@@ -2,8 +2,6 @@ package boot
 
 import (
 	"fmt"
-	"io"
-	"os"
 	"strings"
 )
 
@@ -73,21 +71,4 @@ func validLabels(name string) bool {
 		}
 	}
 	return true
-}
-
-// readBounded reads a whole file of at most max bytes.
-func readBounded(path string, max int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, max+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(b)) > max {
-		return nil, fmt.Errorf("read %s: longer than %d bytes", path, max)
-	}
-	return b, nil
 }

@@ -5,16 +5,14 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
-)
 
-const maxEtcFileBytes = 1 << 20
+	"banger/internal/guestd/smallfile"
+)
 
 func (s *state) writeIdentity(context.Context) error {
 	etc, err := makeInRoot(newRoot, "/etc", 0o755)
@@ -34,12 +32,12 @@ func (s *state) writeIdentity(context.Context) error {
 
 // writeHostname changes /etc/hostname and /etc/hosts where they say something else.
 func writeHostname(etc string, c Cmdline) error {
-	err := updateFile(filepath.Join(etc, "hostname"), 0o644, func([]byte) []byte { return []byte(c.Hostname + "\n") })
+	err := smallfile.Update(filepath.Join(etc, "hostname"), 0o644, func([]byte) []byte { return []byte(c.Hostname + "\n") })
 	if err != nil {
 		return fmt.Errorf("write host name: %w", err)
 	}
 	own := c.Network.ownHosts(c.Hostname)
-	err = updateFile(filepath.Join(etc, "hosts"), 0o644, func(old []byte) []byte { return hostsFor(old, own) })
+	err = smallfile.Update(filepath.Join(etc, "hosts"), 0o644, func(old []byte) []byte { return hostsFor(old, own) })
 	if err != nil {
 		return fmt.Errorf("write hosts: %w", err)
 	}
@@ -84,7 +82,7 @@ func hostsFor(old []byte, own []string) []byte {
 // writeMachineID gives a VM an id of its own where the image holds none. With one in place systemd does not take each
 // new VM for a first boot, which would apply unit presets anew.
 func writeMachineID(etc string) error {
-	err := updateFile(filepath.Join(etc, "machine-id"), 0o444, func(old []byte) []byte {
+	err := smallfile.Update(filepath.Join(etc, "machine-id"), 0o444, func(old []byte) []byte {
 		if id := strings.TrimSpace(string(old)); id != "" && id != "uninitialized" {
 			return old
 		}
@@ -97,31 +95,4 @@ func writeMachineID(etc string) error {
 		return fmt.Errorf("write machine-id: %w", err)
 	}
 	return nil
-}
-
-// updateFile writes what change makes of a file, if that differs; a missing file is an empty one. A symlink is replaced
-// by a file, for its target may lie outside of the root.
-func updateFile(path string, mode os.FileMode, change func([]byte) []byte) error {
-	var old []byte
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-	case err != nil:
-		return err
-	case info.Mode().IsRegular():
-		if old, err = readBounded(path, maxEtcFileBytes); err != nil {
-			return err
-		}
-	case info.IsDir():
-		return fmt.Errorf("%s: is a directory", path)
-	}
-	fresh := change(old)
-	if info != nil && info.Mode().IsRegular() && bytes.Equal(fresh, old) {
-		return nil
-	}
-	temp := path + ".banger"
-	if err := os.WriteFile(temp, fresh, mode); err != nil {
-		return err
-	}
-	return os.Rename(temp, path)
 }

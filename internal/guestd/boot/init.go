@@ -8,16 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-)
 
-// Kinds of init, by what is to be asked of them later.
-const (
-	InitSystemd  = "systemd"
-	InitOpenRC   = "openrc" // under openrc-init, or under busybox or sysvinit
-	InitSysvinit = "sysvinit"
-	InitBusybox  = "busybox"
-	InitOther    = "other"
-	InitNone     = "none" // banger-guest stays PID 1
+	"banger/internal/guestd/system"
 )
 
 // Init is the image's own init.
@@ -42,7 +34,7 @@ func findInit(root string) Init {
 		}
 		return Init{Path: path, Kind: initKind(real, func(p string) bool { _, err := inRoot(root, p); return err == nil })}
 	}
-	return Init{Kind: InitNone}
+	return Init{Kind: system.InitNone}
 }
 
 // initKind names the init from the file behind its symlinks and from what else the image has.
@@ -50,24 +42,24 @@ func initKind(real string, has func(path string) bool) string {
 	name := filepath.Base(real)
 	switch {
 	case strings.HasPrefix(name, "systemd"):
-		return InitSystemd
+		return system.InitSystemd
 	case has("/sbin/openrc") || has("/usr/bin/openrc"):
-		return InitOpenRC
+		return system.InitOpenRC
 	case strings.HasPrefix(name, "busybox"):
-		return InitBusybox
+		return system.InitBusybox
 	case has("/etc/inittab") && has("/etc/init.d"):
-		return InitSysvinit
+		return system.InitSysvinit
 	default:
-		return InitOther
+		return system.InitOther
 	}
 }
 
 // startAgent starts this program again as the agent, in a session of its own.
 func (s *state) startAgent(context.Context) error {
-	if err := s.record.write(RecordPath); err != nil {
+	if err := s.record.Write(system.RecordPath); err != nil {
 		return fmt.Errorf("write boot record: %w", err)
 	}
-	if s.init.Kind == InitNone {
+	if s.init.Kind == system.InitNone {
 		return nil // PID 1 keeps the agent running itself
 	}
 	_, err := startAgent()
@@ -75,8 +67,8 @@ func (s *state) startAgent(context.Context) error {
 }
 
 func startAgent() (pid int, err error) {
-	cmd := exec.Command(Binary, "agent") //nolint:noctx // lives as long as the VM
-	cmd.Env = []string{"PATH=" + DefaultPath}
+	cmd := exec.Command(system.Binary, "agent") //nolint:noctx // lives as long as the VM
+	cmd.Env = []string{"PATH=" + system.DefaultPath}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -86,14 +78,11 @@ func startAgent() (pid int, err error) {
 	return cmd.Process.Pid, nil
 }
 
-// DefaultPath is the PATH of processes for which the image says nothing.
-const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 func (s *state) startInit(ctx context.Context) error {
-	if s.init.Kind == InitNone {
+	if s.init.Kind == system.InitNone {
 		return serveAsInit(ctx, s.log)
 	}
-	env := []string{"PATH=" + DefaultPath, "TERM=linux", "HOME=/"}
+	env := []string{"PATH=" + system.DefaultPath, "TERM=linux", "HOME=/"}
 	if err := syscall.Exec(s.init.Path, []string{s.init.Path}, env); err != nil {
 		return fmt.Errorf("exec %s: %w", s.init.Path, err)
 	}

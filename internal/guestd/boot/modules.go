@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/guestd/smallfile"
 )
 
 // laterMark stands in the load order between what the boot waits for and what it does not; package kernel writes it.
@@ -18,7 +20,7 @@ const laterMark = "# later"
 // module that does not load is only told: it may be built in or loaded already, and what it was needed for says so by
 // itself.
 func (s *state) loadModules(context.Context) error {
-	order, err := readBounded(filepath.Join(initramfs, "order"), maxOrderBytes)
+	order, err := smallfile.Read(filepath.Join(initramfs, "order"), maxOrderBytes)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // a kernel with all of it built in
 	}

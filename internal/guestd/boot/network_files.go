@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"banger/internal/guestd/smallfile"
 )
 
 // writeResolvConf writes /etc/resolv.conf anew at each boot. A symlink into the files of systemd-resolved or
@@ -15,7 +17,7 @@ func (n Network) writeResolvConf(etc string) error {
 	if len(n.Nameservers) == 0 {
 		return nil
 	}
-	err := updateFile(filepath.Join(etc, "resolv.conf"), 0o644, func([]byte) []byte { return n.resolvConf() })
+	err := smallfile.Update(filepath.Join(etc, "resolv.conf"), 0o644, func([]byte) []byte { return n.resolvConf() })
 	if err != nil {
 		return fmt.Errorf("write resolv.conf: %w", err)
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/guestd/system"
 )
 
 const (
@@ -84,7 +86,7 @@ func endVM(ctx context.Context, signals <-chan os.Signal) error {
 	}
 	unix.Sync()
 	remountReadOnly()
-	return Reset()
+	return system.Reset()
 }
 
 // waitNoChildren waits until no process is left, at most for terminateGrace, and reports whether none is.

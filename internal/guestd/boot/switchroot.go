@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/guestd/system"
 )
 
 // switchRoot makes newRoot the root: it finds the init while the image's paths can still be told from ours, keeps this
@@ -45,7 +47,7 @@ func (s *state) switchRoot(context.Context) error {
 
 // keepBinary copies this program to /run, from where the agent runs.
 func keepBinary() error {
-	if err := os.MkdirAll(RunDir, 0o755); err != nil {
+	if err := os.MkdirAll(system.RunDir, 0o755); err != nil {
 		return err
 	}
 	in, err := os.Open("/proc/self/exe")
@@ -53,7 +55,7 @@ func keepBinary() error {
 		return err
 	}
 	defer in.Close()
-	out, err := os.OpenFile(Binary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o755)
+	out, err := os.OpenFile(system.Binary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o755)
 	if err != nil {
 		return err
 	}

@@ -1,15 +1,20 @@
-package boot
+package system
 
 import (
 	"encoding/json"
 	"fmt"
 	"os"
 	"time"
+
+	"banger/internal/guestd/smallfile"
 )
+
+// maxRecordBytes is far above what the dozen stages of a boot take.
+const maxRecordBytes = 64 << 10
 
 // Record is what a boot leaves behind for the agent, in RecordPath.
 type Record struct {
-	Init   string  `json:"init"`   // kind of the init, as Init.Kind
+	Init   string  `json:"init"`   // kind of the init: InitSystemd and its like
 	Stages []Stage `json:"stages"` // in the order in which they ran
 }
 
@@ -20,11 +25,13 @@ type Stage struct {
 	Duration time.Duration `json:"duration"`
 }
 
-func (r *Record) add(name string, began, ended time.Duration) {
+// Add appends a stage that has ended.
+func (r *Record) Add(name string, began, ended time.Duration) {
 	r.Stages = append(r.Stages, Stage{Name: name, Start: began, Duration: ended - began})
 }
 
-func (r *Record) write(path string) error {
+// Write leaves the record at path.
+func (r *Record) Write(path string) error {
 	b, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode boot record: %w", err)
@@ -35,7 +42,7 @@ func (r *Record) write(path string) error {
 // ReadRecord reads the record of this boot.
 func ReadRecord(path string) (Record, error) {
 	var r Record
-	b, err := readBounded(path, 64<<10)
+	b, err := smallfile.Read(path, maxRecordBytes)
 	if err != nil {
 		return r, err
 	}
