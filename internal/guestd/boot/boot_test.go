@@ -13,13 +13,18 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"banger/internal/guestd/identity"
+	"banger/internal/guestd/netcfg"
 	"banger/internal/guestd/system"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var equateAddresses = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
 func TestParseCmdline(t *testing.T) {
 	tests := []struct {
@@ -28,10 +33,14 @@ func TestParseCmdline(t *testing.T) {
 		wantErr    string
 	}{
 		{"Empty", "", Cmdline{}, ""},
-		{"Hostname", "console=ttyS0 quiet banger.hostname=calm-otter panic=-1", Cmdline{Hostname: "calm-otter"}, ""},
-		{"LastCounts", "banger.hostname=a banger.hostname=b", Cmdline{Hostname: "b"}, ""},
-		{"UnknownKey", "banger.later=x banger.hostname=a", Cmdline{Hostname: "a"}, ""},
-		{"Domain", "banger.hostname=a.vm\n", Cmdline{Hostname: "a.vm"}, ""},
+		{"Hostname", "console=ttyS0 quiet banger.hostname=calm-otter panic=-1", Cmdline{Identity: identity.Spec{Hostname: "calm-otter"}}, ""},
+		{"LastCounts", "banger.hostname=a banger.hostname=b", Cmdline{Identity: identity.Spec{Hostname: "b"}}, ""},
+		{"UnknownKey", "banger.later=x banger.hostname=a", Cmdline{Identity: identity.Spec{Hostname: "a"}}, ""},
+		{"Domain", "banger.hostname=a.vm\n", Cmdline{Identity: identity.Spec{Hostname: "a.vm"}}, ""},
+		{"Network", "banger.mtu=1400 banger.address=172.30.0.5/16", Cmdline{Network: netcfg.Config{Address: netip.MustParsePrefix("172.30.0.5/16"), MTU: 1400}}, ""},
+		{"ErrNetwork", "banger.address=x", Cmdline{}, `banger.address="x": not an IPv4 address`},
+		{"ErrImage", "banger.image=0123", Cmdline{}, `banger.image="0123": not a UUID`},
+		{"OtherPrefix", "bangers.hostname=a hostname=b", Cmdline{}, ""},
 		{"OwnRoot", "banger.root=own", Cmdline{OwnRoot: true}, ""},
 		{"ErrRoot", "banger.root=rw", Cmdline{}, "banger.root=\"rw\": not known"},
 		{"ErrCharacter", "banger.hostname=a_b", Cmdline{}, "not a host name"},
@@ -58,7 +67,7 @@ func checkErr(t *testing.T, err error, want string) {
 }
 
 func FuzzParseCmdline(f *testing.F) {
-	f.Add("quiet banger.hostname=a")
+	f.Add("quiet banger.hostname=a banger.image=0123456789abcdef0123456789abcdef banger.modules=none banger.root=own")
 	f.Add("banger.address=172.30.0.5/16 banger.gateway=172.30.0.1 banger.dns=172.30.0.1,1.1.1.1 banger.mtu=1500 banger.search=vm")
 	f.Add("banger.address=172.30.0.5/16 banger.address6=fd62:616e:6765::ac1e:5/112 banger.gateway6=fd62:616e:6765::ac1e:1")
 	f.Fuzz(func(t *testing.T, line string) {
@@ -66,16 +75,14 @@ func FuzzParseCmdline(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if c.Hostname != "" && !validHostname(c.Hostname) {
-			t.Errorf("took host name %q", c.Hostname)
+		if err := c.Identity.Check(); err != nil || c.Identity.MachineID != "" {
+			t.Errorf("took %+v: %v", c.Identity, err)
 		}
-		n := c.Network
-		if n.Gateway.IsValid() && !n.Address.Contains(n.Gateway) || n.Gateway6.IsValid() && !n.Address6.Contains(n.Gateway6) || len(n.Nameservers) > maxNameservers || n.MTU < 0 || n.MTU > maxMTU {
-			t.Errorf("took network %+v", n)
+		if c.Image != "" && !validUUID(c.Image) {
+			t.Errorf("took image %q", c.Image)
 		}
-		// What is written into configuration files must not bring lines of its own.
-		if got, want := bytes.Count(n.resolvConf(), []byte("\n")), 1+len(n.Nameservers)+min(len(n.Search), 1); got != want {
-			t.Errorf("resolv.conf has %d lines, want %d: %q", got, want, n.resolvConf())
+		if !c.Network.Address.IsValid() && !cmp.Equal(c.Network, netcfg.Config{}, equateAddresses) {
+			t.Errorf("took a network without an address: %+v", c.Network)
 		}
 	})
 }
@@ -225,59 +232,6 @@ func TestWaitDisksLate(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Error(err)
-	}
-}
-
-func TestHostsFor(t *testing.T) {
-	const own = "172.30.0.5\tbox.vm box\t# banger\nfd62::5\tbox.vm box\t# banger\n"
-	lines := Network{
-		Address: netip.MustParsePrefix("172.30.0.5/16"), Address6: netip.MustParsePrefix("fd62::5/112"), Search: "vm",
-	}.ownHosts("box")
-	tests := []struct{ name, old, want string }{
-		{"New", "", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" + own},
-		{"Added", "127.0.0.1 localhost\n10.0.0.1 other", "127.0.0.1 localhost\n10.0.0.1 other\n" + own},
-		{"Replaced", "127.0.1.1 old old.lan\n# end\n", own + "# end\n"},
-		{"OtherAddress", "::1 localhost\n172.30.0.9\told.vm old\t# banger\n# end\n", "::1 localhost\n" + own + "# end\n"},
-		{"OtherUser", "172.30.0.9 old.vm old\n", "172.30.0.9 old.vm old\n" + own},
-		{"Kept", own, own},
-		{"OneBefore", "172.30.0.5\tbox.vm box\t# banger\n::1 localhost\n", own + "::1 localhost\n"},
-		{"Once", "127.0.1.1 a\n127.0.1.1 b\n172.30.0.9\told.vm old\t# banger\n", own},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			if got := string(hostsFor([]byte(tt.old), lines)); got != tt.want {
-				t.Errorf("got %q, want %q", got, tt.want)
-			}
-		})
-	}
-}
-
-func TestWriteIdentity(t *testing.T) {
-	etc := t.TempDir()
-	read := func(name string) string {
-		b, err := os.ReadFile(filepath.Join(etc, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(b)
-	}
-	outside := filepath.Join(t.TempDir(), "outside")
-	if err := errors.Join(os.WriteFile(outside, []byte("safe"), 0o644), os.Symlink(outside, filepath.Join(etc, "hostname")),
-		os.WriteFile(filepath.Join(etc, "machine-id"), []byte("uninitialized\n"), 0o444)); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(writeHostname(etc, Cmdline{Hostname: "box"}), writeMachineID(etc)); err != nil {
-		t.Fatal(err)
-	}
-	id := read("machine-id")
-	if len(id) != 33 || id[12] != '4' || read("hostname") != "box\n" || !strings.Contains(read("hosts"), "127.0.1.1\tbox\t# banger\n") {
-		t.Errorf("machine-id %q, hostname %q, hosts %q", id, read("hostname"), read("hosts"))
-	}
-	if b, _ := os.ReadFile(outside); string(b) != "safe" {
-		t.Errorf("wrote through a symlink: %q", b)
-	}
-	if err := writeMachineID(etc); err != nil || read("machine-id") != id {
-		t.Errorf("machine-id changed from %q to %q, %v", id, read("machine-id"), err)
 	}
 }
 

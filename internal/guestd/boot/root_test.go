@@ -3,44 +3,20 @@ package boot
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// inNamespace runs the test again as root of mount and user namespaces of its own, and of those that the flags ask for,
-// and reports whether this is that run.
-func inNamespace(t *testing.T, cloneFlags uintptr) bool {
-	t.Helper()
-	const mark = "BANGER_TEST_IN_NAMESPACE"
-	if os.Getenv(mark) == t.Name() {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			t.Fatal(err)
-		}
-		return true
-	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), mark+"="+t.Name())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | cloneFlags}
-	if os.Getuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
-	}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("in namespace: %v\n%s", err, out)
-	}
-	return false
-}
+	"banger/internal/guestd/nstest"
+)
 
 // The root is joined of plain folders here; all but the ext4 mounts is as in a VM. The second boot must find what the
 // first one's user left, and not what a newer image brings to the VM's own folders.
 func TestJoinRoot(t *testing.T) {
-	if !inNamespace(t, 0) {
+	if !nstest.In(t, 0) {
 		return
 	}
 	base := t.TempDir()

@@ -1,14 +1,17 @@
-package boot
+package netcfg
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
 )
 
 const (
+	macBytes       = 6
 	maxNameservers = 3  // MAXNS of resolv.conf(5): a resolver reads no more
 	minPrefix      = 8  // no subnet is larger than 10.0.0.0/8
 	maxPrefix      = 30 // the smallest subnet with room for a gateway
@@ -18,52 +21,66 @@ const (
 	maxSearchBytes = 253 // of a DNS name, RFC 1035
 )
 
-// Network is the static configuration of the VM's one network card. The zero value is a VM with the loopback interface
-// only.
-type Network struct {
-	Address     netip.Prefix // banger.address: the VM's own, with the prefix length of its subnet
-	Gateway     netip.Addr   // banger.gateway: in that subnet; zero for no default route
-	Address6    netip.Prefix // banger.address6: as Address, IPv6; zero for none
-	Gateway6    netip.Addr   // banger.gateway6: as Gateway; zero when nothing beyond the subnet is reached by IPv6
-	Nameservers []netip.Addr // banger.dns, comma-separated IPv4 addresses; none leaves resolv.conf alone
-	Search      string       // banger.search: the domain of short names; empty for none
-	MTU         int          // banger.mtu in bytes; 0 keeps the card's
+// Config is the static configuration of the machine's one network card. The zero value is a machine with the loopback
+// interface only.
+type Config struct {
+	MAC         net.HardwareAddr // empty keeps the card's
+	Address     netip.Prefix     // the machine's own, with the prefix length of its subnet
+	Gateway     netip.Addr       // in that subnet; zero for no default route
+	Address6    netip.Prefix     // as Address, IPv6; zero for none
+	Gateway6    netip.Addr       // as Gateway; zero when nothing beyond the subnet is reached by IPv6
+	Nameservers []netip.Addr     // IPv4; none leaves resolv.conf alone
+	Search      string           // the domain of short names; empty for none
+	MTU         int              // in bytes; 0 keeps the card's
 }
 
-// parseNetwork reads the values of the keys "banger.*" that concern the network.
-func parseNetwork(given map[string]string) (Network, error) {
-	var n Network
+// Keys of what Parse reads, as the kernel command line has them behind "banger.".
+const (
+	KeyMAC         = "mac"
+	KeyAddress     = "address"
+	KeyGateway     = "gateway"
+	KeyAddress6    = "address6"
+	KeyGateway6    = "gateway6"
+	KeyNameservers = "dns" // separated by commas
+	KeySearch      = "search"
+	KeyMTU         = "mtu"
+)
+
+// Parse reads and checks the values that were given, by key; other keys are not its own. Its errors begin with the key.
+func Parse(given map[string]string) (Config, error) {
+	var c Config
 	fields := []struct {
 		key   string
 		parse func(value string) error
 	}{
-		{"banger.address", func(v string) (err error) { n.Address, err = parseAddress(v); return err }},
-		{"banger.gateway", func(v string) (err error) { n.Gateway, err = parseHost(v); return err }},
-		{"banger.address6", func(v string) (err error) { n.Address6, err = parseAddress6(v); return err }},
-		{"banger.gateway6", func(v string) (err error) { n.Gateway6, err = parseHost6(v); return err }},
-		{"banger.dns", func(v string) (err error) { n.Nameservers, err = parseNameservers(v); return err }},
-		{"banger.search", func(v string) (err error) { n.Search, err = parseSearch(v); return err }},
-		{"banger.mtu", func(v string) (err error) { n.MTU, err = parseMTU(v); return err }},
+		{KeyMAC, func(v string) (err error) { c.MAC, err = parseMAC(v); return err }},
+		{KeyAddress, func(v string) (err error) { c.Address, err = parseAddress(v); return err }},
+		{KeyGateway, func(v string) (err error) { c.Gateway, err = parseHost(v); return err }},
+		{KeyAddress6, func(v string) (err error) { c.Address6, err = parseAddress6(v); return err }},
+		{KeyGateway6, func(v string) (err error) { c.Gateway6, err = parseHost6(v); return err }},
+		{KeyNameservers, func(v string) (err error) { c.Nameservers, err = parseNameservers(v); return err }},
+		{KeySearch, func(v string) (err error) { c.Search, err = parseSearch(v); return err }},
+		{KeyMTU, func(v string) (err error) { c.MTU, err = parseMTU(v); return err }},
 	}
 	for _, f := range fields {
 		value, ok := given[f.key]
 		if !ok {
 			continue
 		}
-		if _, ok := given["banger.address"]; !ok {
-			return Network{}, fmt.Errorf("%s: given without banger.address", f.key)
+		if _, ok := given[KeyAddress]; !ok {
+			return Config{}, fmt.Errorf("%s: given without an address", f.key)
 		}
 		if err := f.parse(value); err != nil {
-			return Network{}, fmt.Errorf("%s=%.80q: %w", f.key, value, err)
+			return Config{}, fmt.Errorf("%s=%.80q: %w", f.key, value, err)
 		}
 	}
-	if err := checkGateway("banger.gateway", n.Gateway, n.Address); err != nil {
-		return Network{}, err
+	if err := checkGateway(KeyGateway, c.Gateway, c.Address); err != nil {
+		return Config{}, err
 	}
-	if err := checkGateway("banger.gateway6", n.Gateway6, n.Address6); err != nil {
-		return Network{}, err
+	if err := checkGateway(KeyGateway6, c.Gateway6, c.Address6); err != nil {
+		return Config{}, err
 	}
-	return n, nil
+	return c, nil
 }
 
 func checkGateway(key string, gateway netip.Addr, own netip.Prefix) error {
@@ -74,6 +91,15 @@ func checkGateway(key string, gateway netip.Addr, own netip.Prefix) error {
 		return fmt.Errorf("%s=%s: not another host of %s", key, gateway, own.Masked())
 	}
 	return nil
+}
+
+// parseMAC wants the address of one card, not of a group (IEEE 802, bit 0) and not the one that stands for none.
+func parseMAC(value string) (net.HardwareAddr, error) {
+	mac, err := net.ParseMAC(value)
+	if err != nil || len(mac) != macBytes || mac[0]&1 != 0 || bytes.Equal(mac, make([]byte, macBytes)) {
+		return nil, errors.New("not the MAC of a card")
+	}
+	return mac, nil
 }
 
 func parseAddress(value string) (netip.Prefix, error) {
@@ -147,7 +173,7 @@ func parseNameservers(value string) ([]netip.Addr, error) {
 }
 
 func parseSearch(value string) (string, error) {
-	if len(value) > maxSearchBytes || !validLabels(value) {
+	if len(value) > maxSearchBytes || !IsDomain(value) {
 		return "", errors.New("not a domain")
 	}
 	return value, nil
@@ -159,4 +185,19 @@ func parseMTU(value string) (int, error) {
 		return 0, fmt.Errorf("not %d to %d", minMTU, maxMTU)
 	}
 	return int(mtu), nil
+}
+
+// IsDomain reports whether name is a sequence of DNS labels, RFC 1123.
+func IsDomain(name string) bool {
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for _, c := range []byte(label) {
+			if c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
+				return false
+			}
+		}
+	}
+	return true
 }
