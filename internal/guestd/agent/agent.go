@@ -45,14 +45,21 @@ type Server struct {
 	booted  *bootWatch
 	streams *streams
 
+	// How a machine ends; a test's must not.
+	reset         func() error
+	rebootRequest func(init, root string) (ask func() error, err error)
+
 	mu       sync.Mutex
 	sessions map[int]*process // of Exec, by pid
-	ending   bool
+	ending   bool             // whether the init is being asked to reboot
 }
 
 // New makes a server which is closed by Close.
 func New(config Config) *Server {
-	s := &Server{config: config, sessions: map[int]*process{}, oom: &oomScore{}, streams: newStreams()}
+	s := &Server{
+		config: config, sessions: map[int]*process{}, oom: &oomScore{}, streams: newStreams(),
+		reset: system.Reset, rebootRequest: rebootRequest,
+	}
 	s.booted = watchBoot(config)
 	// Without compression, which Connect has on by default: the bytes do not leave the machine.
 	_, handler := agentv1connect.NewAgentHandler(s, connect.WithReadMaxBytes(agentv1.MaxMessageBytes), connect.WithCompression("gzip", nil, nil))

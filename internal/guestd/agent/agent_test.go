@@ -208,21 +208,6 @@ func TestSteady(t *testing.T) {
 	}
 }
 
-func TestRebootRequest(t *testing.T) {
-	root := t.TempDir()
-	if _, err := rebootRequest(system.InitOther, root); err == nil || !strings.Contains(err.Error(), "stop the VM by force") {
-		t.Errorf("without a reboot command: %v", err)
-	}
-	if err := errors.Join(os.MkdirAll(root+"/sbin", 0o755), os.WriteFile(root+"/sbin/reboot", nil, 0o755)); err != nil {
-		t.Fatal(err)
-	}
-	for _, kind := range []string{system.InitSystemd, system.InitOpenRC, system.InitSysvinit, system.InitBusybox, system.InitOther, system.InitNone} {
-		if ask, err := rebootRequest(kind, root); ask == nil || err != nil {
-			t.Errorf("%s: %v", kind, err)
-		}
-	}
-}
-
 func TestPoolInfo(t *testing.T) {
 	got := poolInfo([]byte{1, 2, 3})
 	if want := []byte{24, 0, 0, 0, 3, 0, 0, 0, 1, 2, 3}; cmp.Diff(want, got) != "" {

@@ -26,25 +26,19 @@ const (
 func (s *Server) Shutdown(_ context.Context, r *agentv1.ShutdownRequest) (*agentv1.ShutdownResponse, error) {
 	unix.Sync()
 	if r.Force {
-		time.AfterFunc(answerPause, func() {
-			if err := system.Reset(); err != nil {
-				s.config.Log.Error("reset machine", "err", err)
-			}
-		})
+		time.AfterFunc(answerPause, s.resetNow)
 		return &agentv1.ShutdownResponse{}, nil
 	}
-	s.mu.Lock()
-	ending := s.ending
-	s.ending = true
-	s.mu.Unlock()
-	if ending {
-		return &agentv1.ShutdownResponse{}, nil
-	}
-	ask, err := rebootRequest(s.config.Record.Init, s.config.Root)
+	ask, err := s.rebootRequest(s.config.Record.Init, s.config.Root)
 	if err != nil {
 		return nil, err
 	}
-	go s.reboot(ask)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ending { // only once somebody can be asked: a call that failed must not make the next one succeed
+		s.ending = true
+		go s.reboot(ask)
+	}
 	return &agentv1.ShutdownResponse{}, nil
 }
 
@@ -58,7 +52,11 @@ func (s *Server) reboot(ask func() error) {
 			s.config.Log.Error("ask init to reboot", "err", err)
 		}
 	}
-	if err := system.Reset(); err != nil {
+	s.resetNow()
+}
+
+func (s *Server) resetNow() {
+	if err := s.reset(); err != nil {
 		s.config.Log.Error("reset machine", "err", err)
 	}
 }
