@@ -57,39 +57,44 @@ func (s *Server) startProcess(c *command, start *agentv1.ExecStart) (*process, e
 	return p, nil
 }
 
-// openStreams sets the command's input and output, and gives its ends of them, which are closed once it has started.
+// openStreams sets the command's input and output, and gives its ends of them, also with an error: they are closed once
+// it has started, or is not to.
 func (p *process) openStreams(c *command, start *agentv1.ExecStart) (theirs []*os.File, err error) {
 	if p.tty {
 		return p.openTerminal(c, start.Terminal)
 	}
-	pipe := func(ours, theirs **os.File, input bool) error {
-		r, w, err := os.Pipe()
-		if err != nil {
-			return fmt.Errorf("make pipe: %w", err)
-		}
-		*ours, *theirs = r, w
-		if input {
-			*ours, *theirs = w, r
-		}
-		return nil
+	in, err := p.openStdin(start)
+	if err != nil {
+		return nil, err
 	}
-	var in, out, errs *os.File
-	defer func() { theirs = []*os.File{in, out, errs} }()
+	theirs = append(theirs, in)
+	p.cmd.Stdin = in
+	out, outWriter, err := os.Pipe()
+	if err != nil {
+		return theirs, fmt.Errorf("make pipe: %w", err)
+	}
+	theirs = append(theirs, outWriter)
+	p.stdout, p.cmd.Stdout = out, outWriter
+	errs, errsWriter, err := os.Pipe()
+	if err != nil {
+		return theirs, fmt.Errorf("make pipe: %w", err)
+	}
+	theirs = append(theirs, errsWriter)
+	p.stderr, p.cmd.Stderr = errs, errsWriter
+	return theirs, nil
+}
+
+// openStdin gives the command's end of its input: of a pipe, or of nothing when no input is to come.
+func (p *process) openStdin(start *agentv1.ExecStart) (*os.File, error) {
 	if start.StdinClosed && len(start.Stdin) == 0 {
-		if in, err = os.Open(os.DevNull); err != nil {
-			return nil, err
-		}
-	} else if err = pipe(&p.stdin, &in, true); err != nil {
-		return nil, err
+		return os.Open(os.DevNull)
 	}
-	if err = pipe(&p.stdout, &out, false); err != nil {
-		return nil, err
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make pipe: %w", err)
 	}
-	if err = pipe(&p.stderr, &errs, false); err != nil {
-		return nil, err
-	}
-	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = in, out, errs
-	return nil, nil
+	p.stdin = w
+	return r, nil
 }
 
 func (p *process) openTerminal(c *command, t *agentv1.Terminal) (theirs []*os.File, err error) {
