@@ -91,7 +91,7 @@ func (v *vmm) putDrive(c drive) error {
 	if c.Socket != nil {
 		return unsupported("a vhost-user drive")
 	}
-	if c.PathOnHost == nil || c.IsReadOnly == nil && !c.IsRootDevice && c.Socket != nil {
+	if c.PathOnHost == nil {
 		return errors.New("Drive config error: Unable to create the virtio block device: Virtio backend error: Configuration is invalid: path_on_host is missing")
 	}
 	set(&c.CacheType, defaultTo(c.CacheType, "Unsafe"))

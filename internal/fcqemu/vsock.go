@@ -70,13 +70,12 @@ func (b *vsockBridge) keepSession(ctx context.Context, carrier net.Conn, lost <-
 			return
 		}
 		session, err := vsockmux.Host(ctx, reusable{carrier})
-		if err != nil {
-			if ctx.Err() == nil && errors.Is(err, vsockmux.ErrVersion) {
-				b.log.Error(err.Error())
-			} else if err != nil {
-				return // QEMU has gone
-			}
+		if errors.Is(err, vsockmux.ErrVersion) && ctx.Err() == nil {
+			b.log.Error(err.Error()) // the guest may start an agent of ours yet
 			continue
+		}
+		if err != nil {
+			return // ctx has ended, or QEMU has gone
 		}
 		session.Handle(func(r *vsockmux.Request) { b.fromGuest(ctx, r) })
 		b.setSession(session)
