@@ -15,6 +15,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"banger/internal/guestd/netcfg"
 	"banger/internal/guestd/system"
 	agentv1 "banger/proto/agent/v1"
 	"banger/proto/agent/v1/agentv1connect"
@@ -49,6 +50,9 @@ type Server struct {
 	reset         func() error
 	rebootRequest func(init, root string) (ask func() error, err error)
 
+	findCard    func(context.Context) (string, error) // the network card's name; a test's has another driver
+	configuring chan struct{}                         // holds one while Configure is at work
+
 	mu       sync.Mutex
 	sessions map[int]*process // of Exec, by pid
 	ending   bool             // whether the init is being asked to reboot
@@ -59,6 +63,7 @@ func New(config Config) *Server {
 	s := &Server{
 		config: config, sessions: map[int]*process{}, oom: &oomScore{}, streams: newStreams(),
 		reset: system.Reset, rebootRequest: rebootRequest,
+		findCard: netcfg.WaitCard, configuring: make(chan struct{}, 1),
 	}
 	s.booted = watchBoot(config)
 	// Without compression, which Connect has on by default: the bytes do not leave the machine.

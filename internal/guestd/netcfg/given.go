@@ -20,6 +20,12 @@ const maxGivenBytes = 64 << 10
 // boots has none.
 func givenFile(run string) string { return filepath.Join(run, "banger/network.json") }
 
+// Given reports whether the machine's card was given a network in this boot.
+func Given(at Folders) (bool, error) {
+	given, err := readGiven(at.Run)
+	return len(given) > 0, err
+}
+
 func readGiven(run string) ([]Config, error) {
 	b, err := smallfile.Read(givenFile(run), maxGivenBytes)
 	if errors.Is(err, os.ErrNotExist) {

@@ -937,6 +937,205 @@ func (*AddEntropyResponse) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
+// ConfigureRequest is the whole of it: a network that an earlier request or the boot gave, and this one does not, is
+// taken away. What others added in the guest stays.
+type ConfigureRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hostname      string                 `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	MachineId     string                 `protobuf:"bytes,2,opt,name=machine_id,json=machineId,proto3" json:"machine_id,omitempty"` // 32 lower-case hex digits; empty leaves it alone
+	Network       *Network               `protobuf:"bytes,3,opt,name=network,proto3" json:"network,omitempty"`                      // unset: none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureRequest) Reset() {
+	*x = ConfigureRequest{}
+	mi := &file_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureRequest) ProtoMessage() {}
+
+func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureRequest.ProtoReflect.Descriptor instead.
+func (*ConfigureRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ConfigureRequest) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *ConfigureRequest) GetMachineId() string {
+	if x != nil {
+		return x.MachineId
+	}
+	return ""
+}
+
+func (x *ConfigureRequest) GetNetwork() *Network {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+// Network is as the keys "banger.*" of the kernel command line have it, and is checked as they are.
+type Network struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mac           string                 `protobuf:"bytes,1,opt,name=mac,proto3" json:"mac,omitempty"`                 // 02:00:ac:1e:00:05; empty keeps the card's
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`         // 172.30.0.5/16
+	Gateway       string                 `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`         // empty: no default route
+	Address6      string                 `protobuf:"bytes,4,opt,name=address6,proto3" json:"address6,omitempty"`       // empty: no IPv6
+	Gateway6      string                 `protobuf:"bytes,5,opt,name=gateway6,proto3" json:"gateway6,omitempty"`       // empty: no default route of IPv6
+	Nameservers   []string               `protobuf:"bytes,6,rep,name=nameservers,proto3" json:"nameservers,omitempty"` // IPv4, at most 3; none leaves resolv.conf alone
+	Search        string                 `protobuf:"bytes,7,opt,name=search,proto3" json:"search,omitempty"`           // empty: none
+	Mtu           uint32                 `protobuf:"varint,8,opt,name=mtu,proto3" json:"mtu,omitempty"`                // in bytes; 0 keeps the card's
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Network) Reset() {
+	*x = Network{}
+	mi := &file_agent_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Network) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Network) ProtoMessage() {}
+
+func (x *Network) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Network.ProtoReflect.Descriptor instead.
+func (*Network) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Network) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *Network) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Network) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *Network) GetAddress6() string {
+	if x != nil {
+		return x.Address6
+	}
+	return ""
+}
+
+func (x *Network) GetGateway6() string {
+	if x != nil {
+		return x.Gateway6
+	}
+	return ""
+}
+
+func (x *Network) GetNameservers() []string {
+	if x != nil {
+		return x.Nameservers
+	}
+	return nil
+}
+
+func (x *Network) GetSearch() string {
+	if x != nil {
+		return x.Search
+	}
+	return ""
+}
+
+func (x *Network) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+type ConfigureResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureResponse) Reset() {
+	*x = ConfigureResponse{}
+	mi := &file_agent_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureResponse) ProtoMessage() {}
+
+func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureResponse.ProtoReflect.Descriptor instead.
+func (*ConfigureResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{20}
+}
+
 type ExecRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Request:
@@ -951,7 +1150,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1162,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1175,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExecRequest) GetRequest() isExecRequest_Request {
@@ -1050,7 +1249,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1062,7 +1261,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1075,7 +1274,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExecStart) GetArgv() []string {
@@ -1137,7 +1336,7 @@ type Terminal struct {
 
 func (x *Terminal) Reset() {
 	*x = Terminal{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1348,7 @@ func (x *Terminal) String() string {
 func (*Terminal) ProtoMessage() {}
 
 func (x *Terminal) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +1361,7 @@ func (x *Terminal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Terminal.ProtoReflect.Descriptor instead.
 func (*Terminal) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Terminal) GetSize() *TerminalSize {
@@ -1189,7 +1388,7 @@ type TerminalSize struct {
 
 func (x *TerminalSize) Reset() {
 	*x = TerminalSize{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +1400,7 @@ func (x *TerminalSize) String() string {
 func (*TerminalSize) ProtoMessage() {}
 
 func (x *TerminalSize) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +1413,7 @@ func (x *TerminalSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
 func (*TerminalSize) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TerminalSize) GetRows() uint32 {
@@ -1239,7 +1438,7 @@ type CloseStdin struct {
 
 func (x *CloseStdin) Reset() {
 	*x = CloseStdin{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1251,7 +1450,7 @@ func (x *CloseStdin) String() string {
 func (*CloseStdin) ProtoMessage() {}
 
 func (x *CloseStdin) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1264,7 +1463,7 @@ func (x *CloseStdin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdin.ProtoReflect.Descriptor instead.
 func (*CloseStdin) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 type ControlRequest struct {
@@ -1281,7 +1480,7 @@ type ControlRequest struct {
 
 func (x *ControlRequest) Reset() {
 	*x = ControlRequest{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1492,7 @@ func (x *ControlRequest) String() string {
 func (*ControlRequest) ProtoMessage() {}
 
 func (x *ControlRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1505,7 @@ func (x *ControlRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlRequest.ProtoReflect.Descriptor instead.
 func (*ControlRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ControlRequest) GetPid() uint32 {
@@ -1365,7 +1564,7 @@ type ControlResponse struct {
 
 func (x *ControlResponse) Reset() {
 	*x = ControlResponse{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1576,7 @@ func (x *ControlResponse) String() string {
 func (*ControlResponse) ProtoMessage() {}
 
 func (x *ControlResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1589,7 @@ func (x *ControlResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlResponse.ProtoReflect.Descriptor instead.
 func (*ControlResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 type ExecResponse struct {
@@ -1408,7 +1607,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1420,7 +1619,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1433,7 +1632,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExecResponse) GetResponse() isExecResponse_Response {
@@ -1516,7 +1715,7 @@ type ExecStarted struct {
 
 func (x *ExecStarted) Reset() {
 	*x = ExecStarted{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +1727,7 @@ func (x *ExecStarted) String() string {
 func (*ExecStarted) ProtoMessage() {}
 
 func (x *ExecStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +1740,7 @@ func (x *ExecStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStarted.ProtoReflect.Descriptor instead.
 func (*ExecStarted) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExecStarted) GetPid() uint32 {
@@ -1562,7 +1761,7 @@ type ExecExit struct {
 
 func (x *ExecExit) Reset() {
 	*x = ExecExit{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +1773,7 @@ func (x *ExecExit) String() string {
 func (*ExecExit) ProtoMessage() {}
 
 func (x *ExecExit) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +1786,7 @@ func (x *ExecExit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecExit.ProtoReflect.Descriptor instead.
 func (*ExecExit) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ExecExit) GetCode() int32 {
@@ -1620,7 +1819,7 @@ type ReadFilesRequest struct {
 
 func (x *ReadFilesRequest) Reset() {
 	*x = ReadFilesRequest{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1831,7 @@ func (x *ReadFilesRequest) String() string {
 func (*ReadFilesRequest) ProtoMessage() {}
 
 func (x *ReadFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1844,7 @@ func (x *ReadFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFilesRequest.ProtoReflect.Descriptor instead.
 func (*ReadFilesRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReadFilesRequest) GetPath() string {
@@ -1664,7 +1863,7 @@ type ReadFilesResponse struct {
 
 func (x *ReadFilesResponse) Reset() {
 	*x = ReadFilesResponse{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1875,7 @@ func (x *ReadFilesResponse) String() string {
 func (*ReadFilesResponse) ProtoMessage() {}
 
 func (x *ReadFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1888,7 @@ func (x *ReadFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFilesResponse.ProtoReflect.Descriptor instead.
 func (*ReadFilesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReadFilesResponse) GetData() []byte {
@@ -1709,7 +1908,7 @@ type WriteFilesRequest struct {
 
 func (x *WriteFilesRequest) Reset() {
 	*x = WriteFilesRequest{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1721,7 +1920,7 @@ func (x *WriteFilesRequest) String() string {
 func (*WriteFilesRequest) ProtoMessage() {}
 
 func (x *WriteFilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1734,7 +1933,7 @@ func (x *WriteFilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteFilesRequest.ProtoReflect.Descriptor instead.
 func (*WriteFilesRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WriteFilesRequest) GetPath() string {
@@ -1759,7 +1958,7 @@ type WriteFilesResponse struct {
 
 func (x *WriteFilesResponse) Reset() {
 	*x = WriteFilesResponse{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +1970,7 @@ func (x *WriteFilesResponse) String() string {
 func (*WriteFilesResponse) ProtoMessage() {}
 
 func (x *WriteFilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +1983,7 @@ func (x *WriteFilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteFilesResponse.ProtoReflect.Descriptor instead.
 func (*WriteFilesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -1845,7 +2044,22 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fSetTimeResponse\"'\n" +
 	"\x11AddEntropyRequest\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\x14\n" +
-	"\x12AddEntropyResponse\"\xa4\x01\n" +
+	"\x12AddEntropyResponse\"\x81\x01\n" +
+	"\x10ConfigureRequest\x12\x1a\n" +
+	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x1d\n" +
+	"\n" +
+	"machine_id\x18\x02 \x01(\tR\tmachineId\x122\n" +
+	"\anetwork\x18\x03 \x01(\v2\x18.banger.agent.v1.NetworkR\anetwork\"\xd3\x01\n" +
+	"\aNetwork\x12\x10\n" +
+	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
+	"\agateway\x18\x03 \x01(\tR\agateway\x12\x1a\n" +
+	"\baddress6\x18\x04 \x01(\tR\baddress6\x12\x1a\n" +
+	"\bgateway6\x18\x05 \x01(\tR\bgateway6\x12 \n" +
+	"\vnameservers\x18\x06 \x03(\tR\vnameservers\x12\x16\n" +
+	"\x06search\x18\a \x01(\tR\x06search\x12\x10\n" +
+	"\x03mtu\x18\b \x01(\rR\x03mtu\"\x13\n" +
+	"\x11ConfigureResponse\"\xa4\x01\n" +
 	"\vExecRequest\x122\n" +
 	"\x05start\x18\x01 \x01(\v2\x1a.banger.agent.v1.ExecStartH\x00R\x05start\x12\x16\n" +
 	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x12>\n" +
@@ -1894,7 +2108,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x11WriteFilesRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"\x14\n" +
-	"\x12WriteFilesResponse2\xba\a\n" +
+	"\x12WriteFilesResponse2\x8e\b\n" +
 	"\x05Agent\x12I\n" +
 	"\x06Health\x12\x1e.banger.agent.v1.HealthRequest\x1a\x1f.banger.agent.v1.HealthResponse\x12U\n" +
 	"\n" +
@@ -1905,7 +2119,8 @@ const file_agent_proto_rawDesc = "" +
 	"\bShutdown\x12 .banger.agent.v1.ShutdownRequest\x1a!.banger.agent.v1.ShutdownResponse\x12L\n" +
 	"\aSetTime\x12\x1f.banger.agent.v1.SetTimeRequest\x1a .banger.agent.v1.SetTimeResponse\x12U\n" +
 	"\n" +
-	"AddEntropy\x12\".banger.agent.v1.AddEntropyRequest\x1a#.banger.agent.v1.AddEntropyResponse\x12G\n" +
+	"AddEntropy\x12\".banger.agent.v1.AddEntropyRequest\x1a#.banger.agent.v1.AddEntropyResponse\x12R\n" +
+	"\tConfigure\x12!.banger.agent.v1.ConfigureRequest\x1a\".banger.agent.v1.ConfigureResponse\x12G\n" +
 	"\x04Exec\x12\x1c.banger.agent.v1.ExecRequest\x1a\x1d.banger.agent.v1.ExecResponse(\x010\x01\x12L\n" +
 	"\aControl\x12\x1f.banger.agent.v1.ControlRequest\x1a .banger.agent.v1.ControlResponse\x12T\n" +
 	"\tReadFiles\x12!.banger.agent.v1.ReadFilesRequest\x1a\".banger.agent.v1.ReadFilesResponse0\x01\x12W\n" +
@@ -1924,7 +2139,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_agent_proto_goTypes = []any{
 	(*HealthRequest)(nil),      // 0: banger.agent.v1.HealthRequest
 	(*HealthResponse)(nil),     // 1: banger.agent.v1.HealthResponse
@@ -1944,60 +2159,66 @@ var file_agent_proto_goTypes = []any{
 	(*SetTimeResponse)(nil),    // 15: banger.agent.v1.SetTimeResponse
 	(*AddEntropyRequest)(nil),  // 16: banger.agent.v1.AddEntropyRequest
 	(*AddEntropyResponse)(nil), // 17: banger.agent.v1.AddEntropyResponse
-	(*ExecRequest)(nil),        // 18: banger.agent.v1.ExecRequest
-	(*ExecStart)(nil),          // 19: banger.agent.v1.ExecStart
-	(*Terminal)(nil),           // 20: banger.agent.v1.Terminal
-	(*TerminalSize)(nil),       // 21: banger.agent.v1.TerminalSize
-	(*CloseStdin)(nil),         // 22: banger.agent.v1.CloseStdin
-	(*ControlRequest)(nil),     // 23: banger.agent.v1.ControlRequest
-	(*ControlResponse)(nil),    // 24: banger.agent.v1.ControlResponse
-	(*ExecResponse)(nil),       // 25: banger.agent.v1.ExecResponse
-	(*ExecStarted)(nil),        // 26: banger.agent.v1.ExecStarted
-	(*ExecExit)(nil),           // 27: banger.agent.v1.ExecExit
-	(*ReadFilesRequest)(nil),   // 28: banger.agent.v1.ReadFilesRequest
-	(*ReadFilesResponse)(nil),  // 29: banger.agent.v1.ReadFilesResponse
-	(*WriteFilesRequest)(nil),  // 30: banger.agent.v1.WriteFilesRequest
-	(*WriteFilesResponse)(nil), // 31: banger.agent.v1.WriteFilesResponse
+	(*ConfigureRequest)(nil),   // 18: banger.agent.v1.ConfigureRequest
+	(*Network)(nil),            // 19: banger.agent.v1.Network
+	(*ConfigureResponse)(nil),  // 20: banger.agent.v1.ConfigureResponse
+	(*ExecRequest)(nil),        // 21: banger.agent.v1.ExecRequest
+	(*ExecStart)(nil),          // 22: banger.agent.v1.ExecStart
+	(*Terminal)(nil),           // 23: banger.agent.v1.Terminal
+	(*TerminalSize)(nil),       // 24: banger.agent.v1.TerminalSize
+	(*CloseStdin)(nil),         // 25: banger.agent.v1.CloseStdin
+	(*ControlRequest)(nil),     // 26: banger.agent.v1.ControlRequest
+	(*ControlResponse)(nil),    // 27: banger.agent.v1.ControlResponse
+	(*ExecResponse)(nil),       // 28: banger.agent.v1.ExecResponse
+	(*ExecStarted)(nil),        // 29: banger.agent.v1.ExecStarted
+	(*ExecExit)(nil),           // 30: banger.agent.v1.ExecExit
+	(*ReadFilesRequest)(nil),   // 31: banger.agent.v1.ReadFilesRequest
+	(*ReadFilesResponse)(nil),  // 32: banger.agent.v1.ReadFilesResponse
+	(*WriteFilesRequest)(nil),  // 33: banger.agent.v1.WriteFilesRequest
+	(*WriteFilesResponse)(nil), // 34: banger.agent.v1.WriteFilesResponse
 }
 var file_agent_proto_depIdxs = []int32{
 	2,  // 0: banger.agent.v1.HealthResponse.stages:type_name -> banger.agent.v1.BootStage
 	9,  // 1: banger.agent.v1.PortsResponse.ports:type_name -> banger.agent.v1.ListeningPort
-	19, // 2: banger.agent.v1.ExecRequest.start:type_name -> banger.agent.v1.ExecStart
-	22, // 3: banger.agent.v1.ExecRequest.close_stdin:type_name -> banger.agent.v1.CloseStdin
-	20, // 4: banger.agent.v1.ExecStart.terminal:type_name -> banger.agent.v1.Terminal
-	21, // 5: banger.agent.v1.Terminal.size:type_name -> banger.agent.v1.TerminalSize
-	21, // 6: banger.agent.v1.ControlRequest.resize:type_name -> banger.agent.v1.TerminalSize
-	26, // 7: banger.agent.v1.ExecResponse.started:type_name -> banger.agent.v1.ExecStarted
-	27, // 8: banger.agent.v1.ExecResponse.exit:type_name -> banger.agent.v1.ExecExit
-	0,  // 9: banger.agent.v1.Agent.Health:input_type -> banger.agent.v1.HealthRequest
-	3,  // 10: banger.agent.v1.Agent.WaitBooted:input_type -> banger.agent.v1.WaitBootedRequest
-	5,  // 11: banger.agent.v1.Agent.Stats:input_type -> banger.agent.v1.StatsRequest
-	7,  // 12: banger.agent.v1.Agent.Ports:input_type -> banger.agent.v1.PortsRequest
-	10, // 13: banger.agent.v1.Agent.Sync:input_type -> banger.agent.v1.SyncRequest
-	12, // 14: banger.agent.v1.Agent.Shutdown:input_type -> banger.agent.v1.ShutdownRequest
-	14, // 15: banger.agent.v1.Agent.SetTime:input_type -> banger.agent.v1.SetTimeRequest
-	16, // 16: banger.agent.v1.Agent.AddEntropy:input_type -> banger.agent.v1.AddEntropyRequest
-	18, // 17: banger.agent.v1.Agent.Exec:input_type -> banger.agent.v1.ExecRequest
-	23, // 18: banger.agent.v1.Agent.Control:input_type -> banger.agent.v1.ControlRequest
-	28, // 19: banger.agent.v1.Agent.ReadFiles:input_type -> banger.agent.v1.ReadFilesRequest
-	30, // 20: banger.agent.v1.Agent.WriteFiles:input_type -> banger.agent.v1.WriteFilesRequest
-	1,  // 21: banger.agent.v1.Agent.Health:output_type -> banger.agent.v1.HealthResponse
-	4,  // 22: banger.agent.v1.Agent.WaitBooted:output_type -> banger.agent.v1.WaitBootedResponse
-	6,  // 23: banger.agent.v1.Agent.Stats:output_type -> banger.agent.v1.StatsResponse
-	8,  // 24: banger.agent.v1.Agent.Ports:output_type -> banger.agent.v1.PortsResponse
-	11, // 25: banger.agent.v1.Agent.Sync:output_type -> banger.agent.v1.SyncResponse
-	13, // 26: banger.agent.v1.Agent.Shutdown:output_type -> banger.agent.v1.ShutdownResponse
-	15, // 27: banger.agent.v1.Agent.SetTime:output_type -> banger.agent.v1.SetTimeResponse
-	17, // 28: banger.agent.v1.Agent.AddEntropy:output_type -> banger.agent.v1.AddEntropyResponse
-	25, // 29: banger.agent.v1.Agent.Exec:output_type -> banger.agent.v1.ExecResponse
-	24, // 30: banger.agent.v1.Agent.Control:output_type -> banger.agent.v1.ControlResponse
-	29, // 31: banger.agent.v1.Agent.ReadFiles:output_type -> banger.agent.v1.ReadFilesResponse
-	31, // 32: banger.agent.v1.Agent.WriteFiles:output_type -> banger.agent.v1.WriteFilesResponse
-	21, // [21:33] is the sub-list for method output_type
-	9,  // [9:21] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	19, // 2: banger.agent.v1.ConfigureRequest.network:type_name -> banger.agent.v1.Network
+	22, // 3: banger.agent.v1.ExecRequest.start:type_name -> banger.agent.v1.ExecStart
+	25, // 4: banger.agent.v1.ExecRequest.close_stdin:type_name -> banger.agent.v1.CloseStdin
+	23, // 5: banger.agent.v1.ExecStart.terminal:type_name -> banger.agent.v1.Terminal
+	24, // 6: banger.agent.v1.Terminal.size:type_name -> banger.agent.v1.TerminalSize
+	24, // 7: banger.agent.v1.ControlRequest.resize:type_name -> banger.agent.v1.TerminalSize
+	29, // 8: banger.agent.v1.ExecResponse.started:type_name -> banger.agent.v1.ExecStarted
+	30, // 9: banger.agent.v1.ExecResponse.exit:type_name -> banger.agent.v1.ExecExit
+	0,  // 10: banger.agent.v1.Agent.Health:input_type -> banger.agent.v1.HealthRequest
+	3,  // 11: banger.agent.v1.Agent.WaitBooted:input_type -> banger.agent.v1.WaitBootedRequest
+	5,  // 12: banger.agent.v1.Agent.Stats:input_type -> banger.agent.v1.StatsRequest
+	7,  // 13: banger.agent.v1.Agent.Ports:input_type -> banger.agent.v1.PortsRequest
+	10, // 14: banger.agent.v1.Agent.Sync:input_type -> banger.agent.v1.SyncRequest
+	12, // 15: banger.agent.v1.Agent.Shutdown:input_type -> banger.agent.v1.ShutdownRequest
+	14, // 16: banger.agent.v1.Agent.SetTime:input_type -> banger.agent.v1.SetTimeRequest
+	16, // 17: banger.agent.v1.Agent.AddEntropy:input_type -> banger.agent.v1.AddEntropyRequest
+	18, // 18: banger.agent.v1.Agent.Configure:input_type -> banger.agent.v1.ConfigureRequest
+	21, // 19: banger.agent.v1.Agent.Exec:input_type -> banger.agent.v1.ExecRequest
+	26, // 20: banger.agent.v1.Agent.Control:input_type -> banger.agent.v1.ControlRequest
+	31, // 21: banger.agent.v1.Agent.ReadFiles:input_type -> banger.agent.v1.ReadFilesRequest
+	33, // 22: banger.agent.v1.Agent.WriteFiles:input_type -> banger.agent.v1.WriteFilesRequest
+	1,  // 23: banger.agent.v1.Agent.Health:output_type -> banger.agent.v1.HealthResponse
+	4,  // 24: banger.agent.v1.Agent.WaitBooted:output_type -> banger.agent.v1.WaitBootedResponse
+	6,  // 25: banger.agent.v1.Agent.Stats:output_type -> banger.agent.v1.StatsResponse
+	8,  // 26: banger.agent.v1.Agent.Ports:output_type -> banger.agent.v1.PortsResponse
+	11, // 27: banger.agent.v1.Agent.Sync:output_type -> banger.agent.v1.SyncResponse
+	13, // 28: banger.agent.v1.Agent.Shutdown:output_type -> banger.agent.v1.ShutdownResponse
+	15, // 29: banger.agent.v1.Agent.SetTime:output_type -> banger.agent.v1.SetTimeResponse
+	17, // 30: banger.agent.v1.Agent.AddEntropy:output_type -> banger.agent.v1.AddEntropyResponse
+	20, // 31: banger.agent.v1.Agent.Configure:output_type -> banger.agent.v1.ConfigureResponse
+	28, // 32: banger.agent.v1.Agent.Exec:output_type -> banger.agent.v1.ExecResponse
+	27, // 33: banger.agent.v1.Agent.Control:output_type -> banger.agent.v1.ControlResponse
+	32, // 34: banger.agent.v1.Agent.ReadFiles:output_type -> banger.agent.v1.ReadFilesResponse
+	34, // 35: banger.agent.v1.Agent.WriteFiles:output_type -> banger.agent.v1.WriteFilesResponse
+	23, // [23:36] is the sub-list for method output_type
+	10, // [10:23] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2005,16 +2226,16 @@ func file_agent_proto_init() {
 	if File_agent_proto != nil {
 		return
 	}
-	file_agent_proto_msgTypes[18].OneofWrappers = []any{
+	file_agent_proto_msgTypes[21].OneofWrappers = []any{
 		(*ExecRequest_Start)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_CloseStdin)(nil),
 	}
-	file_agent_proto_msgTypes[23].OneofWrappers = []any{
+	file_agent_proto_msgTypes[26].OneofWrappers = []any{
 		(*ControlRequest_Signal)(nil),
 		(*ControlRequest_Resize)(nil),
 	}
-	file_agent_proto_msgTypes[25].OneofWrappers = []any{
+	file_agent_proto_msgTypes[28].OneofWrappers = []any{
 		(*ExecResponse_Started)(nil),
 		(*ExecResponse_Stdout)(nil),
 		(*ExecResponse_Stderr)(nil),
@@ -2026,7 +2247,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

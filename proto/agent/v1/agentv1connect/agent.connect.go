@@ -51,6 +51,8 @@ const (
 	AgentSetTimeProcedure = "/banger.agent.v1.Agent/SetTime"
 	// AgentAddEntropyProcedure is the fully-qualified name of the Agent's AddEntropy RPC.
 	AgentAddEntropyProcedure = "/banger.agent.v1.Agent/AddEntropy"
+	// AgentConfigureProcedure is the fully-qualified name of the Agent's Configure RPC.
+	AgentConfigureProcedure = "/banger.agent.v1.Agent/Configure"
 	// AgentExecProcedure is the fully-qualified name of the Agent's Exec RPC.
 	AgentExecProcedure = "/banger.agent.v1.Agent/Exec"
 	// AgentControlProcedure is the fully-qualified name of the Agent's Control RPC.
@@ -77,6 +79,9 @@ type AgentClient interface {
 	SetTime(context.Context, *v1.SetTimeRequest) (*v1.SetTimeResponse, error)
 	// AddEntropy credits the kernel's random number generator and reseeds it.
 	AddEntropy(context.Context, *v1.AddEntropyRequest) (*v1.AddEntropyResponse, error)
+	// Configure tells a running guest who it is now: its name and network, as a boot would have given them. A guest needs
+	// that when it was made of another one's memory. It can be repeated, and carries on after a call that failed.
+	Configure(context.Context, *v1.ConfigureRequest) (*v1.ConfigureResponse, error)
 	// Exec runs one process. The first request is start; the last response is exit. Cancelling the stream kills the
 	// process group.
 	Exec(context.Context) (*connect.BidiStreamForClientSimple[v1.ExecRequest, v1.ExecResponse], error)
@@ -148,6 +153,12 @@ func NewAgentClient(httpClient connect.HTTPClient, baseURL string, opts ...conne
 			connect.WithSchema(agentMethods.ByName("AddEntropy")),
 			connect.WithClientOptions(opts...),
 		),
+		configure: connect.NewClient[v1.ConfigureRequest, v1.ConfigureResponse](
+			httpClient,
+			baseURL+AgentConfigureProcedure,
+			connect.WithSchema(agentMethods.ByName("Configure")),
+			connect.WithClientOptions(opts...),
+		),
 		exec: connect.NewClient[v1.ExecRequest, v1.ExecResponse](
 			httpClient,
 			baseURL+AgentExecProcedure,
@@ -185,6 +196,7 @@ type agentClient struct {
 	shutdown   *connect.Client[v1.ShutdownRequest, v1.ShutdownResponse]
 	setTime    *connect.Client[v1.SetTimeRequest, v1.SetTimeResponse]
 	addEntropy *connect.Client[v1.AddEntropyRequest, v1.AddEntropyResponse]
+	configure  *connect.Client[v1.ConfigureRequest, v1.ConfigureResponse]
 	exec       *connect.Client[v1.ExecRequest, v1.ExecResponse]
 	control    *connect.Client[v1.ControlRequest, v1.ControlResponse]
 	readFiles  *connect.Client[v1.ReadFilesRequest, v1.ReadFilesResponse]
@@ -263,6 +275,15 @@ func (c *agentClient) AddEntropy(ctx context.Context, req *v1.AddEntropyRequest)
 	return nil, err
 }
 
+// Configure calls banger.agent.v1.Agent.Configure.
+func (c *agentClient) Configure(ctx context.Context, req *v1.ConfigureRequest) (*v1.ConfigureResponse, error) {
+	response, err := c.configure.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Exec calls banger.agent.v1.Agent.Exec.
 func (c *agentClient) Exec(ctx context.Context) (*connect.BidiStreamForClientSimple[v1.ExecRequest, v1.ExecResponse], error) {
 	return c.exec.CallBidiStreamSimple(ctx)
@@ -303,6 +324,9 @@ type AgentHandler interface {
 	SetTime(context.Context, *v1.SetTimeRequest) (*v1.SetTimeResponse, error)
 	// AddEntropy credits the kernel's random number generator and reseeds it.
 	AddEntropy(context.Context, *v1.AddEntropyRequest) (*v1.AddEntropyResponse, error)
+	// Configure tells a running guest who it is now: its name and network, as a boot would have given them. A guest needs
+	// that when it was made of another one's memory. It can be repeated, and carries on after a call that failed.
+	Configure(context.Context, *v1.ConfigureRequest) (*v1.ConfigureResponse, error)
 	// Exec runs one process. The first request is start; the last response is exit. Cancelling the stream kills the
 	// process group.
 	Exec(context.Context, *connect.BidiStream[v1.ExecRequest, v1.ExecResponse]) error
@@ -370,6 +394,12 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 		connect.WithSchema(agentMethods.ByName("AddEntropy")),
 		connect.WithHandlerOptions(opts...),
 	)
+	agentConfigureHandler := connect.NewUnaryHandlerSimple(
+		AgentConfigureProcedure,
+		svc.Configure,
+		connect.WithSchema(agentMethods.ByName("Configure")),
+		connect.WithHandlerOptions(opts...),
+	)
 	agentExecHandler := connect.NewBidiStreamHandler(
 		AgentExecProcedure,
 		svc.Exec,
@@ -412,6 +442,8 @@ func NewAgentHandler(svc AgentHandler, opts ...connect.HandlerOption) (string, h
 			agentSetTimeHandler.ServeHTTP(w, r)
 		case AgentAddEntropyProcedure:
 			agentAddEntropyHandler.ServeHTTP(w, r)
+		case AgentConfigureProcedure:
+			agentConfigureHandler.ServeHTTP(w, r)
 		case AgentExecProcedure:
 			agentExecHandler.ServeHTTP(w, r)
 		case AgentControlProcedure:
@@ -459,6 +491,10 @@ func (UnimplementedAgentHandler) SetTime(context.Context, *v1.SetTimeRequest) (*
 
 func (UnimplementedAgentHandler) AddEntropy(context.Context, *v1.AddEntropyRequest) (*v1.AddEntropyResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.agent.v1.Agent.AddEntropy is not implemented"))
+}
+
+func (UnimplementedAgentHandler) Configure(context.Context, *v1.ConfigureRequest) (*v1.ConfigureResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("banger.agent.v1.Agent.Configure is not implemented"))
 }
 
 func (UnimplementedAgentHandler) Exec(context.Context, *connect.BidiStream[v1.ExecRequest, v1.ExecResponse]) error {
