@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"time"
 
@@ -131,6 +132,54 @@ func (c *Client) SetTime(ctx context.Context, t time.Time) error {
 func (c *Client) AddEntropy(ctx context.Context, data []byte) error {
 	_, err := unary(ctx, "add guest's entropy", callTimeout, c.agent.AddEntropy, &agentv1.AddEntropyRequest{Data: data})
 	return err
+}
+
+// Identity is who a guest is, and its network. All of it counts: a network that the guest was given earlier and that is
+// not here is taken away.
+type Identity struct {
+	Hostname  string
+	MachineID string // 32 lower-case hex digits; empty leaves it alone
+	Network   Network
+}
+
+// Network is the configuration of a guest's one card. The zero value is none.
+type Network struct {
+	MAC         net.HardwareAddr // empty keeps the card's
+	Address     netip.Prefix
+	Gateway     netip.Addr
+	Address6    netip.Prefix
+	Gateway6    netip.Addr
+	Nameservers []netip.Addr // IPv4, at most 3; none leaves resolv.conf alone
+	Search      string
+	MTU         int // in bytes; 0 keeps the card's
+}
+
+// Configure tells a running guest who it is now. It can be repeated, and another call puts right what one that failed
+// left half-done. It is for a guest that was made of another one's memory, before anybody else may reach it.
+func (c *Client) Configure(ctx context.Context, i Identity) error {
+	request := &agentv1.ConfigureRequest{Hostname: i.Hostname, MachineId: i.MachineID}
+	if n := i.Network; n.Address.IsValid() {
+		request.Network = &agentv1.Network{
+			Mac: n.MAC.String(), Address: text(n.Address), Gateway: text(n.Gateway), Address6: text(n.Address6),
+			Gateway6: text(n.Gateway6), Search: n.Search, Mtu: uint32(n.MTU),
+		}
+		for _, server := range n.Nameservers {
+			request.Network.Nameservers = append(request.Network.Nameservers, server.String())
+		}
+	}
+	_, err := unary(ctx, "configure guest", callTimeout, c.agent.Configure, request)
+	return err
+}
+
+// text is empty for an address that is none.
+func text[A interface {
+	IsValid() bool
+	String() string
+}](address A) string {
+	if !address.IsValid() {
+		return ""
+	}
+	return address.String()
 }
 
 // unary makes one call within timeout, unless that is 0.
