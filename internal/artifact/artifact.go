@@ -137,10 +137,11 @@ func (s Shelf) MakeUnless(ctx context.Context, name string, find Find, fill Fill
 
 // make does it; the lock of the name must be held.
 func (s Shelf) make(ctx context.Context, name string, fill Fill) (_ store.Artifact, err error) {
-	folder, err := disk.NewFolder(s.Root)
+	folder, release, err := disk.NewFolder(s.Root)
 	if err != nil {
 		return store.Artifact{}, err
 	}
+	defer release()                                                 // when it has its record, so that no sweep finds it without one
 	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }() // gone already when it was published
 	a, err := fill(ctx, folder)
 	if err != nil {

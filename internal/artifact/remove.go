@@ -127,8 +127,8 @@ func (s Shelf) Drop(ctx context.Context, id string) (bool, error) {
 	return true, nil
 }
 
-// Sweep removes what a crash left: half-made folders, and folders without a record. Call it at the daemon's start,
-// before anything is made.
+// Sweep removes what a crash left: half-made folders, and folders without a record. What another process is still making
+// stays.
 func (s Shelf) Sweep(ctx context.Context) error {
 	all, err := s.Store.Artifacts(ctx, s.Kind)
 	if err != nil {

@@ -103,7 +103,9 @@ func writeTemp(folder string, mode fs.FileMode, d Durability, fill func(*os.File
 			err = errors.Join(err, os.Remove(file.Name()))
 		}
 	}()
-	err = fill(file)
+	if err = claim(file, file.Name()); err == nil {
+		err = fill(file)
+	}
 	if err == nil {
 		err = file.Chmod(mode)
 	}
@@ -121,8 +123,8 @@ func syncFolder(path string) error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
-// Sweep removes the files in a folder that a crash left half-written; that there is no such folder is no error. Call it
-// while nobody writes there.
+// Sweep removes the files in a folder that a crash left half-written; that there is no such folder is no error. What
+// somebody still writes stays.
 func Sweep(folder string) error {
 	entries, err := os.ReadDir(folder)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -131,7 +133,7 @@ func Sweep(folder string) error {
 	var errs []error
 	for _, e := range entries {
 		if e.Type().IsRegular() && strings.HasPrefix(e.Name(), tempPrefix) {
-			errs = append(errs, os.Remove(filepath.Join(folder, e.Name())))
+			errs = append(errs, RemoveUnclaimed(filepath.Join(folder, e.Name()), os.Remove))
 		}
 	}
 	return errors.Join(errs...)

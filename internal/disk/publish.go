@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/atomicfile"
 )
 
 const (
@@ -24,16 +26,25 @@ const (
 	maxManifestBytes = 4 << 20
 )
 
-// NewFolder makes an empty folder in dir, to be filled and then moved into place by Publish.
-func NewFolder(dir string) (string, error) {
+// NewFolder makes an empty folder in dir, to be filled and then moved into place by Publish. No sweep touches it until
+// release is called or this process ends.
+func NewFolder(dir string) (folder string, release func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("make folder: %w", err)
+		return "", nil, fmt.Errorf("make folder: %w", err)
 	}
-	folder, err := os.MkdirTemp(dir, halfMadePrefix)
-	if err != nil {
-		return "", fmt.Errorf("make folder: %w", err)
+	for {
+		folder, err = os.MkdirTemp(dir, halfMadePrefix)
+		if err != nil {
+			return "", nil, fmt.Errorf("make folder: %w", err)
+		}
+		release, err = atomicfile.Claim(folder)
+		if err == nil {
+			return folder, release, nil
+		}
+		if !errors.Is(err, atomicfile.ErrGone) {
+			return "", nil, errors.Join(fmt.Errorf("make folder: %w", err), os.RemoveAll(folder))
+		}
 	}
-	return folder, nil
 }
 
 // Publish moves a filled folder to its final path, all or nothing, also across a crash. When something stands there
@@ -55,7 +66,7 @@ func Publish(folder, final string) error {
 }
 
 // SweepFolders removes the folders in dir that a crash left: half-made ones and those that keep does not name. Lock
-// files stay. Call it while nobody makes one.
+// files stay, and so does what another process is still making.
 func SweepFolders(dir string, keep map[string]bool) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -67,7 +78,7 @@ func SweepFolders(dir string, keep map[string]bool) error {
 	var errs []error
 	for _, e := range entries {
 		if e.IsDir() && !keep[e.Name()] {
-			errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+			errs = append(errs, atomicfile.RemoveUnclaimed(filepath.Join(dir, e.Name()), os.RemoveAll))
 		}
 	}
 	return errors.Join(errs...)

@@ -73,10 +73,11 @@ func TestPublish(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "images")
 	final := filepath.Join(root, "final")
 	for _, text := range []string{"first", "second"} { // the second replaces
-		folder, err := NewFolder(root)
+		folder, release, err := NewFolder(root)
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer release()
 		write(t, filepath.Join(folder, "file"), text)
 		if err := Publish(folder, final); err != nil {
 			t.Fatal(err)
@@ -94,9 +95,16 @@ func TestSweepFolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	unlock()
-	if _, err := NewFolder(root); err != nil { // half-made
+	_, release, err := NewFolder(root) // half-made
+	if err != nil {
 		t.Fatal(err)
 	}
+	release()
+	making, release, err := NewFolder(root) // and one that somebody is still making
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
 	for _, name := range []string{"known", "unknown"} {
 		if err := os.Mkdir(filepath.Join(root, name), 0o700); err != nil {
 			t.Fatal(err)
@@ -110,7 +118,7 @@ func TestSweepFolders(t *testing.T) {
 	for _, e := range entries {
 		got = append(got, e.Name())
 	}
-	if diff := cmp.Diff([]string{".lock-name", "known"}, got); diff != "" {
+	if diff := cmp.Diff([]string{".lock-name", filepath.Base(making), "known"}, got); diff != "" {
 		t.Error(diff)
 	}
 	if err := SweepFolders(filepath.Join(root, "none"), nil); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"banger/api"
 	"banger/internal/artifact"
+	"banger/internal/atomicfile"
 	"banger/internal/debian"
 	"banger/internal/disk"
 	"banger/internal/kernel"
@@ -214,7 +215,7 @@ func (c *Catalog) Sweep(ctx context.Context) error {
 	left, err := filepath.Glob(filepath.Join(workRoot, c.workPrefix()+"*"))
 	errs = append(errs, err)
 	for _, work := range left {
-		errs = append(errs, removeWork(ctx, work))
+		errs = append(errs, atomicfile.RemoveUnclaimed(work, func(path string) error { return removeWork(ctx, path) }))
 	}
 	return errors.Join(errs...)
 }
@@ -232,6 +233,11 @@ func (c *Catalog) bootstrap(ctx context.Context, source, dir string) (_ Manifest
 		return Manifest{}, fmt.Errorf("make build folder: %w", err)
 	}
 	defer func() { err = errors.Join(err, removeWork(ctx, work)) }()
+	release, err := atomicfile.Claim(work)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("make build folder: %w", err)
+	}
+	defer release()
 	if err := os.Chmod(work, 0o755); err != nil { // the build's ids are not the user's
 		return Manifest{}, err
 	}

@@ -283,7 +283,9 @@ func TestSweep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := disk.NewFolder(c.Root); err != nil { // as a crash leaves them
+	if _, release, err := disk.NewFolder(c.Root); err == nil {
+		release()
+	} else { // as a crash leaves them
 		t.Fatal(err)
 	}
 	if _, err := os.MkdirTemp(workRoot, c.workPrefix()); err != nil {
