@@ -143,9 +143,14 @@ func (a *app) bringUp(ctx context.Context, conn *api.FrameConn, in api.Run, d di
 // the connection. A daemon that died, or was replaced by none, leaves that to the next one.
 func (a *app) removeAfterRun(ctx context.Context, conn *api.FrameConn, id string) error {
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	for {
+	for { // the daemon sends nothing more
 		if _, err := conn.Read(); err != nil {
-			return a.client.RemoveVM(ctx, api.RemoveVM{VM: id, Force: true})
+			break
 		}
 	}
+	err := a.client.RemoveVM(ctx, api.RemoveVM{VM: id, Force: true})
+	if api.CodeOf(err) == api.CodeNotFound {
+		return nil
+	}
+	return err
 }

@@ -139,23 +139,27 @@ type busyRegistry struct {
 	saved string // file with its image, as `docker save` writes it
 
 	blobs   atomic.Int32 // requests for blobs
-	hang    atomic.Bool  // blobs are not answered
+	hang    atomic.Bool  // blobs are not answered until resume is closed
+	resume  chan struct{}
 	waiting atomic.Int32 // requests that hang
 }
 
 // registryWithBusybox serves an image of two layers, and returns its source.
 func registryWithBusybox(t *testing.T) (*busyRegistry, string) {
 	t.Helper()
-	r := &busyRegistry{saved: filepath.Join(t.TempDir(), "saved.tar")}
+	r := &busyRegistry{saved: filepath.Join(t.TempDir(), "saved.tar"), resume: make(chan struct{})}
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 		if request.Method == http.MethodGet && strings.Contains(request.URL.Path, "/blobs/") {
 			r.blobs.Add(1)
 			if r.hang.Load() {
 				r.waiting.Add(1)
-				<-request.Context().Done()
-				r.waiting.Add(-1)
-				return
+				defer r.waiting.Add(-1)
+				select {
+				case <-request.Context().Done():
+					return
+				case <-r.resume:
+				}
 			}
 		}
 		inner.ServeHTTP(w, request)
