@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -14,6 +17,9 @@ import (
 	"banger/internal/guestd/netcfg"
 	agentv1 "banger/proto/agent/v1"
 )
+
+// reloadTimeout bounds how long systemd may take to note that it is to reload one of its services.
+const reloadTimeout = 5 * time.Second
 
 // Configure tells this guest who it is now. Nothing is changed unless all of the request is in order; calls wait for
 // each other.
@@ -48,7 +54,28 @@ func (s *Server) configureNetwork(ctx context.Context, at netcfg.Folders, want n
 	if err != nil {
 		return err
 	}
-	return netcfg.Apply(at, card, want)
+	if err := netcfg.Apply(at, card, want); err != nil {
+		return err
+	}
+	if err := reloadNetworkd(ctx, at.Run); err != nil {
+		s.config.Log.Warn("networkd keeps an earlier network in mind", "err", err)
+	}
+	return nil
+}
+
+// reloadNetworkd has a networkd that runs read its files again. It keeps in mind what it read, and would give the old
+// addresses once more when the card's link is lost and comes back. One that does not run is not started.
+func reloadNetworkd(ctx context.Context, run string) error {
+	if _, err := os.Stat(filepath.Join(run, "systemd/netif")); err != nil {
+		return nil // it has never run in this boot
+	}
+	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
+	defer cancel()
+	args := []string{"--no-block", "try-reload-or-restart", "systemd-networkd.service"}
+	if out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("reload networkd: %w: %.200s", err, out)
+	}
+	return nil
 }
 
 // parseConfigure wants a name, for with the addresses its lines in /etc/hosts change.

@@ -198,3 +198,44 @@ func TestConfigureErrors(t *testing.T) {
 		t.Errorf("while another is at work: %v", err)
 	}
 }
+
+// networkd is only asked where it has run, and an answer that is an error is told.
+func TestReloadNetworkd(t *testing.T) {
+	tests := []struct {
+		name   string
+		ran    bool
+		script string // of systemctl
+		asked  string
+		want   string
+	}{
+		{"NeverRan", false, "exit 1", "", ""},
+		{"Ran", true, "exit 0", "--no-block try-reload-or-restart systemd-networkd.service\n", ""},
+		{
+			"ErrRefused", true, "echo no such unit >&2; exit 5", "--no-block try-reload-or-restart systemd-networkd.service\n",
+			"reload networkd: exit status 5: no such unit\n",
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			run, bin := t.TempDir(), t.TempDir()
+			script := "#!/bin/sh\necho \"$@\" > " + bin + "/asked\n" + tt.script + "\n"
+			if err := os.WriteFile(bin+"/systemctl", []byte(script), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if tt.ran {
+				if err := os.MkdirAll(run+"/systemd/netif", 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+			var got string
+			if err := reloadNetworkd(t.Context(), run); err != nil {
+				got = err.Error()
+			}
+			asked, _ := os.ReadFile(bin + "/asked")
+			if got != tt.want || string(asked) != tt.asked {
+				t.Errorf("got %q after asking %q, want %q after %q", got, asked, tt.want, tt.asked)
+			}
+		})
+	}
+}
