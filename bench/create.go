@@ -72,10 +72,11 @@ func (b *bench) defaultImage(ctx context.Context) (api.Image, error) {
 
 // addLargeImage records a longer copy of an image. Its stamp is recorded as trusted, so that nobody hashes 10 GiB; nothing boots it. No daemon may run.
 func (b *bench) addLargeImage(ctx context.Context, small api.Image) (err error) {
-	folder, err := disk.NewFolder(filepath.Join(b.dir, "images"))
+	folder, release, err := disk.NewFolder(filepath.Join(b.dir, "images"))
 	if err != nil {
 		return err
 	}
+	defer release()
 	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }() // gone already when it was published
 	const rootfs = "rootfs.ext4"
 	if err := disk.Copy(ctx, filepath.Join(small.Dir, rootfs), filepath.Join(folder, rootfs)); err != nil {
