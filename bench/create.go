@@ -72,7 +72,7 @@ func (b *bench) defaultImage(ctx context.Context) (api.Image, error) {
 
 // addLargeImage records a longer copy of an image. Its stamp is recorded as trusted, so that nobody hashes 10 GiB; nothing boots it. No daemon may run.
 func (b *bench) addLargeImage(ctx context.Context, small api.Image) (err error) {
-	folder, release, err := disk.NewFolder(filepath.Join(b.dir, "images"))
+	folder, release, err := disk.NewFolder(b.folder().Images())
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (b *bench) addLargeImage(ctx context.Context, small api.Image) (err error) 
 	if err := disk.WriteManifest(filepath.Join(folder, "manifest.json"), m); err != nil {
 		return err
 	}
-	final := filepath.Join(b.dir, "images", id)
+	final := filepath.Join(b.folder().Images(), id)
 	if err := disk.Publish(folder, final); err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (b *bench) addLargeImage(ctx context.Context, small api.Image) (err error) 
 	if err != nil {
 		return err
 	}
-	records, err := store.Open(ctx, b.database())
+	records, err := store.Open(ctx, b.folder().Database())
 	if err != nil {
 		return err
 	}

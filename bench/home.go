@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"banger/api"
-	"banger/internal/daemon"
+	homefolder "banger/internal/home"
 )
 
 const (
@@ -51,7 +51,7 @@ func openHome(dir, bin string) (*home, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open home folder: %w", err)
 	}
-	h.client = api.NewClient(daemon.SocketPath(h.dir))
+	h.client = api.NewClient(h.folder().Socket())
 	return h, nil
 }
 
@@ -79,8 +79,8 @@ func (h *home) removeAll(ctx context.Context) error {
 	return err
 }
 
-// database is the file of the daemon's records.
-func (h *home) database() string { return filepath.Join(h.dir, "state.db") }
+// folder knows what lies where in the home.
+func (h *home) folder() homefolder.Dir { return homefolder.Dir(h.dir) }
 
 // restartDaemon gives a fresh daemon. What between needs the home to itself is done between the two.
 func (h *home) restartDaemon(ctx context.Context, between func() error) error {

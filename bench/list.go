@@ -34,13 +34,13 @@ func (b *bench) listOf(ctx context.Context, vms int) (_ []series, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, h.close(ctx)) }()
-	if err := insertVMs(ctx, h.database(), vms); err != nil {
+	if err := insertVMs(ctx, h.folder().Database(), vms); err != nil {
 		return nil, err
 	}
 	if err := h.banger(ctx, "ls", "--json"); err != nil { // starts the daemon
 		return nil, err
 	}
-	db, err := openDatabase(h.database())
+	db, err := openDatabase(h.folder().Database())
 	if err != nil {
 		return nil, err
 	}

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -61,7 +60,7 @@ func (b *bench) measurePull(ctx context.Context) (_ result, err error) {
 	}
 	took, err := interleave(ctx, 0, b.pulls, pullTimeout,
 		contender{"image pull, cold", func(ctx context.Context) (time.Duration, error) {
-			if err := errors.Join(without(ctx), os.RemoveAll(filepath.Join(b.dir, "cache", "layers"))); err != nil {
+			if err := errors.Join(without(ctx), os.RemoveAll(b.folder().Layers())); err != nil {
 				return 0, err
 			}
 			return timed("", pull).once(ctx)

@@ -10,14 +10,13 @@ import (
 	"testing"
 
 	"banger/api"
-	"banger/internal/daemon"
 )
 
 // echoDaemon serves the API's exec with a command that sends its input back, and ends with exit.
 func echoDaemon(t *testing.T, exit string) *home {
 	t.Helper()
 	h := &home{dir: t.TempDir()}
-	listener, err := net.Listen("unix", filepath.Clean(daemon.SocketPath(h.dir)))
+	listener, err := net.Listen("unix", filepath.Clean(h.folder().Socket()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +45,7 @@ func echoDaemon(t *testing.T, exit string) *home {
 	})}
 	go server.Serve(listener)
 	t.Cleanup(func() { server.Close() })
-	h.client = api.NewClient(daemon.SocketPath(h.dir))
+	h.client = api.NewClient(h.folder().Socket())
 	return h
 }
 

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -41,8 +40,8 @@ type Builder struct {
 // anything is built.
 func New(vms *vm.Manager, images *image.Catalog, c config.Config) (*Builder, error) {
 	b := &Builder{
-		vms: vms, images: images, logDir: filepath.Join(c.Home, "builds"), running: map[string]bool{},
-		downloads: &download.Cache{Dir: filepath.Join(c.Home, "cache", "downloads"), Registry: c.NPMRegistry},
+		vms: vms, images: images, logDir: c.Home.Builds(), running: map[string]bool{},
+		downloads: &download.Cache{Dir: c.Home.Downloads(), Registry: c.NPMRegistry},
 	}
 	return b, b.downloads.Sweep()
 }

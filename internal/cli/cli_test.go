@@ -21,7 +21,7 @@ import (
 
 	"banger/api"
 	"banger/internal/build"
-	"banger/internal/daemon"
+	"banger/internal/home"
 )
 
 // result is what a command line gave.
@@ -65,11 +65,11 @@ func banger(t *testing.T, home string, args ...string) result {
 // fakeDaemon serves handlers by pattern, as a daemon of this very build, and returns its home folder.
 func fakeDaemon(t *testing.T, handlers map[string]http.HandlerFunc) string {
 	t.Helper()
-	home, err := os.MkdirTemp("", "bcli")
+	dir, err := os.MkdirTemp("", "bcli")
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener, err := net.Listen("unix", daemon.SocketPath(home))
+	listener, err := net.Listen("unix", home.Dir(dir).Socket())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func fakeDaemon(t *testing.T, handlers map[string]http.HandlerFunc) string {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/daemon", says(api.DaemonStatus{Build: id, PID: 42, Home: home, Version: "v1", VMs: 3, RunningVMs: 1, UptimeMS: 61_000, RSSBytes: 1 << 20}))
+	mux.HandleFunc("GET /v1/daemon", says(api.DaemonStatus{Build: id, PID: 42, Home: dir, Version: "v1", VMs: 3, RunningVMs: 1, UptimeMS: 61_000, RSSBytes: 1 << 20}))
 	for pattern, handler := range handlers {
 		mux.HandleFunc(pattern, handler)
 	}
@@ -88,9 +88,9 @@ func fakeDaemon(t *testing.T, handlers map[string]http.HandlerFunc) string {
 	server.Start()
 	t.Cleanup(func() {
 		server.Close()
-		os.RemoveAll(home)
+		os.RemoveAll(dir)
 	})
-	return home
+	return dir
 }
 
 func says(v any) http.HandlerFunc {

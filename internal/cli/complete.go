@@ -8,7 +8,6 @@ import (
 
 	"banger/api"
 	"banger/internal/config"
-	"banger/internal/daemon"
 )
 
 // completions ask the daemon that runs; they start none and never wait long.
@@ -19,7 +18,7 @@ func (a *app) completions(ask func(context.Context, *api.Client) ([]string, erro
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	client := api.NewClient(daemon.SocketPath(c.Home))
+	client := api.NewClient(c.Home.Socket())
 	defer client.CloseIdle()
 	names, err := ask(ctx, client)
 	if err != nil {

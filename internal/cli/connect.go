@@ -14,7 +14,6 @@ import (
 	"banger/api"
 	"banger/internal/build"
 	"banger/internal/config"
-	"banger/internal/daemon"
 	"banger/internal/host"
 )
 
@@ -34,7 +33,7 @@ const (
 
 // newClient returns the way to the daemon. Each request sees to it first that a daemon is there that can take it.
 func (a *app) newClient() *api.Client {
-	client := api.NewClient(daemon.SocketPath(a.config.Home))
+	client := api.NewClient(a.config.Home.Socket())
 	client.Before = a.ensureDaemon
 	return client
 }
@@ -49,14 +48,14 @@ func (a *app) ensureDaemon(ctx context.Context, op api.Spec) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if err := daemon.CheckHome(a.config.Home); err != nil {
+	if err := a.config.Home.Check(); err != nil {
 		return err
 	}
 	mine, err := build.ID()
 	if err != nil {
 		return err
 	}
-	plain := api.NewClient(daemon.SocketPath(a.config.Home))
+	plain := api.NewClient(a.config.Home.Socket())
 	defer plain.CloseIdle()
 	status, err := askStatus(ctx, plain)
 	switch {
@@ -179,10 +178,10 @@ func (a *app) startDaemon(ctx context.Context, client *api.Client) error {
 
 // openDaemonLog opens the log that a new daemon goes on with. One that has grown large is moved aside.
 func (a *app) openDaemonLog() (*os.File, error) {
-	if err := os.MkdirAll(a.config.Home, 0o700); err != nil {
+	if err := os.MkdirAll(string(a.config.Home), 0o700); err != nil {
 		return nil, fmt.Errorf("make home folder: %w", err)
 	}
-	path := daemon.LogPath(a.config.Home)
+	path := a.config.Home.Log()
 	if info, err := os.Stat(path); err == nil && info.Size() > maxLogBytes {
 		if err := os.Rename(path, path+".old"); err != nil {
 			return nil, fmt.Errorf("move the daemon's log aside: %w", err)

@@ -70,7 +70,7 @@ func (a *app) daemonStatusCommand() *cobra.Command {
 
 // running asks the daemon that runs, whichever build it is of, and starts none.
 func (a *app) running(ctx context.Context) (api.DaemonStatus, error) {
-	plain := api.NewClient(daemon.SocketPath(a.config.Home))
+	plain := api.NewClient(a.config.Home.Socket())
 	defer plain.CloseIdle()
 	status, err := askStatus(ctx, plain)
 	if nobodyListens(err) {
@@ -93,7 +93,7 @@ also what killed processes left on this host: namespace, link, route and rules. 
 			if purge { // it takes a daemon to know who uses the network
 				return a.client.StopDaemon(cmd.Context(), api.StopDaemon{PurgeNetwork: true})
 			}
-			plain := api.NewClient(daemon.SocketPath(a.config.Home))
+			plain := api.NewClient(a.config.Home.Socket())
 			defer plain.CloseIdle()
 			err := plain.StopDaemon(cmd.Context(), api.StopDaemon{})
 			if nobodyListens(err) {

@@ -18,13 +18,14 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"banger/api"
+	"banger/internal/home"
 )
 
 // Config is every setting, checked.
 type Config struct {
-	Home          string // folder of all state: database, images, kernels, VMs, sockets
-	Image         string // image of a VM that names none
-	Kernel        string // kernel bundle of a VM that names none
+	Home          home.Dir // folder of all state: database, images, kernels, VMs, sockets
+	Image         string   // image of a VM that names none
+	Kernel        string   // kernel bundle of a VM that names none
 	CPUs          int
 	MemoryMiB     int
 	DiskMiB       int           // apparent size of a VM's own disk
@@ -70,7 +71,7 @@ type setting struct {
 
 // settings is the whole list: `config show`, the file and the environment all go through it.
 var settings = []setting{
-	{ofHome, "home", "BANGER_HOME", "", func(c *Config, v string) error { return setFolder(&c.Home, v) }},
+	{ofHome, "home", "BANGER_HOME", "", func(c *Config, v string) error { return setHome(c, v) }},
 	{ofRequest, "image", "BANGER_IMAGE", "debian:trixie", func(c *Config, v string) error { return setText(&c.Image, v) }},
 	{ofRequest, "kernel", "BANGER_KERNEL", "debian:trixie", func(c *Config, v string) error { return setText(&c.Kernel, v) }},
 	{ofRequest, "cpus", "BANGER_CPUS", "2", func(c *Config, v string) error { return setCount(&c.CPUs, v) }},
@@ -101,7 +102,7 @@ const (
 
 // Load reads the settings; getenv is os.Getenv or a test's.
 func Load(getenv func(string) string) (Config, []api.Setting, error) {
-	home, path := getenv("HOME"), filePath(getenv)
+	userHome, path := getenv("HOME"), filePath(getenv)
 	inFile, err := readFile(path)
 	if err != nil {
 		return Config{}, nil, err
@@ -111,7 +112,7 @@ func Load(getenv func(string) string) (Config, []api.Setting, error) {
 	for _, s := range settings {
 		value, origin := s.standard, "default"
 		if s.key == "home" {
-			value = filepath.Join(orElse(getenv("XDG_DATA_HOME"), filepath.Join(home, ".local", "share")), "banger")
+			value = filepath.Join(orElse(getenv("XDG_DATA_HOME"), filepath.Join(userHome, ".local", "share")), "banger")
 		}
 		if v, ok := inFile[s.key]; ok {
 			value, origin = v, path
@@ -197,11 +198,11 @@ func setRepository(to *string, v string) error {
 	return nil
 }
 
-func setFolder(to *string, v string) error {
+func setHome(c *Config, v string) error {
 	if !filepath.IsAbs(v) {
 		return fmt.Errorf("%q is not an absolute path", v)
 	}
-	*to = filepath.Clean(v)
+	c.Home = home.Dir(filepath.Clean(v))
 	return nil
 }
 

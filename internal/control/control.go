@@ -26,7 +26,6 @@ import (
 type Options struct {
 	Config   config.Config
 	Settings []api.Setting // what Config was made of
-	Socket   string        // where the daemon listens
 	Tools    host.Tools
 	Log      *slog.Logger
 	Store    *store.Store
@@ -68,7 +67,7 @@ func (c *Control) Status(ctx context.Context, _ api.None) (api.DaemonStatus, err
 	}
 	draining, left := c.Gate.State()
 	return api.DaemonStatus{
-		Version: build.Version(), Build: id, API: api.Version, PID: os.Getpid(), Home: c.o.Config.Home, Socket: c.o.Socket,
+		Version: build.Version(), Build: id, API: api.Version, PID: os.Getpid(), Home: string(c.o.Config.Home), Socket: c.o.Config.Home.Socket(),
 		UptimeMS: time.Since(c.began).Milliseconds(), VMs: all, RunningVMs: running, RSSBytes: rss,
 		Settings: config.OfHome(c.o.Settings), Draining: draining, Left: left,
 	}, nil

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -38,17 +37,6 @@ const (
 	// closeTimeout is how long requests may take to end once everything they wait for is cancelled.
 	closeTimeout = 10 * time.Second
 )
-
-// SocketPath is where the daemon of a home folder listens.
-func SocketPath(home string) string { return filepath.Join(home, "daemon.sock") }
-
-// CheckHome refuses a home folder whose path is too long for the sockets in it.
-func CheckHome(home string) error {
-	return vm.CheckSocketPath(SocketPath(home))
-}
-
-// LogPath is where a daemon that was started by a command writes its log.
-func LogPath(home string) string { return filepath.Join(home, "daemon.log") }
 
 // Options is what a daemon is started with. All fields are needed.
 type Options struct {
@@ -81,16 +69,16 @@ type stopRequest struct{ drain bool }
 
 // Run serves until ctx ends or a client stops it. It returns nil after an orderly end. Running VMs outlive it.
 func Run(ctx context.Context, o Options) error {
-	home := o.Config.Home
-	if err := CheckHome(home); err != nil {
+	dir := o.Config.Home
+	if err := dir.Check(); err != nil {
 		return err
 	}
-	for _, dir := range []string{home, filepath.Join(home, "vms")} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+	for _, path := range []string{string(dir), dir.VMs()} {
+		if err := os.MkdirAll(path, 0o700); err != nil {
 			return fmt.Errorf("make home folder: %w", err)
 		}
 	}
-	unlock, err := lockHome(ctx, home)
+	unlock, err := lockHome(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -99,7 +87,7 @@ func Run(ctx context.Context, o Options) error {
 		stops: make(chan stopRequest), cutting: make(chan struct{}), released: make(chan struct{}), served: make(chan error, 1),
 	}
 	defer s.release()
-	if s.store, err = store.Open(ctx, filepath.Join(home, "state.db")); err != nil {
+	if s.store, err = store.Open(ctx, dir.Database()); err != nil {
 		return err
 	}
 	defer s.store.Close()
@@ -116,19 +104,19 @@ func Run(ctx context.Context, o Options) error {
 func (s *server) wire(ctx, requests context.Context) error {
 	c := s.Config
 	kernels := &kernel.Catalog{
-		Root: filepath.Join(c.Home, "kernels"), Store: s.store,
+		Root: c.Home.Kernels(), Store: s.store,
 		Archive: debian.Archive{Mirror: c.DebianMirror}, Package: c.KernelPackage,
 	}
 	images := &image.Catalog{
-		Root: filepath.Join(c.Home, "images"), Store: s.store, Kernels: kernels,
+		Root: c.Home.Images(), Store: s.store, Kernels: kernels,
 		Mirror: c.DebianMirror, UbuntuMirror: c.UbuntuMirror, Stale: provision.Stale,
-		Layers: &oci.Cache{Dir: filepath.Join(c.Home, "cache", "layers", "sha256")},
+		Layers: &oci.Cache{Dir: c.Home.Layers()},
 	}
 	if err := errors.Join(images.Sweep(ctx), kernels.Sweep(ctx)); err != nil {
 		return err
 	}
 	s.vms = vm.New(vm.Options{
-		Network: network.NewClient(c.Home, os.Geteuid() != 0, []string{s.Tools.Self, "netns", "keep"}),
+		Network: network.NewClient(string(c.Home), os.Geteuid() != 0, []string{s.Tools.Self, "netns", "keep"}),
 		Store:   s.store, Images: images, Kernels: kernels, Config: c, Log: s.Log, GuestBinary: s.Tools.Guest,
 		PickVMM: func(ctx context.Context, vmlinux string) (string, error) {
 			choice, err := host.PickVMM(ctx, c, s.Tools, vmlinux)
@@ -143,7 +131,7 @@ func (s *server) wire(ctx, requests context.Context) error {
 		return errors.Join(err, s.vms.Close())
 	}
 	s.control = control.New(control.Options{
-		Config: c, Settings: s.Settings, Socket: SocketPath(c.Home), Tools: s.Tools, Log: s.Log,
+		Config: c, Settings: s.Settings, Tools: s.Tools, Log: s.Log,
 		Store: s.store, Images: images, Kernels: kernels, VMs: s.vms, Builder: builds,
 		Stop: s.stop, RemoveBySuccessor: s.removeBySuccessor,
 	})
@@ -154,7 +142,7 @@ func (s *server) wire(ctx, requests context.Context) error {
 // serve answers requests until the daemon is to end.
 func (s *server) serve(ctx, requests context.Context) error {
 	var err error
-	if s.listener, err = listen(SocketPath(s.Config.Home)); err != nil {
+	if s.listener, err = listen(s.Config.Home.Socket()); err != nil {
 		return errors.Join(err, s.vms.Close())
 	}
 	s.http = &http.Server{
@@ -162,7 +150,7 @@ func (s *server) serve(ctx, requests context.Context) error {
 		BaseContext: func(net.Listener) context.Context { return requests },
 	}
 	go func() { s.served <- s.http.Serve(s.listener) }()
-	s.Log.Info("daemon started", "home", s.Config.Home, "pid", os.Getpid(), "version", build.Version())
+	s.Log.Info("daemon started", "home", string(s.Config.Home), "pid", os.Getpid(), "version", build.Version())
 	for {
 		select {
 		case <-ctx.Done():
@@ -268,7 +256,7 @@ func (s *server) closeSocket() {
 
 // removeBySuccessor removes a machine through the daemon that has taken over.
 func (s *server) removeBySuccessor(ctx context.Context, id string) error {
-	client := api.NewClient(SocketPath(s.Config.Home))
+	client := api.NewClient(s.Config.Home.Socket())
 	defer client.CloseIdle()
 	return client.RemoveVM(ctx, api.RemoveVM{VM: id, Force: true})
 }

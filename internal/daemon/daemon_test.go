@@ -15,6 +15,7 @@ import (
 
 	"banger/api"
 	"banger/internal/config"
+	"banger/internal/home"
 )
 
 // running is a daemon in this process.
@@ -26,11 +27,11 @@ type running struct {
 }
 
 // start runs a daemon on a home folder and returns when it answers.
-func start(t *testing.T, home string) *running {
+func start(t *testing.T, dir home.Dir) *running {
 	t.Helper()
-	c := config.Config{Home: home, Image: "debian:trixie", Kernel: "debian:trixie", CPUs: 1, MemoryMiB: 128, DiskMiB: 64, VMM: "auto", BootTimeout: time.Second, StopTimeout: time.Second}
+	c := config.Config{Home: dir, Image: "debian:trixie", Kernel: "debian:trixie", CPUs: 1, MemoryMiB: 128, DiskMiB: 64, VMM: "auto", BootTimeout: time.Second, StopTimeout: time.Second}
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &running{config: c, client: api.NewClient(SocketPath(home)), cancel: cancel, ended: make(chan error, 1)}
+	r := &running{config: c, client: api.NewClient(dir.Socket()), cancel: cancel, ended: make(chan error, 1)}
 	go func() { r.ended <- Run(ctx, Options{Config: c, Log: slog.New(slog.DiscardHandler)}) }()
 	t.Cleanup(func() {
 		cancel()
@@ -74,17 +75,17 @@ func shortDir(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
+	return string(dir)
 }
 
 func TestRun(t *testing.T) {
-	home := filepath.Join(shortDir(t), "made")
-	r := start(t, home)
+	dir := home.Dir(filepath.Join(shortDir(t), "made"))
+	r := start(t, dir)
 	status, err := r.client.Status(t.Context())
-	if err != nil || status.PID != os.Getpid() || status.Home != home || status.API != api.Version || status.Build == "" || status.RSSBytes == 0 {
+	if err != nil || status.PID != os.Getpid() || status.Home != string(dir) || status.API != api.Version || status.Build == "" || status.RSSBytes == 0 {
 		t.Errorf("Status = %+v, %v", status, err)
 	}
-	for path, want := range map[string]os.FileMode{home: 0o700, SocketPath(home): 0o600, filepath.Join(home, "state.db"): 0o600} {
+	for path, want := range map[string]os.FileMode{string(dir): 0o700, dir.Socket(): 0o600, dir.Database(): 0o600} {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
 			t.Errorf("%s: %v, %v; want mode %o", path, info.Mode(), err, want)
 		}
@@ -111,7 +112,7 @@ func TestRun(t *testing.T) {
 	}
 	r.cancel()
 	r.wait(t)
-	if _, err := os.Stat(SocketPath(home)); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(dir.Socket()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket after the end: %v", err)
 	}
 }
@@ -119,8 +120,8 @@ func TestRun(t *testing.T) {
 func second[T any](_ T, err error) error { return err }
 
 func TestTwoDaemons(t *testing.T) {
-	home := shortDir(t)
-	first := start(t, home)
+	dir := home.Dir(shortDir(t))
+	first := start(t, dir)
 	err := Run(t.Context(), Options{Config: first.config, Log: slog.New(slog.DiscardHandler)})
 	if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeConflict || !strings.Contains(e.Message, "another daemon (pid ") || e.Hint == "" {
 		t.Errorf("the second daemon = %v, want conflict with the first one's pid and a hint", err)
@@ -132,7 +133,7 @@ func TestTwoDaemons(t *testing.T) {
 		if err := first.client.StopDaemon(t.Context(), api.StopDaemon{Drain: drain}); err != nil {
 			t.Errorf("StopDaemon(drain %t) = %v", drain, err)
 		}
-		next := start(t, home) // at once: the answer says that the folder is free
+		next := start(t, dir) // at once: the answer says that the folder is free
 		first.client.CloseIdle()
 		first.wait(t)
 		first = next
@@ -143,31 +144,31 @@ func TestTwoDaemons(t *testing.T) {
 
 // A daemon that was killed leaves its socket and lock file behind; the next one takes over.
 func TestRunAfterKill(t *testing.T) {
-	home := shortDir(t)
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: SocketPath(home), Net: "unix"})
+	dir := home.Dir(shortDir(t))
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: dir.Socket(), Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	listener.SetUnlinkOnClose(false)
-	if err := errors.Join(listener.Close(), os.WriteFile(filepath.Join(home, "daemon.lock"), []byte("123456789\n"), 0o600)); err != nil {
+	if err := errors.Join(listener.Close(), os.WriteFile(dir.Lock(), []byte("123456789\n"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	r := start(t, home)
+	r := start(t, dir)
 	r.cancel()
 	r.wait(t)
 }
 
 // A daemon that is being killed has closed its socket, and not yet let go of the lock.
 func TestRunWhileAnotherDies(t *testing.T) {
-	home := shortDir(t)
-	unlock, err := lockHome(t.Context(), home)
+	dir := home.Dir(shortDir(t))
+	unlock, err := lockHome(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	c := config.Config{Home: home}
+	c := config.Config{Home: dir}
 	go func() { ended <- Run(ctx, Options{Config: c, Log: slog.New(slog.DiscardHandler)}) }()
 	select {
 	case err := <-ended:
@@ -175,7 +176,7 @@ func TestRunWhileAnotherDies(t *testing.T) {
 	case <-time.After(50 * time.Millisecond):
 	}
 	unlock()
-	client := api.NewClient(SocketPath(home))
+	client := api.NewClient(dir.Socket())
 	defer client.CloseIdle()
 	for {
 		if _, err := client.Status(t.Context()); err == nil {
@@ -196,7 +197,7 @@ func TestRunWhileAnotherDies(t *testing.T) {
 func TestRunRefuses(t *testing.T) {
 	tests := []struct {
 		name     string
-		prepare  func(t *testing.T) (home string)
+		prepare  func(t *testing.T) (dir string)
 		wantCode api.Code
 		wantText string
 	}{
@@ -209,21 +210,21 @@ func TestRunRefuses(t *testing.T) {
 			return path
 		}, api.CodeInternal, "make home folder"},
 		{"NoDatabase", func(t *testing.T) string {
-			home := shortDir(t)
-			if err := os.WriteFile(filepath.Join(home, "state.db"), []byte(strings.Repeat("garbage ", 1000)), 0o600); err != nil {
+			dir := home.Dir(shortDir(t))
+			if err := os.WriteFile(dir.Database(), []byte(strings.Repeat("garbage ", 1000)), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			return home
+			return string(dir)
 		}, api.CodeInternal, "read database"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			home := tt.prepare(t)
-			err := Run(t.Context(), Options{Config: config.Config{Home: home}, Log: slog.New(slog.DiscardHandler)})
+			dir := home.Dir(tt.prepare(t))
+			err := Run(t.Context(), Options{Config: config.Config{Home: dir}, Log: slog.New(slog.DiscardHandler)})
 			if api.CodeOf(err) != tt.wantCode || err == nil || !strings.Contains(err.Error(), tt.wantText) {
 				t.Errorf("Run = %v, want %s with %q", err, tt.wantCode, tt.wantText)
 			}
-			if unlock, err := lockHome(t.Context(), home); err == nil {
+			if unlock, err := lockHome(t.Context(), dir); err == nil {
 				unlock()
 			} else if !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ENOENT) { // refused before it made the folder
 				t.Errorf("the lock after a refusal: %v", err)

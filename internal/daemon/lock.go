@@ -7,13 +7,13 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"banger/api"
+	"banger/internal/home"
 )
 
 // lockTimeout is how long a daemon that does not answer may hold the home folder: one that is being killed, or that has just
@@ -22,8 +22,8 @@ const lockTimeout = 25 * time.Second
 
 // lockHome takes the home folder for this process alone; the lock's file names it for people. It refuses at once when the
 // daemon that has the folder answers.
-func lockHome(ctx context.Context, home string) (unlock func(), err error) {
-	file, err := os.OpenFile(filepath.Join(home, "daemon.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+func lockHome(ctx context.Context, dir home.Dir) (unlock func(), err error) {
+	file, err := os.OpenFile(dir.Lock(), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock home folder: %w", err)
 	}
@@ -39,7 +39,7 @@ func lockHome(ctx context.Context, home string) (unlock func(), err error) {
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, errors.Join(fmt.Errorf("lock home folder: %w", err), file.Close())
 		}
-		if ctx.Err() == nil && !answers(ctx, SocketPath(home)) {
+		if ctx.Err() == nil && !answers(ctx, dir.Socket()) {
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
@@ -49,7 +49,7 @@ func lockHome(ctx context.Context, home string) (unlock func(), err error) {
 		pid := make([]byte, 32)
 		n, _ := file.ReadAt(pid, 0)
 		file.Close()
-		return nil, api.Errorf(api.CodeConflict, "another daemon (pid %s) serves %s", strings.TrimSpace(string(pid[:n])), home).
+		return nil, api.Errorf(api.CodeConflict, "another daemon (pid %s) serves %s", strings.TrimSpace(string(pid[:n])), dir).
 			WithHint("end it: banger daemon stop")
 	}
 	if err := errors.Join(file.Truncate(0), writePID(file)); err != nil {

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 
 	"banger/api"
 	"banger/internal/config"
+	"banger/internal/home"
 )
 
 // lowDiskBytes is free space below which an image can no longer be built.
@@ -36,7 +36,7 @@ func Doctor(ctx context.Context, c config.Config, tools Tools, vmlinux string) [
 		checkPasta(install),
 		checkTun(),
 		checkUserNamespaces(install),
-		checkDisk(c.Home),
+		checkDisk(string(c.Home)),
 		checkSocketPath(c.Home),
 	}
 }
@@ -214,10 +214,10 @@ func checkDisk(home string) api.Check {
 }
 
 // checkSocketPath looks whether a VM's sockets fit into what the kernel allows for a path.
-func checkSocketPath(home string) api.Check {
-	path := filepath.Join(home, "vms", "0123456789ab", "vsock.sock")
-	check := api.Check{Name: "socket paths", Status: api.CheckOK, Found: fmt.Sprintf("%d of 107 bytes", len(path))}
-	if len(path) > 107 {
+func checkSocketPath(d home.Dir) api.Check {
+	path := d.LongestSocket()
+	check := api.Check{Name: "socket paths", Status: api.CheckOK, Found: fmt.Sprintf("%d of %d bytes", len(path), home.MaxSocketPathBytes)}
+	if home.CheckSocketPath(path) != nil {
 		check.Status, check.Repair = api.CheckFailed, "set BANGER_HOME to a shorter path"
 	}
 	return check

@@ -11,6 +11,7 @@ import (
 
 	"banger/api"
 	"banger/internal/config"
+	"banger/internal/home"
 )
 
 func contextThatEnds(t *testing.T) (context.Context, context.CancelFunc) {
@@ -74,7 +75,7 @@ func TestCheckVMM(t *testing.T) {
 		}},
 	}
 	for _, tt := range tests {
-		got := checkVMM(t.Context(), config.Config{Home: t.TempDir(), VMM: tt.vmm}, tools, tt.vmlinux)
+		got := checkVMM(t.Context(), config.Config{Home: home.Dir(t.TempDir()), VMM: tt.vmm}, tools, tt.vmlinux)
 		if diff := cmp.Diff(tt.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
 		}
@@ -107,7 +108,7 @@ func TestCheckProgramAndInstall(t *testing.T) {
 func TestCheckPaths(t *testing.T) {
 	tail := len("/vms/0123456789ab/vsock.sock")
 	for n, want := range map[int]api.CheckStatus{107: api.CheckOK, 108: api.CheckFailed} {
-		got := checkSocketPath("/" + strings.Repeat("x", n-tail-1))
+		got := checkSocketPath(home.Dir("/" + strings.Repeat("x", n-tail-1)))
 		if got.Status != want || (got.Repair != "") != (want == api.CheckFailed) {
 			t.Errorf("a path of %d bytes: %+v", n, got)
 		}
@@ -122,7 +123,7 @@ func TestCheckPaths(t *testing.T) {
 
 // What the doctor finds wrong it says how to repair.
 func TestDoctor(t *testing.T) {
-	checks := Doctor(t.Context(), config.Config{Home: t.TempDir(), VMM: "auto"}, Tools{QEMU: "/none"}, "")
+	checks := Doctor(t.Context(), config.Config{Home: home.Dir(t.TempDir()), VMM: "auto"}, Tools{QEMU: "/none"}, "")
 	var names []string
 	for _, c := range checks {
 		names = append(names, c.Name)

@@ -15,6 +15,7 @@ import (
 
 	"banger/api"
 	"banger/internal/config"
+	"banger/internal/home"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -30,7 +31,7 @@ func script(t *testing.T, dir, name, text string) string {
 }
 
 func TestPickVMM(t *testing.T) {
-	dir, home := t.TempDir(), t.TempDir()
+	dir, d := t.TempDir(), home.Dir(t.TempDir())
 	t.Setenv("PATH", dir+":/usr/bin:/bin")
 	tools := Tools{QEMU: "/lib/banger/firecracker-qemu"}
 	other := script(t, dir, "other-vmm", "exit 0")
@@ -47,7 +48,7 @@ func TestPickVMM(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := PickVMM(t.Context(), config.Config{Home: home, VMM: tt.setting}, tools, "/vmlinux")
+			got, err := PickVMM(t.Context(), config.Config{Home: d, VMM: tt.setting}, tools, "/vmlinux")
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("PickVMM (-want +got):\n%s", diff)
 			}
@@ -60,12 +61,12 @@ func TestPickVMM(t *testing.T) {
 
 // A firecracker that does not work is tried once for each run of the host's kernel, and again when it is another one.
 func TestPickVMMKeepsVerdict(t *testing.T) {
-	dir, home := t.TempDir(), t.TempDir()
+	dir, d := t.TempDir(), home.Dir(t.TempDir())
 	t.Setenv("PATH", dir+":/usr/bin:/bin")
 	tried := filepath.Join(t.TempDir(), "tried")
 	broken := fmt.Sprintf("echo x >> %s; echo no kvm >&2; exit 1", tried)
 	binary := script(t, dir, "firecracker", broken)
-	c, tools := config.Config{Home: home, VMM: "auto"}, Tools{QEMU: "/lib/banger/firecracker-qemu"}
+	c, tools := config.Config{Home: d, VMM: "auto"}, Tools{QEMU: "/lib/banger/firecracker-qemu"}
 	pick := func(wantTries int) {
 		t.Helper()
 		got, err := PickVMM(t.Context(), c, tools, "/vmlinux")
@@ -84,26 +85,26 @@ func TestPickVMMKeepsVerdict(t *testing.T) {
 	pick(1)
 	script(t, dir, "firecracker", broken+" # another build")
 	pick(2)
-	verdictFile := filepath.Join(home, "firecracker-verdict.json")
+	verdictFile := d.VMMVerdict()
 	if err := os.WriteFile(verdictFile, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	pick(3)
-	if entries, err := os.ReadDir(home); len(entries) != 1 || err != nil {
+	if entries, err := os.ReadDir(string(d)); len(entries) != 1 || err != nil {
 		t.Errorf("left in the home folder: %v, %v", entries, err)
 	}
 }
 
 func TestPickVMMCanceledProvesNothing(t *testing.T) {
-	dir, home := t.TempDir(), t.TempDir()
+	dir, d := t.TempDir(), home.Dir(t.TempDir())
 	t.Setenv("PATH", dir+":/usr/bin:/bin")
 	script(t, dir, "firecracker", "exit 1")
 	ctx, cancel := contextThatEnds(t)
 	cancel()
-	if _, err := PickVMM(ctx, config.Config{Home: home, VMM: "auto"}, Tools{}, "/vmlinux"); err == nil {
+	if _, err := PickVMM(ctx, config.Config{Home: d, VMM: "auto"}, Tools{}, "/vmlinux"); err == nil {
 		t.Error("PickVMM gave a verdict though it was cancelled")
 	}
-	if entries, _ := os.ReadDir(home); len(entries) != 0 {
+	if entries, _ := os.ReadDir(string(d)); len(entries) != 0 {
 		t.Errorf("kept: %v", entries)
 	}
 }

@@ -50,7 +50,7 @@ func PickVMM(ctx context.Context, c config.Config, tools Tools, vmlinux string) 
 	if err != nil {
 		return VMM{tools.QEMU, "there is no firecracker on the path"}, nil
 	}
-	v, err := tryVMM(ctx, filepath.Join(c.Home, "firecracker-verdict.json"), binary, vmlinux)
+	v, err := tryVMM(ctx, c.Home.VMMVerdict(), binary, vmlinux)
 	if err != nil {
 		return VMM{}, err
 	}

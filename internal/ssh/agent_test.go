@@ -7,12 +7,14 @@ import (
 	"os"
 	"testing"
 
+	"banger/internal/home"
+
 	"golang.org/x/crypto/ssh/agent"
 )
 
 // An agent ends while a client holds a connection, as an ssh in the background does.
 func TestServeAgent(t *testing.T) {
-	d := HomeDir(t.TempDir())
+	d := HomeDir(home.Dir(t.TempDir()))
 	if _, _, err := d.ServeAgent(); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("without a key: %v", err)
 	}

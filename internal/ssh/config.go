@@ -13,6 +13,7 @@ import (
 
 	"banger/api"
 	"banger/internal/atomicfile"
+	"banger/internal/home"
 )
 
 // maxConfigBytes bounds a user's ~/.ssh/config.
@@ -23,15 +24,15 @@ var plainPath = regexp.MustCompile(`^/[A-Za-z0-9 ._/@+,:=~-]*$`)
 
 // Options are the settings for a connection to a VM: who proxies it, and which keys count. The first one that ssh gets
 // to know of each counts.
-func (d Dir) Options(home, program, vm string) ([][2]string, error) {
-	for _, path := range []string{home, program} {
+func (d Dir) Options(h home.Dir, program, vm string) ([][2]string, error) {
+	for _, path := range []string{string(h), program} {
 		if !plainPath.MatchString(path) {
 			return nil, api.Errorf(api.CodeUnsupported, "ssh's configuration cannot hold the path %q", path).
 				WithHint("use a folder whose name has letters, digits, spaces and . _ / @ + , : = ~ - alone")
 		}
 	}
 	return [][2]string{
-		{"ProxyCommand", fmt.Sprintf("env BANGER_HOME='%s' '%s' ssh-proxy %s", home, program, vm)},
+		{"ProxyCommand", fmt.Sprintf("env BANGER_HOME='%s' '%s' ssh-proxy %s", h, program, vm)},
 		{"User", "root"},
 		{"IdentityFile", `"` + d.Key() + `"`},
 		{"IdentitiesOnly", "yes"},
@@ -44,8 +45,8 @@ func (d Dir) Options(home, program, vm string) ([][2]string, error) {
 }
 
 // ConfigText is the configuration for all VMs of a home, to be included from ~/.ssh/config.
-func (d Dir) ConfigText(home, program string) (string, error) {
-	options, err := d.Options(home, program, "'%h'")
+func (d Dir) ConfigText(h home.Dir, program string) (string, error) {
+	options, err := d.Options(h, program, "'%h'")
 	if err != nil {
 		return "", err
 	}

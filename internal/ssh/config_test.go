@@ -8,14 +8,15 @@ import (
 	"testing"
 
 	"banger/api"
+	"banger/internal/home"
 )
 
 // ssh itself reads the text as it is meant.
 func TestConfigText(t *testing.T) {
-	home := filepath.Join(t.TempDir(), "a home, with + and =")
-	d := HomeDir(home)
+	h := home.Dir(filepath.Join(t.TempDir(), "a home, with + and ="))
+	d := HomeDir(h)
 	check(t, os.MkdirAll(string(d), 0o700))
-	text, err := d.ConfigText(home, "/opt/ban ger/bin/banger")
+	text, err := d.ConfigText(h, "/opt/ban ger/bin/banger")
 	check(t, err)
 	config := filepath.Join(t.TempDir(), "config")
 	user := "Host *\n\tUser alice\n\tStrictHostKeyChecking no\n\tProxyJump elsewhere\n"
@@ -32,7 +33,7 @@ func TestConfigText(t *testing.T) {
 	got := settings("web.vm")
 	for _, want := range []string{
 		"user root\n", "stricthostkeychecking true\n", "identitiesonly yes\n", "updatehostkeys false\n", "identityfile " + d.Key() + "\n", "userknownhostsfile " + d.KnownHosts() + "\n",
-		"proxycommand env BANGER_HOME='" + home + "' '/opt/ban ger/bin/banger' ssh-proxy '%h'\n",
+		"proxycommand env BANGER_HOME='" + string(h) + "' '/opt/ban ger/bin/banger' ssh-proxy '%h'\n",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("ssh -G web.vm has not %q:\n%s", want, got)
@@ -44,7 +45,7 @@ func TestConfigText(t *testing.T) {
 	if got := settings("example.org"); !strings.Contains(got, "user alice\n") || !strings.Contains(got, "proxyjump elsewhere\n") || strings.Contains(got, "banger") {
 		t.Errorf("ssh -G example.org:\n%s", got)
 	}
-	for _, bad := range []string{"/home/it's", "/home/100%", "/home/new\nline", "/home/*", `/home/a"b`, "/home/$(true)"} {
+	for _, bad := range []home.Dir{"/home/it's", "/home/100%", "/home/new\nline", "/home/*", `/home/a"b`, "/home/$(true)"} {
 		if _, err := HomeDir(bad).ConfigText(bad, "/banger"); api.CodeOf(err) != api.CodeUnsupported {
 			t.Errorf("a home in %q: %v, want unsupported", bad, err)
 		}
@@ -67,7 +68,7 @@ func TestInstall(t *testing.T) {
 			config := filepath.Join(t.TempDir(), "config")
 			check(t, os.WriteFile(config, []byte(tt.before), 0o600))
 			check(t, os.Chmod(config, tt.mode))
-			one, two := HomeDir(t.TempDir()), HomeDir(t.TempDir())
+			one, two := HomeDir(home.Dir(t.TempDir())), HomeDir(home.Dir(t.TempDir()))
 			for _, step := range []struct {
 				name    string
 				do      func() (bool, error)
@@ -111,7 +112,7 @@ func TestInstallIntoNothing(t *testing.T) {
 		if folder {
 			check(t, os.Mkdir(filepath.Dir(config), 0o700))
 		}
-		d := HomeDir(t.TempDir())
+		d := HomeDir(home.Dir(t.TempDir()))
 		_, err := d.Install(config, "text\n")
 		check(t, err)
 		for path, want := range map[string]os.FileMode{filepath.Dir(config): 0o700, config: 0o600, d.Config(): 0o600} {
@@ -136,7 +137,7 @@ func TestInstallIntoNothing(t *testing.T) {
 // What the user wrote into a file that we made stays.
 func TestUninstallKeepsWhatCameLater(t *testing.T) {
 	config := filepath.Join(t.TempDir(), ".ssh", "config")
-	d := HomeDir(t.TempDir())
+	d := HomeDir(home.Dir(t.TempDir()))
 	_, err := d.Install(config, "text\n")
 	check(t, err)
 	file, err := os.OpenFile(config, os.O_APPEND|os.O_WRONLY, 0)
@@ -154,7 +155,7 @@ func TestUninstallKeepsWhatCameLater(t *testing.T) {
 func TestInstallThroughLink(t *testing.T) {
 	dotfiles, link := filepath.Join(t.TempDir(), "dotfiles"), filepath.Join(t.TempDir(), "config")
 	check(t, os.Symlink(dotfiles, link))
-	d := HomeDir(t.TempDir())
+	d := HomeDir(home.Dir(t.TempDir()))
 	if _, err := d.Install(link, "text\n"); api.CodeOf(err) != api.CodeConflict {
 		t.Errorf("a link to nowhere: %v, want conflict", err)
 	}

@@ -20,13 +20,14 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"banger/internal/atomicfile"
+	"banger/internal/home"
 )
 
 // Dir is the folder of ssh's files in a home folder.
 type Dir string
 
 // HomeDir returns the folder for a home folder.
-func HomeDir(home string) Dir { return Dir(filepath.Join(home, "ssh")) }
+func HomeDir(d home.Dir) Dir { return Dir(d.SSH()) }
 
 // Key is the owner's private key.
 func (d Dir) Key() string { return filepath.Join(string(d), "id_ed25519") }

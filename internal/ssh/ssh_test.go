@@ -5,6 +5,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"banger/internal/home"
 )
 
 const (
@@ -20,7 +22,7 @@ func check(t *testing.T, err error) {
 }
 
 func TestEnsureKey(t *testing.T) {
-	d := HomeDir(t.TempDir())
+	d := HomeDir(home.Dir(t.TempDir()))
 	var made sync.WaitGroup
 	var mu sync.Mutex
 	keys := map[string]int{}
@@ -62,7 +64,7 @@ func TestEnsureKey(t *testing.T) {
 }
 
 func TestWriteKnownHosts(t *testing.T) {
-	d := HomeDir(t.TempDir())
+	d := HomeDir(home.Dir(t.TempDir()))
 	check(t, d.WriteKnownHosts(nil))
 	if _, err := os.Stat(string(d)); !os.IsNotExist(err) {
 		t.Errorf("no host made %s: %v", d, err)

@@ -4,11 +4,8 @@ import (
 	"errors"
 	"path/filepath"
 
-	"banger/api"
+	homefolder "banger/internal/home"
 )
-
-// maxSocketPathBytes is what sun_path of unix(7) holds besides its terminating zero.
-const maxSocketPathBytes = 107
 
 // Dir is a VM's folder on the host. All that belongs to the VM alone lies in it.
 type Dir string
@@ -39,14 +36,5 @@ func (d Dir) VMMLog() string { return filepath.Join(string(d), "vmm.log") }
 
 // checkSocketPaths refuses a folder in which a socket's path would be too long for the kernel.
 func (d Dir) checkSocketPaths() error {
-	return errors.Join(CheckSocketPath(d.APISocket()), CheckSocketPath(d.VsockSocket()))
-}
-
-// CheckSocketPath refuses a path that is too long for a socket.
-func CheckSocketPath(path string) error {
-	if len(path) <= maxSocketPathBytes {
-		return nil
-	}
-	return api.Errorf(api.CodeInvalid, "socket path %s has %d bytes, the kernel allows %d", path, len(path), maxSocketPathBytes).
-		WithHint("set BANGER_HOME to a shorter path")
+	return errors.Join(homefolder.CheckSocketPath(d.APISocket()), homefolder.CheckSocketPath(d.VsockSocket()))
 }

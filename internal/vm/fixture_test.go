@@ -13,6 +13,7 @@ import (
 	"banger/api"
 	"banger/internal/config"
 	"banger/internal/disk"
+	homefolder "banger/internal/home"
 	"banger/internal/image"
 	"banger/internal/kernel"
 	"banger/internal/network"
@@ -58,7 +59,7 @@ func newHome(t *testing.T, how string) *home {
 		Images:  &image.Catalog{Root: filepath.Join(dir, "images"), Store: db, Layers: &oci.Cache{Dir: filepath.Join(dir, "layers")}},
 		Kernels: &kernel.Catalog{Root: filepath.Join(dir, "kernels"), Store: db},
 		Config: config.Config{
-			Home: dir, Image: "debian:trixie", Kernel: "debian:trixie", CPUs: 1, MemoryMiB: 128, DiskMiB: 64,
+			Home: homefolder.Dir(dir), Image: "debian:trixie", Kernel: "debian:trixie", CPUs: 1, MemoryMiB: 128, DiskMiB: 64,
 			Network: api.NetworkNone, Subnet: network.DefaultSubnet,
 			BootTimeout: 20 * time.Second, StopTimeout: 10 * time.Second,
 		},

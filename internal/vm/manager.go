@@ -83,7 +83,7 @@ type live struct {
 func New(o Options) *Manager {
 	m := &Manager{
 		Options:    o,
-		vmsDir:     filepath.Join(o.Config.Home, "vms"),
+		vmsDir:     o.Config.Home.VMs(),
 		operations: map[string]*operation{},
 		guests:     map[string]*live{},
 		forwards:   map[string][]*published{},

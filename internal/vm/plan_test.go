@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"banger/api"
+	homefolder "banger/internal/home"
 	"banger/internal/network"
 	"banger/internal/store"
 )
@@ -197,7 +198,7 @@ func TestPlanBootForeign(t *testing.T) {
 }
 
 func TestCheckSocketPaths(t *testing.T) {
-	longest := maxSocketPathBytes - len("/vsock.sock")
+	longest := homefolder.MaxSocketPathBytes - len("/vsock.sock")
 	if err := Dir("/" + strings.Repeat("x", longest-1)).checkSocketPaths(); err != nil {
 		t.Error(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"banger/api"
+	homefolder "banger/internal/home"
 	"banger/internal/ssh"
 )
 
@@ -16,7 +17,7 @@ func TestPinHostKey(t *testing.T) {
 	m := h.manager()
 	v := h.create(m, api.CreateVM{Name: "web"})
 	known := func() string {
-		text, err := os.ReadFile(ssh.HomeDir(h.dir).KnownHosts())
+		text, err := os.ReadFile(ssh.HomeDir(homefolder.Dir(h.dir)).KnownHosts())
 		if err != nil && !os.IsNotExist(err) {
 			t.Fatal(err)
 		}
