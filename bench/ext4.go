@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"banger/internal/disk"
+	"banger/internal/hostinfo"
 	"banger/internal/oci"
 )
 
@@ -39,7 +40,7 @@ func (b *bench) measureExt4(ctx context.Context) (_ result, err error) {
 	if err != nil {
 		return result{}, err
 	}
-	mkfs, err := disk.FindTool("mkfs.ext4", "e2fsprogs")
+	mkfs, err := hostinfo.FindTool("mkfs.ext4", "e2fsprogs")
 	if err != nil {
 		return result{}, err
 	}

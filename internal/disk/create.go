@@ -7,12 +7,12 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"time"
 
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 
 	"banger/api"
+	"banger/internal/hostinfo"
 )
 
 const (
@@ -36,7 +36,7 @@ func CreateExt4(ctx context.Context, path string, sizeBytes int64, label string)
 	if sizeBytes < MinExt4Bytes || sizeBytes%blockBytes != 0 {
 		return api.Errorf(api.CodeInvalid, "disk size %d: want a multiple of %d bytes, at least %d MiB", sizeBytes, blockBytes, MinExt4Bytes>>20)
 	}
-	mkfs, err := FindTool("mkfs.ext4", "e2fsprogs")
+	mkfs, err := hostinfo.FindTool("mkfs.ext4", "e2fsprogs")
 	if err != nil {
 		return err
 	}
@@ -91,18 +91,4 @@ func FromTar(ctx context.Context, r io.Reader, path, label string) error {
 		}
 		return setLabel(file, label)
 	})
-}
-
-// FindTool returns the path of a program of the host, looking into the sbin folders too: the PATH of ordinary users
-// lacks them on Debian. pkg is the Debian package that has it.
-func FindTool(name, pkg string) (string, error) {
-	if path, err := exec.LookPath(name); err == nil {
-		return path, nil
-	}
-	for _, dir := range []string{"/usr/sbin", "/sbin", "/usr/local/sbin"} {
-		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
-			return path, nil
-		}
-	}
-	return "", api.Errorf(api.CodeUnavailable, "%s is not installed", name).WithHint("apt-get install %s", pkg)
 }

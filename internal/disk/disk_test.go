@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"banger/api"
+	"banger/internal/hostinfo"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -25,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // fsck runs the real e2fsck on a filesystem and fails the test when it finds damage.
 func fsck(t *testing.T, path string) {
 	t.Helper()
-	tool, err := FindTool("e2fsck", "e2fsprogs")
+	tool, err := hostinfo.FindTool("e2fsck", "e2fsprogs")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +194,7 @@ func TestFromTar(t *testing.T) {
 	if r.Len() != 0 {
 		t.Errorf("%d bytes of the stream were left: its writer would block", r.Len())
 	}
-	debugfs, err := FindTool("debugfs", "e2fsprogs")
+	debugfs, err := hostinfo.FindTool("debugfs", "e2fsprogs")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +253,7 @@ func TestFromTarSparse(t *testing.T) {
 	if got != want {
 		t.Error("holes have changed the filesystem")
 	}
-	debugfs, err := FindTool("debugfs", "e2fsprogs")
+	debugfs, err := hostinfo.FindTool("debugfs", "e2fsprogs")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -371,18 +372,6 @@ func TestMkfsArgs(t *testing.T) {
 	want := []string{"-q", "-F", "-L", "label", "-b", "4096", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=1", "--", "/a/disk"}
 	if diff := cmp.Diff(want, mkfsArgs("/a/disk", "label")); diff != "" {
 		t.Error(diff)
-	}
-}
-
-func TestFindTool(t *testing.T) {
-	t.Setenv("PATH", "/usr/bin:/bin") // as an ordinary user of Debian has it
-	if _, err := FindTool("mkfs.ext4", "e2fsprogs"); err != nil {
-		t.Error(err)
-	}
-	_, err := FindTool("no-such-tool", "some-package")
-	e, ok := errors.AsType[*api.Error](err)
-	if !ok || e.Hint != "apt-get install some-package" {
-		t.Errorf("error %v, want a hint that names the package", err)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"time"
+
+	"banger/internal/hostinfo"
 )
 
 // toolDeadline bounds one run of an e2fsprogs tool on a filesystem of a few GiB.
@@ -69,7 +71,7 @@ func check(ctx context.Context, path string, options ...string) error {
 
 // e2fs runs a tool of e2fsprogs; its last words stand in the error.
 func e2fs(ctx context.Context, tool string, args ...string) error {
-	path, err := FindTool(tool, "e2fsprogs")
+	path, err := hostinfo.FindTool(tool, "e2fsprogs")
 	if err != nil {
 		return err
 	}

@@ -10,12 +10,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"banger/internal/hostinfo"
 )
 
 // debugfs runs one command of debugfs on a filesystem.
 func debugfs(t *testing.T, path string, args ...string) string {
 	t.Helper()
-	tool, err := FindTool("debugfs", "e2fsprogs")
+	tool, err := hostinfo.FindTool("debugfs", "e2fsprogs")
 	if err != nil {
 		t.Fatal(err)
 	}

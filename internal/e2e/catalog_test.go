@@ -20,6 +20,7 @@ import (
 	"banger/api"
 	"banger/internal/debian"
 	"banger/internal/disk"
+	"banger/internal/hostinfo"
 )
 
 // image returns an image as the API shows it.
@@ -106,7 +107,7 @@ func TestRegister(t *testing.T) {
 		{"tune2fs", "-U", "random", rootfs},
 		{"debugfs", "-R", "rdump / " + modules, filepath.Join(kernel.Dir, "modules.ext4")},
 	} {
-		path, err := disk.FindTool(command[0], "e2fsprogs")
+		path, err := hostinfo.FindTool(command[0], "e2fsprogs")
 		if err != nil {
 			t.Fatal(err)
 		}

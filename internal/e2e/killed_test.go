@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"banger/internal/disk"
+	"banger/internal/hostinfo"
 )
 
 // TestKilledWhileMaking: a daemon that is killed while it makes an image or a kernel leaves what there was, and the next
@@ -25,7 +26,7 @@ func TestKilledWhileMaking(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	debugfs, err := disk.FindTool("debugfs", "e2fsprogs")
+	debugfs, err := hostinfo.FindTool("debugfs", "e2fsprogs")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"banger/api"
 	"banger/internal/config"
 	"banger/internal/home"
+	"banger/internal/hostinfo"
 )
 
 // lowDiskBytes is free space below which an image can no longer be built.
@@ -24,15 +25,15 @@ const lowDiskBytes = 4 << 30
 // Doctor looks at what banger needs and returns what it found, each with the command that repairs it. vmlinux is a
 // kernel for trial boots, or empty when none is there yet.
 func Doctor(ctx context.Context, c config.Config, tools Tools, vmlinux string) []api.Check {
-	install := installCommand()
+	install := hostinfo.InstallCommand()
 	return []api.Check{
 		checkKVM(),
 		checkQEMU(ctx, tools, vmlinux, install),
 		checkVMM(ctx, c, tools, vmlinux),
-		checkProgram("mmdebstrap", "builds images", install),
-		checkProgram("mkfs.ext4", "makes disks", install),
-		checkProgram("depmod", "indexes kernel modules", install),
-		checkProgram("nsenter", "starts VMs in the network's namespace", install),
+		checkProgram("mmdebstrap", "mmdebstrap", "builds images", install),
+		checkProgram("mkfs.ext4", "e2fsprogs", "makes disks", install),
+		checkProgram("depmod", "kmod", "indexes kernel modules", install),
+		checkProgram("nsenter", "util-linux", "starts VMs in the network's namespace", install),
 		checkPasta(install),
 		checkTun(),
 		checkUserNamespaces(install),
@@ -109,11 +110,10 @@ func checkVMM(ctx context.Context, c config.Config, tools Tools, vmlinux string)
 	return check
 }
 
-func checkProgram(name, purpose, install string) api.Check {
-	packages := map[string]string{"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs", "depmod": "kmod", "nsenter": "util-linux"}
-	path, err := LookPath(name)
+func checkProgram(name, pkg, purpose, install string) api.Check {
+	path, err := hostinfo.LookPath(name)
 	if err != nil {
-		return api.Check{Name: name, Status: api.CheckFailed, Found: "not found; it " + purpose, Repair: install + " " + packages[name]}
+		return api.Check{Name: name, Status: api.CheckFailed, Found: "not found; it " + purpose, Repair: install + " " + pkg}
 	}
 	return api.Check{Name: name, Status: api.CheckOK, Found: path}
 }
@@ -124,7 +124,7 @@ func checkPasta(install string) api.Check {
 	if os.Geteuid() == 0 {
 		return check
 	}
-	path, err := LookPath("pasta")
+	path, err := hostinfo.LookPath("pasta")
 	if err != nil {
 		check.Status, check.Found, check.Repair = api.CheckFailed, "not found; it connects machines to the world", install+" passt"
 		return check
@@ -158,7 +158,7 @@ func checkUserNamespaces(install string) api.Check {
 		check.Status, check.Found = api.CheckFailed, err.Error()
 		return check
 	}
-	if _, err := LookPath("newuidmap"); err != nil {
+	if _, err := hostinfo.LookPath("newuidmap"); err != nil {
 		check.Status, check.Found, check.Repair = api.CheckFailed, "newuidmap not found; images are built with it", install+" uidmap"
 		return check
 	}
@@ -221,18 +221,6 @@ func checkSocketPath(d home.Dir) api.Check {
 		check.Status, check.Repair = api.CheckFailed, "set BANGER_HOME to a shorter path"
 	}
 	return check
-}
-
-// installCommand is how packages are installed on this distribution.
-func installCommand() string {
-	for _, manager := range []struct{ program, command string }{
-		{"apt-get", "sudo apt-get install"}, {"dnf", "sudo dnf install"}, {"pacman", "sudo pacman -S"}, {"apk", "sudo apk add"}, {"zypper", "sudo zypper install"},
-	} {
-		if _, err := LookPath(manager.program); err == nil {
-			return manager.command
-		}
-	}
-	return "install the package"
 }
 
 // backports returns the command that installs a QEMU that works on Debian 12, whose own is too old.

@@ -109,25 +109,6 @@ func TestPickVMMCanceledProvesNothing(t *testing.T) {
 	}
 }
 
-func TestLookPath(t *testing.T) {
-	dir, sbin := t.TempDir(), t.TempDir()
-	t.Setenv("PATH", dir)
-	all := sbins
-	sbins = []string{sbin}
-	t.Cleanup(func() { sbins = all })
-	onPath, inSbin := script(t, dir, "a", ""), script(t, sbin, "b", "")
-	script(t, sbin, "a", "")
-	for name, want := range map[string]string{"a": onPath, "b": inSbin, inSbin: inSbin, "none": "", "/none": ""} {
-		got, err := LookPath(name)
-		if got != want || (err == nil) != (want != "") {
-			t.Errorf("LookPath(%q) = %q, %v; want %q", name, got, err, want)
-		}
-		if want == "" && !errors.Is(err, exec.ErrNotFound) && !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("LookPath(%q) = %v", name, err)
-		}
-	}
-}
-
 // FindTools looks beside the running program, which here is this test's binary in a folder of its own.
 func TestFindTools(t *testing.T) {
 	self, err := os.Executable()

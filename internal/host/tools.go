@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -39,23 +38,6 @@ func FindTools() (Tools, error) {
 		}
 	}
 	return t, nil
-}
-
-// sbins are searched besides PATH, because an ordinary user's PATH lacks them.
-var sbins = []string{"/usr/local/sbin", "/usr/sbin", "/sbin"}
-
-// LookPath finds a program on PATH or in the system folders.
-func LookPath(name string) (string, error) {
-	path, err := exec.LookPath(name)
-	if err == nil || strings.ContainsRune(name, '/') {
-		return path, err
-	}
-	for _, dir := range sbins {
-		if found, sbinErr := exec.LookPath(filepath.Join(dir, name)); sbinErr == nil {
-			return found, nil
-		}
-	}
-	return "", err
 }
 
 // BootID returns the identity of this run of the host's kernel (proc_sys_kernel(5), random/boot_id).

@@ -13,6 +13,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/disk"
 	"banger/internal/firecracker"
+	"banger/internal/hostinfo"
 )
 
 // trialTimeout bounds the boot that proves a firecracker; with KVM a boot takes well under a second.
@@ -37,7 +38,7 @@ type verdict struct {
 // works, or else firecracker-qemu, which works everywhere. The trial's verdict is kept until the host boots again.
 func PickVMM(ctx context.Context, c config.Config, tools Tools, vmlinux string) (VMM, error) {
 	if c.VMM != "auto" {
-		binary, err := LookPath(c.VMM)
+		binary, err := hostinfo.LookPath(c.VMM)
 		if err != nil && c.VMM == "firecracker-qemu" {
 			binary, err = tools.QEMU, nil
 		}
@@ -46,7 +47,7 @@ func PickVMM(ctx context.Context, c config.Config, tools Tools, vmlinux string) 
 		}
 		return VMM{binary, "configured"}, nil
 	}
-	binary, err := LookPath("firecracker")
+	binary, err := hostinfo.LookPath("firecracker")
 	if err != nil {
 		return VMM{tools.QEMU, "there is no firecracker on the path"}, nil
 	}

@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"banger/internal/disk"
+	"banger/internal/hostinfo"
 	"banger/internal/progress"
 )
 
@@ -38,7 +38,7 @@ type bootstrap struct {
 // startBootstrap starts mmdebstrap in a process group of its own; the end of ctx ends the whole group. wait must be
 // called, after tar was read to its end or ctx ended.
 func startBootstrap(ctx context.Context, args []string, work string, stage *progress.Stage) (*bootstrap, error) {
-	tool, err := disk.FindTool("mmdebstrap", "mmdebstrap")
+	tool, err := hostinfo.FindTool("mmdebstrap", "mmdebstrap")
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +165,7 @@ func removeWork(ctx context.Context, work string) error {
 	if err == nil || os.Getuid() == 0 {
 		return err
 	}
-	tool, missing := disk.FindTool("mmdebstrap", "mmdebstrap")
+	tool, missing := hostinfo.FindTool("mmdebstrap", "mmdebstrap")
 	if missing != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"banger/api"
-	"banger/internal/disk"
+	"banger/internal/hostinfo"
 )
 
 // subordinateIDs is how many ids a build needs beside the user's own: Debian's "nobody" is 65534.
@@ -17,7 +17,7 @@ const subordinateIDs = 65536
 
 // CheckHost reports what this host lacks for building images as the user that runs this process; nil means nothing.
 func CheckHost() error {
-	if _, err := disk.FindTool("mmdebstrap", "mmdebstrap"); err != nil {
+	if _, err := hostinfo.FindTool("mmdebstrap", "mmdebstrap"); err != nil {
 		return err
 	}
 	uid := os.Getuid()
@@ -25,7 +25,7 @@ func CheckHost() error {
 		return nil
 	}
 	for _, tool := range []string{"newuidmap", "newgidmap"} {
-		if _, err := disk.FindTool(tool, "uidmap"); err != nil {
+		if _, err := hostinfo.FindTool(tool, "uidmap"); err != nil {
 			return err
 		}
 	}

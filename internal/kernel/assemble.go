@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"banger/internal/disk"
+	"banger/internal/hostinfo"
 	"banger/internal/progress"
 )
 
@@ -61,7 +61,7 @@ func prepareModules(ctx context.Context, p parts) ([]module, error) {
 	if p.tree == "" {
 		return nil, nil
 	}
-	depmod, err := disk.FindTool("depmod", "kmod")
+	depmod, err := hostinfo.FindTool("depmod", "kmod")
 	if err != nil {
 		return nil, err
 	}

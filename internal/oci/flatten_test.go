@@ -17,6 +17,7 @@ import (
 	"banger/api"
 	"banger/internal/compression"
 	"banger/internal/disk"
+	"banger/internal/hostinfo"
 )
 
 var rootLine = "5 755 0:0 ./"
@@ -127,7 +128,7 @@ func toExt4(t *testing.T, i *Image) string {
 	if err := i.WriteExt4(t.Context(), path, "x"); err != nil {
 		t.Fatal(err)
 	}
-	tool, err := disk.FindTool("e2fsck", "e2fsprogs")
+	tool, err := hostinfo.FindTool("e2fsck", "e2fsprogs")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +141,7 @@ func toExt4(t *testing.T, i *Image) string {
 
 func run(t *testing.T, tool string, args ...string) string {
 	t.Helper()
-	found, err := disk.FindTool(tool, "e2fsprogs")
+	found, err := hostinfo.FindTool(tool, "e2fsprogs")
 	if err != nil {
 		t.Fatal(err)
 	}

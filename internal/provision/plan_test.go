@@ -18,6 +18,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/disk"
 	"banger/internal/download"
+	"banger/internal/hostinfo"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -331,7 +332,7 @@ func TestMakeInputs(t *testing.T) {
 	if label, err := disk.Label(drive); label != InputsLabel || err != nil {
 		t.Errorf("label %q, %v", label, err)
 	}
-	debugfs, err := disk.FindTool("debugfs", "e2fsprogs")
+	debugfs, err := hostinfo.FindTool("debugfs", "e2fsprogs")
 	if err != nil {
 		t.Fatal(err)
 	}
