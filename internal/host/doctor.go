@@ -1,13 +1,13 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"strings"
 	"time"
 
@@ -36,7 +36,7 @@ func Doctor(ctx context.Context, c config.Config, tools Tools, vmlinux string) [
 		checkProgram("nsenter", "util-linux", "starts VMs in the network's namespace", install),
 		checkPasta(install),
 		checkTun(),
-		checkUserNamespaces(install),
+		checkUserNamespaces(),
 		checkDisk(string(c.Home)),
 		checkSocketPath(c.Home),
 	}
@@ -148,54 +148,25 @@ func checkTun() api.Check {
 
 // checkUserNamespaces looks at what mmdebstrap needs to build an image without root: a range of subordinate ids, the
 // helpers that map them, and a kernel that lets users make namespaces.
-func checkUserNamespaces(install string) api.Check {
+func checkUserNamespaces() api.Check {
 	check := api.Check{Name: "user namespaces", Status: api.CheckOK, Found: "not needed by root"}
 	if os.Geteuid() == 0 {
 		return check
 	}
-	me, err := user.Current()
-	if err != nil {
-		check.Status, check.Found = api.CheckFailed, err.Error()
-		return check
-	}
-	if _, err := hostinfo.LookPath("newuidmap"); err != nil {
-		check.Status, check.Found, check.Repair = api.CheckFailed, "newuidmap not found; images are built with it", install+" uidmap"
-		return check
-	}
-	for _, file := range []string{"/etc/subuid", "/etc/subgid"} {
-		if !hasRange(file, me) {
-			check.Status, check.Found = api.CheckFailed, me.Username+" has no range in "+file
-			check.Repair = "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 " + me.Username
-			return check
-		}
-	}
-	for _, limit := range []struct{ file, bad, repair string }{
-		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
-		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "sudo sysctl -w kernel.unprivileged_userns_clone=1"},
-		{"/proc/sys/user/max_user_namespaces", "0", "sudo sysctl -w user.max_user_namespaces=10000"},
-	} {
-		value, err := os.ReadFile(limit.file)
-		if err == nil && strings.TrimSpace(string(value)) == limit.bad {
-			check.Status, check.Found, check.Repair = api.CheckFailed, limit.file+" is "+limit.bad, limit.repair
-			return check
-		}
+	if err := cmp.Or(hostinfo.CheckIDMaps(), hostinfo.CheckNamespaces()); err != nil {
+		return failed(check.Name, err)
 	}
 	check.Found = "allowed, with subordinate ids"
 	return check
 }
 
-// hasRange reports whether a user has a line in subuid(5) or subgid(5).
-func hasRange(file string, u *user.User) bool {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return false
+// failed is a check that found this error; what it hints at is the repair.
+func failed(name string, err error) api.Check {
+	check := api.Check{Name: name, Status: api.CheckFailed, Found: err.Error()}
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		check.Repair = e.Hint
 	}
-	for line := range strings.Lines(string(data)) {
-		if strings.HasPrefix(line, u.Username+":") || strings.HasPrefix(line, u.Uid+":") {
-			return true
-		}
-	}
-	return false
+	return check
 }
 
 func checkDisk(home string) api.Check {

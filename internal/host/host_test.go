@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -133,32 +132,6 @@ func TestFindTools(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("FindTools (-want +got):\n%s", diff)
-	}
-}
-
-func TestHasRange(t *testing.T) {
-	me := &user.User{Username: "ann", Uid: "1000"}
-	tests := []struct {
-		name, file string
-		want       bool
-	}{
-		{"ByName", "root:1:2\nann:100000:65536\n", true},
-		{"ByID", "1000:100000:65536", true},
-		{"Other", "anna:100000:65536\n10000:1:2\n", false},
-		{"Comment", "#ann:100000:65536\n", false},
-		{"Empty", "", false},
-	}
-	for _, tt := range tests {
-		path := filepath.Join(t.TempDir(), "subuid")
-		if err := os.WriteFile(path, []byte(tt.file), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if got := hasRange(path, me); got != tt.want {
-			t.Errorf("%s: hasRange = %t, want %t", tt.name, got, tt.want)
-		}
-	}
-	if hasRange("/none", me) {
-		t.Error("a missing file has a range")
 	}
 }
 

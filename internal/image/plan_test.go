@@ -54,27 +54,6 @@ func TestSetupScriptIsShell(t *testing.T) {
 	}
 }
 
-func TestHasSubordinateIDs(t *testing.T) {
-	for _, test := range []struct {
-		name, text string
-		want       bool
-	}{
-		{"ByName", "root:1:1\nann:100000:65536\n", true},
-		{"ByID", "1000:100000:65536", true},
-		{"Spaces", "  ann:100000:65536  ", true},
-		{"OtherUser", "anna:100000:65536", false},
-		{"TooFew", "ann:100000:1000", false},
-		{"Empty", "", false},
-		{"Malformed", "ann:100000\nann:x:y:z\nann:1:many", false},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			if got := hasSubordinateIDs(test.text, "ann", "1000"); got != test.want {
-				t.Errorf("got %v", got)
-			}
-		})
-	}
-}
-
 func TestEnvironment(t *testing.T) {
 	got := environment([]string{"HOME=/home/ann", "TMPDIR=/elsewhere", "PATH=/bin", "LC_ALL=de_DE", "SOURCE_DATE_EPOCH=1", "http_proxy=p"}, "/w")
 	want := []string{
