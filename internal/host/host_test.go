@@ -161,10 +161,3 @@ func TestMemoryOfProcesses(t *testing.T) {
 		t.Errorf("ProcessRSSBytes of nobody = %v", err)
 	}
 }
-
-func TestBootID(t *testing.T) {
-	a, err := BootID()
-	if b, _ := BootID(); err != nil || len(a) != 36 || a != b {
-		t.Errorf("BootID = %q, then %q, %v", a, b, err)
-	}
-}

@@ -40,15 +40,6 @@ func FindTools() (Tools, error) {
 	return t, nil
 }
 
-// BootID returns the identity of this run of the host's kernel (proc_sys_kernel(5), random/boot_id).
-func BootID() (string, error) {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("read boot id: %w", err)
-	}
-	return strings.TrimSpace(string(id)), nil
-}
-
 // ProcessRSSBytes returns the memory that a process has resident.
 func ProcessRSSBytes(pid int) (int64, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))

@@ -2,18 +2,16 @@ package host
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
 	"banger/api"
-	"banger/internal/atomicfile"
 	"banger/internal/config"
 	"banger/internal/disk"
 	"banger/internal/firecracker"
 	"banger/internal/hostinfo"
+	"banger/internal/verdict"
 )
 
 // trialTimeout bounds the boot that proves a firecracker; with KVM a boot takes well under a second.
@@ -25,13 +23,10 @@ type VMM struct {
 	Why    string `json:"why"`
 }
 
-// verdict is what the trial boot of a firecracker found. It holds for one run of the host's kernel and one binary.
-type verdict struct {
-	BootID string `json:"boot_id"`
-	Binary string `json:"binary"`
-	Stamp  string `json:"stamp"` // of the binary
-	Works  bool   `json:"works"`
-	Why    string `json:"why"`
+// trial is what the trial boot of a firecracker found.
+type trial struct {
+	Works bool   `json:"works"`
+	Why   string `json:"why"`
 }
 
 // PickVMM returns the configured VMM, or firecracker when it is on the path and a trial boot of the kernel on this host
@@ -62,35 +57,23 @@ func PickVMM(ctx context.Context, c config.Config, tools Tools, vmlinux string) 
 }
 
 // tryVMM returns the kept verdict on a binary, or makes a trial boot and keeps its verdict.
-func tryVMM(ctx context.Context, file, binary, vmlinux string) (verdict, error) {
-	bootID, err := BootID()
-	if err != nil {
-		return verdict{}, err
-	}
+func tryVMM(ctx context.Context, path, binary, vmlinux string) (trial, error) {
 	stamp, err := disk.Stamp(filepath.Split(binary))
 	if err != nil {
-		return verdict{}, err
+		return trial{}, err
 	}
-	var kept verdict
-	if data, err := os.ReadFile(file); err == nil && json.Unmarshal(data, &kept) == nil &&
-		kept.BootID == bootID && kept.Binary == binary && kept.Stamp == stamp {
+	file := verdict.File[trial]{Path: path, Key: binary + " " + stamp}
+	if kept, ok := file.Load(); ok {
 		return kept, nil
 	}
 	trialCtx, cancel := context.WithTimeout(ctx, trialTimeout)
 	defer cancel()
-	v := verdict{BootID: bootID, Binary: binary, Stamp: stamp, Works: true, Why: "a trial boot worked"}
+	v := trial{Works: true, Why: "a trial boot worked"}
 	if err := firecracker.TrialBoot(trialCtx, binary, vmlinux); err != nil {
 		if ctx.Err() != nil {
-			return verdict{}, ctx.Err() // cancelled from outside proves nothing
+			return trial{}, ctx.Err() // cancelled from outside proves nothing
 		}
 		v.Works, v.Why = false, err.Error()
 	}
-	data, err := json.Marshal(v)
-	if err != nil {
-		return v, err
-	}
-	if err := atomicfile.Write(file, data, 0o600, atomicfile.Volatile); err != nil {
-		return v, fmt.Errorf("keep verdict on %s: %w", binary, err)
-	}
-	return v, nil
+	return v, file.Store(v)
 }

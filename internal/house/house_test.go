@@ -99,7 +99,7 @@ var layers = [][]string{
 	{"internal/image", "internal/kernel", "internal/network", "internal/provision", "internal/ssh"},
 	{"internal/artifact", "internal/download"},
 	{"internal/firecracker", "internal/guest", "internal/store", "internal/debian", "internal/oci", "internal/config"},
-	{"internal/disk", "internal/fetch"},
+	{"internal/disk", "internal/fetch", "internal/verdict"},
 	{"internal/progress", "internal/build", "internal/home", "internal/hostinfo", "internal/atomicfile", "internal/compression", "internal/unixhttp"},
 	{"api"},
 }

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"banger/internal/atomicfile"
+	"banger/internal/verdict"
 )
 
 // A Verdict says how guests run on this host.
@@ -47,11 +45,11 @@ func (p Prober) Probe(ctx context.Context, vmlinux string) (Verdict, error) {
 	if err != nil {
 		return Verdict{}, err
 	}
-	path, err := p.cachePath(version, vmlinux)
+	kept, err := p.kept(version, vmlinux)
 	if err != nil {
 		return Verdict{}, err
 	}
-	if v, ok := readVerdict(path); ok {
+	if v, ok := kept.Load(); ok && v.valid() {
 		return v, nil
 	}
 	v := Verdict{QEMUVersion: version}
@@ -62,7 +60,7 @@ func (p Prober) Probe(ctx context.Context, vmlinux string) (Verdict, error) {
 	if ctx.Err() != nil {
 		return Verdict{}, ctx.Err()
 	}
-	return v, writeVerdict(path, v)
+	return v, kept.Store(v)
 }
 
 // Forced is the verdict where the user has chosen.
@@ -163,15 +161,14 @@ func (w *watcher) String() string {
 	return w.buf.String()
 }
 
-// cachePath names the verdict after all that it depends on.
-func (p Prober) cachePath(version, vmlinux string) (string, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("read boot id: %w", err)
-	}
+// valid reports whether a kept verdict can be believed.
+func (v Verdict) valid() bool { return v.TSCKHz > 0 && (v.Accel == KVM || v.Accel == TCG) }
+
+// kept is where the verdict on a kernel is kept, one file a kernel.
+func (p Prober) kept(version, vmlinux string) (verdict.File[Verdict], error) {
 	info, err := os.Stat(vmlinux)
 	if err != nil {
-		return "", fmt.Errorf("stat kernel: %w", err)
+		return verdict.File[Verdict]{}, fmt.Errorf("stat kernel: %w", err)
 	}
 	inode := uint64(0)
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
@@ -183,38 +180,7 @@ func (p Prober) cachePath(version, vmlinux string) (string, error) {
 		kvm.Close()
 		allowed = "opens"
 	}
-	key := fmt.Sprint(string(boot), p.Binary, version, p.KVMPath, allowed, inode, info.Size(), info.ModTime().UnixNano())
-	return filepath.Join(p.CacheDir, fmt.Sprintf("accel-%x.json", sha256.Sum256([]byte(key)))), nil
-}
-
-// readVerdict takes a file that cannot be understood for one that is not there.
-func readVerdict(path string) (Verdict, bool) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Verdict{}, false
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, 64<<10))
-	if err != nil {
-		return Verdict{}, false
-	}
-	var v Verdict
-	if json.Unmarshal(data, &v) != nil || v.TSCKHz <= 0 || v.Accel != KVM && v.Accel != TCG {
-		return Verdict{}, false
-	}
-	return v, true
-}
-
-func writeVerdict(path string, v Verdict) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("make cache folder: %w", err)
-	}
-	data, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	if err := atomicfile.Write(path, data, 0o600, atomicfile.Volatile); err != nil {
-		return fmt.Errorf("write verdict: %w", err)
-	}
-	return nil
+	key := fmt.Sprintf("%q %q %q %s %d %d %d", p.Binary, version, p.KVMPath, allowed, inode, info.Size(), info.ModTime().UnixNano())
+	name := fmt.Sprintf("accel-%x.json", sha256.Sum256([]byte(key)))
+	return verdict.File[Verdict]{Path: filepath.Join(p.CacheDir, name), Key: key}, nil
 }

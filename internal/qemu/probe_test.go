@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -34,13 +33,18 @@ func TestProbe(t *testing.T) {
 
 	// The second time nothing is tried: the kept words come back.
 	v.Why = "kept"
-	if err := writeVerdict(files[0], v); err != nil {
+	kept, err := p.kept(v.QEMUVersion, qemutest.Kernel(t))
+	if err != nil || kept.Path != files[0] {
+		t.Fatalf("the verdict is kept in %s, %v; want %s", kept.Path, err, files[0])
+	}
+	if err := kept.Store(v); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := p.Probe(testContext(t), qemutest.Kernel(t)); got != v || err != nil {
 		t.Errorf("got %+v, %v, want the kept one", got, err)
 	}
-	if err := os.WriteFile(files[0], []byte("{"), 0o600); err != nil {
+	v.TSCKHz = 0
+	if err := kept.Store(v); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := p.Probe(testContext(t), qemutest.Kernel(t)); got.Accel != v.Accel || got.Why == "kept" || err != nil {
