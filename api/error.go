@@ -45,10 +45,14 @@ type Error struct {
 	Err      error    `json:"-"` // the cause, inside one process only
 }
 
-// Errorf makes an Error whose message is formatted as fmt.Errorf does, %w included.
+// Errorf makes an Error whose message is formatted as fmt.Errorf does, %w included, also several of them.
 func Errorf(code Code, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Code: code, Message: err.Error(), Err: errors.Unwrap(err)}
+	e := &Error{Code: code, Message: err.Error(), Err: errors.Unwrap(err)}
+	if _, several := err.(interface{ Unwrap() []error }); several { //nolint:errorlint // err is fmt's own
+		e.Err = err
+	}
+	return e
 }
 
 // WithHint says what the user can do, where that is no operation of banger's, and returns e.

@@ -92,6 +92,12 @@ func TestCodeOf(t *testing.T) {
 	if !errors.Is(inner, io.ErrNoProgress) {
 		t.Error("the cause given with %w is lost")
 	}
+	several := Errorf(CodeInternal, "%w: %w", io.ErrShortWrite, inner)
+	for _, cause := range []error{io.ErrShortWrite, inner, io.ErrNoProgress} {
+		if !errors.Is(several, cause) {
+			t.Errorf("of several causes, %v is lost", cause)
+		}
+	}
 }
 
 func TestCodesAreClientErrorsOrServerErrors(t *testing.T) {

@@ -66,13 +66,21 @@ func RequireFree(dir string, bytes int64) error {
 	return nil
 }
 
-// ExplainFull turns "no space left" and "quota exceeded" into an error a user can act on; others pass.
+// ErrFull is in errors that ExplainFull has explained.
+var ErrFull = errors.New("disk full")
+
+// ExplainFull turns "no space left" and "quota exceeded" into an error a user can act on, which
+// still has its cause. Others pass, and those that were explained further down, where the path is
+// known better.
 func ExplainFull(path string, err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return api.Errorf(api.CodeUnavailable, "disk full while writing %s: %v", path, err).WithHint("free some space on that filesystem and try again")
+	if errors.Is(err, ErrFull) || !IsFull(err) {
+		return err
 	}
-	return err
+	return api.Errorf(api.CodeUnavailable, "%w while writing %s: %w", ErrFull, path, err).WithHint("free some space on that filesystem and try again")
 }
+
+// IsFull reports whether an error comes from a full disk, or from the user's quota.
+func IsFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // contextReader ends a stream when its context does.
 type contextReader struct {

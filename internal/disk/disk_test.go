@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -375,12 +376,22 @@ func TestMkfsArgs(t *testing.T) {
 	}
 }
 
+// A full disk is explained once, where it is known best, and its cause can still be asked for.
 func TestExplainFull(t *testing.T) {
-	if got := api.CodeOf(ExplainFull("/x", &os.PathError{Op: "write", Err: syscall.EDQUOT})); got != api.CodeUnavailable {
-		t.Errorf("quota: code %s", got)
+	for _, cause := range []error{syscall.ENOSPC, syscall.EDQUOT} {
+		err := ExplainFull("/x", &os.PathError{Op: "write", Path: "/x/y", Err: cause})
+		if api.CodeOf(err) != api.CodeUnavailable || !errors.Is(err, cause) || !errors.Is(err, ErrFull) {
+			t.Errorf("%v: error %v of code %s, want the cause in it", cause, err, api.CodeOf(err))
+		}
+		if again := ExplainFull("/elsewhere", fmt.Errorf("make image: %w", err)); again.Error() != "make image: "+err.Error() {
+			t.Errorf("explained again: %v, want %v", again, err)
+		}
 	}
-	if err := ExplainFull("/x", os.ErrPermission); !errors.Is(err, os.ErrPermission) {
+	if err := ExplainFull("/x", os.ErrPermission); err != os.ErrPermission { //nolint:errorlint // it is the very same
 		t.Errorf("another error became %v", err)
+	}
+	if err := ExplainFull("/x", nil); err != nil {
+		t.Errorf("no error became %v", err)
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sys/unix"
 
 	"banger/api"
 	"banger/internal/compression"
@@ -89,8 +88,8 @@ func unpackFile(ctx context.Context, file *os.File, size int64, scratch string, 
 	switch {
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
-	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT):
-		err = explainFull(scratch, err)
+	case disk.IsFull(err):
+		err = disk.ExplainFull(scratch, err)
 	case err != nil:
 		err = refuse("%w", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"banger/internal/atomicfile"
+	"banger/internal/disk"
 )
 
 // Cache keeps layers as registries serve them, one file each, named by the sha256 of its content. All images share
@@ -58,7 +59,7 @@ func (c *Cache) fill(digest string, download func(*os.File) error) (file *os.Fil
 		return err
 	})
 	if err != nil {
-		err = explainFull(c.Dir, err)
+		err = disk.ExplainFull(c.Dir, err)
 		if file != nil {
 			err = errors.Join(err, file.Close())
 		}

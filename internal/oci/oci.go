@@ -202,14 +202,6 @@ func openFile(path string) (*os.File, int64, error) {
 	return file, info.Size(), nil
 }
 
-// explainFull turns "no space left" into an error a user can act on; others pass.
-func explainFull(dir string, err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return api.Errorf(api.CodeUnavailable, "disk full while writing to %s: %w", dir, err).WithHint("free some space on that filesystem and try again")
-	}
-	return err
-}
-
 // OpenTar opens the tar of a root filesystem: plain, or packed by gzip, zstd, xz or bzip2.
 func OpenTar(path string, limits Limits) (*Image, error) {
 	file, size, err := openFile(path)
