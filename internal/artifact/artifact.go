@@ -23,7 +23,7 @@ import (
 // Shelf is where the artifacts of one kind stand: a folder by id below Root. It is safe for concurrent use, also by
 // several processes.
 type Shelf struct {
-	Kind  store.Kind
+	Kind  *store.Kind
 	Root  string
 	Store *store.Store
 	// Contents reads the manifest in a folder: the id that it claims and its hashed files. A manifest that is missing or

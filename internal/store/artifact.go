@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,28 +11,6 @@ import (
 
 	"banger/api"
 )
-
-// Kind is what an artifact is.
-type Kind string
-
-// Both kinds. Their tables have the same columns but for one, see ownColumn.
-const (
-	KindImage  Kind = "image"
-	KindKernel Kind = "kernel"
-)
-
-// ownColumn is the column that only this kind has.
-func (k Kind) ownColumn() string {
-	if k == KindImage {
-		return "kernel_id"
-	}
-	return "release"
-}
-
-// sql puts the kind into a statement: $kind is its name, $own its own column.
-func (k Kind) sql(statement string) string {
-	return strings.NewReplacer("$kind", string(k), "$own", k.ownColumn()).Replace(statement)
-}
 
 // Artifact is the record of an image or of a kernel bundle whose folder is in place.
 type Artifact struct {
@@ -60,17 +37,11 @@ type (
 // PutArtifact records an artifact, and gives it a name when a.Name is not empty. Recording an id again updates the
 // record and keeps its other names; a name that belonged to another artifact of the kind moves to this one, and the
 // other may end without any (VMs may still use it).
-func (s *Store) PutArtifact(ctx context.Context, k Kind, a Artifact) error {
-	own := a.KernelID
-	if k == KindKernel {
-		own = a.Release
-	}
+func (s *Store) PutArtifact(ctx context.Context, k *Kind, a Artifact) error {
+	statement, args := k.columns(&a).insertInto(k.sql("$kinds"))
+	statement += k.sql(` ON CONFLICT (id) DO UPDATE SET source = excluded.source, stamp = excluded.stamp, $own = excluded.$own`)
 	err := s.transaction(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, k.sql(`
-INSERT INTO $kinds (id, source, size_bytes, stamp, created_at, $own) VALUES (?, ?, ?, ?, ?, NULLIF(?, ''))
-ON CONFLICT (id) DO UPDATE SET source = excluded.source, stamp = excluded.stamp, $own = excluded.$own`),
-			a.ID, a.Source, a.SizeBytes, a.Stamp, toMillis(a.CreatedAt), own)
-		if err != nil || a.Name == "" || a.Name == a.ID {
+		if _, err := tx.ExecContext(ctx, statement, args...); err != nil || a.Name == "" || a.Name == a.ID {
 			return err
 		}
 		return k.tag(ctx, tx, a.ID, a.Name)
@@ -84,14 +55,14 @@ ON CONFLICT (id) DO UPDATE SET source = excluded.source, stamp = excluded.stamp,
 	return nil
 }
 
-func (k Kind) tag(ctx context.Context, tx *sql.Tx, id, name string) error {
+func (k *Kind) tag(ctx context.Context, tx *sql.Tx, id, name string) error {
 	_, err := tx.ExecContext(ctx, k.sql(`
 INSERT INTO $kind_names (name, $kind_id) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET $kind_id = excluded.$kind_id`), name, id)
 	return err
 }
 
 // SetStamp records the stamp to trust from now on.
-func (s *Store) SetStamp(ctx context.Context, k Kind, id, stamp string) error {
+func (s *Store) SetStamp(ctx context.Context, k *Kind, id, stamp string) error {
 	if _, err := s.exec(ctx, k.sql(`UPDATE $kinds SET stamp = ? WHERE id = ?`), stamp, id); err != nil {
 		return fmt.Errorf("record stamp of %s %s: %w", k, id, err)
 	}
@@ -99,10 +70,10 @@ func (s *Store) SetStamp(ctx context.Context, k Kind, id, stamp string) error {
 }
 
 // Tag gives an artifact one more name; a name that another one has moves.
-func (s *Store) Tag(ctx context.Context, k Kind, id, name string) error {
+func (s *Store) Tag(ctx context.Context, k *Kind, id, name string) error {
 	err := s.transaction(ctx, func(tx *sql.Tx) error { return k.tag(ctx, tx, id, name) })
 	if isConstraint(err, foreignKeyViolation) {
-		return notFound(string(k), id)
+		return notFound(k.entity, id)
 	}
 	if err != nil {
 		return fmt.Errorf("name %s %s: %w", k, name, err)
@@ -111,32 +82,16 @@ func (s *Store) Tag(ctx context.Context, k Kind, id, name string) error {
 }
 
 // Untag takes a name away; there being none is no error.
-func (s *Store) Untag(ctx context.Context, k Kind, name string) error {
+func (s *Store) Untag(ctx context.Context, k *Kind, name string) error {
 	if _, err := s.exec(ctx, k.sql(`DELETE FROM $kind_names WHERE name = ?`), name); err != nil {
 		return fmt.Errorf("take name %s from %s: %w", name, k, err)
 	}
 	return nil
 }
 
-// artifactColumns ends before the WHERE; its $own column comes last.
-const artifactColumns = `
-SELECT id, source, size_bytes, stamp, created_at,
-	(SELECT json_group_array(name) FROM (SELECT name FROM $kind_names WHERE $kind_id = $kinds.id ORDER BY rowid)), COALESCE($own, '')
-FROM $kinds`
-
-func (k Kind) scan(row interface{ Scan(...any) error }) (a Artifact, err error) {
-	var created int64
-	var names string
-	own := &a.KernelID
-	if k == KindKernel {
-		own = &a.Release
-	}
-	if err := row.Scan(&a.ID, &a.Source, &a.SizeBytes, &a.Stamp, &created, &names, own); err != nil {
+func (k *Kind) scan(row scanner) (a Artifact, err error) {
+	if err := row.Scan(k.columns(&a).targets()...); err != nil {
 		return a, err
-	}
-	a.CreatedAt = fromMillis(created)
-	if err := json.Unmarshal([]byte(names), &a.Names); err != nil {
-		return a, fmt.Errorf("read names of %s %s: %w", k, a.ID, err)
 	}
 	a.Name = a.ID
 	if len(a.Names) > 0 {
@@ -146,16 +101,19 @@ func (k Kind) scan(row interface{ Scan(...any) error }) (a Artifact, err error) 
 }
 
 // Artifact returns the artifact of that name, or whose id has that prefix.
-func (s *Store) Artifact(ctx context.Context, k Kind, ref string) (Artifact, error) {
-	return resolve(ctx, s.db, k.sql(artifactColumns), k.sql(`id = (SELECT $kind_id FROM $kind_names WHERE name = ?1)`), string(k), ref, k.scan)
+func (s *Store) Artifact(ctx context.Context, k *Kind, ref string) (Artifact, error) {
+	return resolve(ctx, s.db, k.query(), k.sql(`id = (SELECT $kind_id FROM $kind_names WHERE name = ?1)`), k.entity, ref, k.scan)
 }
 
 // Artifacts returns all of a kind, by name, those without one last.
-func (s *Store) Artifacts(ctx context.Context, k Kind) ([]Artifact, error) {
-	all, err := query(ctx, s.db, k.scan, k.sql(artifactColumns)+` ORDER BY created_at, id`)
+func (s *Store) Artifacts(ctx context.Context, k *Kind) ([]Artifact, error) {
+	all, err := query(ctx, s.db, k.scan, k.query()+` ORDER BY created_at, id`)
 	slices.SortStableFunc(all, func(a, b Artifact) int {
-		if named := len(b.Names) > 0; named != (len(a.Names) > 0) {
-			return map[bool]int{true: 1, false: -1}[named]
+		switch {
+		case len(a.Names) == 0 && len(b.Names) > 0:
+			return 1
+		case len(b.Names) == 0 && len(a.Names) > 0:
+			return -1
 		}
 		return strings.Compare(a.Name, b.Name)
 	})
@@ -164,18 +122,14 @@ func (s *Store) Artifacts(ctx context.Context, k Kind) ([]Artifact, error) {
 
 // DeleteArtifact deletes the record and its names; one that VMs (or, for a kernel, images) use is a conflict that
 // names them.
-func (s *Store) DeleteArtifact(ctx context.Context, k Kind, id string) error {
+func (s *Store) DeleteArtifact(ctx context.Context, k *Kind, id string) error {
 	result, err := s.exec(ctx, k.sql(`DELETE FROM $kinds WHERE id = ?`), id)
 	if isConstraint(err, foreignKeyViolation) {
 		names, err := s.ArtifactUsers(ctx, k, id)
 		if err != nil {
 			return err
 		}
-		hint := "remove those VMs first: banger rm NAME"
-		if k == KindKernel {
-			hint = "remove those first: banger rm NAME, banger image rm NAME"
-		}
-		return api.Errorf(api.CodeConflict, "%s is in use by %s", k, listed(names)).WithHint("%s", hint)
+		return api.Errorf(api.CodeConflict, "%s is in use by %s", k, listed(names)).WithHint("%s", k.remedy)
 	}
 	if err != nil {
 		return fmt.Errorf("delete record of %s %s: %w", k, id, err)
@@ -188,17 +142,22 @@ func (s *Store) DeleteArtifact(ctx context.Context, k Kind, id string) error {
 
 // ArtifactUsers returns the names of the VMs that use the artifact; those of images that name a kernel follow as "image
 // NAME".
-func (s *Store) ArtifactUsers(ctx context.Context, k Kind, id string) ([]string, error) {
-	users, err := query(ctx, s.db, scanString, k.sql(`SELECT name FROM vms WHERE $kind_id = ? ORDER BY name`), id)
-	if err != nil || k != KindKernel {
-		return users, err
+func (s *Store) ArtifactUsers(ctx context.Context, k *Kind, id string) ([]string, error) {
+	var users []string
+	for _, statement := range k.users {
+		names, err := query(ctx, s.db, scanString, statement, id)
+		if err != nil {
+			return nil, err
+		}
+		users = append(users, names...)
 	}
-	images, err := query(ctx, s.db, scanString, `
-SELECT 'image ' || COALESCE((SELECT name FROM image_names WHERE image_id = images.id ORDER BY rowid LIMIT 1), id) FROM images WHERE kernel_id = ? ORDER BY 1`, id)
-	return append(users, images...), err
+	return users, nil
 }
 
-func scanString(row interface{ Scan(...any) error }) (v string, err error) {
+// scanner is a row.
+type scanner interface{ Scan(to ...any) error }
+
+func scanString(row scanner) (v string, err error) {
 	err = row.Scan(&v)
 	return v, err
 }
@@ -206,33 +165,32 @@ func scanString(row interface{ Scan(...any) error }) (v string, err error) {
 // resolve finds the one row whose id is ref, or that is named ref (named is the condition, on ?1), or whose id starts with
 // ref (four digits at least). A whole id comes first: callers come back with the id they got, and a name may look like
 // one.
-func resolve[T any](ctx context.Context, db *sql.DB, columns, named, kind, ref string, scan func(interface{ Scan(...any) error }) (T, error)) (T, error) {
+func resolve[T any](ctx context.Context, db *sql.DB, columns, named string, what entity, ref string, scan func(scanner) (T, error)) (T, error) {
 	var none T
 	found, err := scan(db.QueryRowContext(ctx, columns+` WHERE id = ?1 OR `+named+` ORDER BY id = ?1 DESC LIMIT 1`, ref))
 	if err == nil {
 		return found, nil
 	}
 	if !errors.Is(err, sql.ErrNoRows) {
-		return none, fmt.Errorf("look up %s %q: %w", kind, ref, err)
+		return none, fmt.Errorf("look up %s %q: %w", what.name, ref, err)
 	}
 	if !isIDPrefix(ref) {
-		return none, notFound(kind, ref)
+		return none, notFound(what, ref)
 	}
 	rows, err := query(ctx, db, scan, columns+` WHERE id >= ? AND id < ? LIMIT 2`, ref, ref+"g") // "g" sorts after every hex digit
 	switch {
 	case err != nil:
 		return none, err
 	case len(rows) == 0:
-		return none, notFound(kind, ref)
+		return none, notFound(what, ref)
 	case len(rows) > 1:
-		return none, api.Errorf(api.CodeInvalid, "%q is the start of more than one %s id", ref, kind).WithHint("give more digits, or the name")
+		return none, api.Errorf(api.CodeInvalid, "%q is the start of more than one %s id", ref, what.name).WithHint("give more digits, or the name")
 	}
 	return rows[0], nil
 }
 
-func notFound(kind, ref string) error {
-	list := map[string]string{"VM": "banger ls", "image": "banger image ls", "kernel": "banger kernel ls"}[kind]
-	return api.Errorf(api.CodeNotFound, "no %s named %q", kind, ref).WithHint("see what there is: %s", list)
+func notFound(what entity, ref string) error {
+	return api.Errorf(api.CodeNotFound, "no %s named %q", what.name, ref).WithHint("see what there is: %s", what.list)
 }
 
 // isIDPrefix reports whether ref can be the beginning of an id: 4 to 64 lower-case hex digits.
@@ -248,7 +206,7 @@ func isIDPrefix(ref string) bool {
 	return true
 }
 
-func query[T any](ctx context.Context, db *sql.DB, scan func(interface{ Scan(...any) error }) (T, error), statement string, args ...any) ([]T, error) {
+func query[T any](ctx context.Context, db *sql.DB, scan func(scanner) (T, error), statement string, args ...any) ([]T, error) {
 	rows, err := db.QueryContext(ctx, statement, args...)
 	if err != nil {
 		return nil, fmt.Errorf("query database: %w", err)

@@ -16,7 +16,7 @@ var errForwardTaken = errors.New("forwarded already")
 func (s *Store) AddForward(ctx context.Context, id string, f api.Forward) error {
 	err := s.transaction(ctx, func(tx *sql.Tx) error { return insertForward(ctx, tx, id, f) })
 	if isConstraint(err, foreignKeyViolation) {
-		return notFound("VM", id)
+		return notFound(vmEntity, id)
 	}
 	return err
 }

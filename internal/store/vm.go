@@ -41,52 +41,56 @@ type VM struct {
 	CreatedAt     time.Time
 	StartedAt     time.Time
 	StoppedAt     time.Time
+
+	ImageName  string // only read: a name of the image, or its id when it has none
+	KernelName string // likewise
 }
 
-// ListedVM is a VM with the names of its image and kernel.
-type ListedVM struct {
-	VM
-	ImageName  string
-	KernelName string
+var vmEntity = entity{"VM", "banger ls"}
+
+// columnsOf are those of a VM's record, which they point into.
+func columnsOf(v *VM) columns {
+	return columns{
+		{name: "id", at: &v.ID},
+		{name: "name", at: &v.Name},
+		{name: "image_id", at: &v.ImageID},
+		{name: "kernel_id", at: &v.KernelID},
+		{name: "cpus", at: &v.CPUs},
+		{name: "memory_mib", at: &v.MemoryMiB},
+		{name: "disk_mib", at: &v.DiskMiB},
+		{name: "env", at: asJSON{&v.Env}},
+		{name: "auto_remove", at: &v.AutoRemove},
+		{name: "leased", at: &v.Leased},
+		{name: "builds", at: &v.Builds},
+		{name: "network", at: &v.Network},
+		{name: "address", at: address{&v.Address}},
+		{name: "nat", at: &v.NAT},
+		{name: "isolated", at: &v.Isolated},
+		{name: "host_services", at: asJSON{&v.HostServices}},
+		{name: "mtu", at: &v.MTU},
+		{name: "host_key", at: &v.HostKey},
+		{name: "state", at: &v.State},
+		{name: "reason", at: &v.Reason},
+		{name: "vmm_binary", at: &v.VMMBinary},
+		{name: "vmm_pid", at: &v.VMMPID},
+		{name: "vmm_start_ticks", at: &v.VMMStartTicks},
+		{name: "created_at", at: millis{&v.CreatedAt}},
+		{name: "started_at", at: millis{&v.StartedAt}},
+		{name: "stopped_at", at: millis{&v.StoppedAt}},
+		{expr: `COALESCE((SELECT n.name FROM image_names n WHERE n.image_id = vms.image_id ORDER BY n.rowid LIMIT 1), image_id)`, at: &v.ImageName},
+		{expr: `COALESCE((SELECT n.name FROM kernel_names n WHERE n.kernel_id = vms.kernel_id ORDER BY n.rowid LIMIT 1), kernel_id)`, at: &v.KernelName},
+		// Most have no forward, and ls reads ten thousand.
+		{expr: `(SELECT NULLIF(json_group_array(json_object('protocol', protocol, 'host', host, 'host_port', host_port, 'guest_port', guest_port)), '[]')
+			FROM forwards WHERE vm_id = vms.id)`, at: asJSON{&v.Forwards}},
+	}
 }
 
-const vmColumns = `
-SELECT id, name, image_id, kernel_id, cpus, memory_mib, disk_mib, env, auto_remove, leased, builds, network, address, nat, isolated,
-	host_services, mtu, host_key, state, reason,
-	vmm_binary, vmm_pid, vmm_start_ticks, created_at, started_at, stopped_at,
-	COALESCE((SELECT n.name FROM image_names n WHERE n.image_id = vms.image_id ORDER BY n.rowid LIMIT 1), image_id),
-	COALESCE((SELECT n.name FROM kernel_names n WHERE n.kernel_id = vms.kernel_id ORDER BY n.rowid LIMIT 1), kernel_id),
-	(SELECT json_group_array(json_object('protocol', protocol, 'host', host, 'host_port', host_port, 'guest_port', guest_port))
-		FROM forwards WHERE vm_id = vms.id)
-FROM vms`
+// selectVMs reads VMs; a condition may follow.
+var selectVMs = columnsOf(new(VM)).selectFrom("vms")
 
-func scanVM(row interface{ Scan(...any) error }) (v ListedVM, err error) {
-	var created, started, stopped int64
-	var env, address, services, forwards string
-	err = row.Scan(&v.ID, &v.Name, &v.ImageID, &v.KernelID, &v.CPUs, &v.MemoryMiB, &v.DiskMiB, &env, &v.AutoRemove, &v.Leased, &v.Builds,
-		&v.Network, &address, &v.NAT, &v.Isolated,
-		&services, &v.MTU, &v.HostKey, &v.State, &v.Reason, &v.VMMBinary, &v.VMMPID, &v.VMMStartTicks, &created, &started, &stopped, &v.ImageName, &v.KernelName, &forwards)
-	if err != nil {
-		return v, err
-	}
-	if err := json.Unmarshal([]byte(env), &v.Env); err != nil {
-		return v, fmt.Errorf("read env of VM %s: %w", v.Name, err)
-	}
-	if forwards != "[]" { // most have none, and ls reads ten thousand
-		if err := json.Unmarshal([]byte(forwards), &v.Forwards); err != nil {
-			return v, fmt.Errorf("read forwards of VM %s: %w", v.Name, err)
-		}
-	}
-	if err := json.Unmarshal([]byte(services), &v.HostServices); err != nil {
-		return v, fmt.Errorf("read host services of VM %s: %w", v.Name, err)
-	}
-	if address != "" {
-		if v.Address, err = netip.ParseAddr(address); err != nil {
-			return v, fmt.Errorf("read address of VM %s: %w", v.Name, err)
-		}
-	}
-	v.CreatedAt, v.StartedAt, v.StoppedAt = fromMillis(created), fromMillis(started), fromMillis(stopped)
-	return v, nil
+func scanVM(row scanner) (v VM, err error) {
+	err = row.Scan(columnsOf(&v).targets()...)
+	return v, err
 }
 
 // InsertVM records a new VM. A name that is taken is a conflict. For a VM with a network, lease chooses its address from
@@ -122,23 +126,8 @@ func (s *Store) InsertVM(ctx context.Context, v *VM, lease func(taken map[netip.
 }
 
 func insertVM(ctx context.Context, tx *sql.Tx, v *VM) error {
-	env, err := json.Marshal(v.Env)
-	if err != nil {
-		return err
-	}
-	services, err := json.Marshal(v.HostServices)
-	if err != nil {
-		return err
-	}
-	address := ""
-	if v.Address.IsValid() {
-		address = v.Address.String()
-	}
-	_, err = tx.ExecContext(ctx, `
-INSERT INTO vms (id, name, image_id, kernel_id, cpus, memory_mib, disk_mib, env, auto_remove, leased, builds, network, address, nat, isolated, host_services, state, created_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		v.ID, v.Name, v.ImageID, v.KernelID, v.CPUs, v.MemoryMiB, v.DiskMiB, string(env), v.AutoRemove, v.Leased, v.Builds,
-		v.Network, address, v.NAT, v.Isolated, string(services), v.State, toMillis(v.CreatedAt))
+	statement, args := columnsOf(v).insertInto("vms")
+	_, err := tx.ExecContext(ctx, statement, args...)
 	return err
 }
 
@@ -167,13 +156,13 @@ func leaseAddress(ctx context.Context, tx *sql.Tx, lease func(map[netip.Addr]boo
 }
 
 // VM returns the VM of that name, or whose id has that prefix.
-func (s *Store) VM(ctx context.Context, ref string) (ListedVM, error) {
-	return resolve(ctx, s.db, vmColumns, `name = ?1`, "VM", ref, scanVM)
+func (s *Store) VM(ctx context.Context, ref string) (VM, error) {
+	return resolve(ctx, s.db, selectVMs, `name = ?1`, vmEntity, ref, scanVM)
 }
 
 // VMs returns all VMs, the oldest first.
-func (s *Store) VMs(ctx context.Context) ([]ListedVM, error) {
-	return query(ctx, s.db, scanVM, vmColumns+` ORDER BY created_at, id`)
+func (s *Store) VMs(ctx context.Context) ([]VM, error) {
+	return query(ctx, s.db, scanVM, selectVMs+` ORDER BY created_at, id`)
 }
 
 // CountVMs returns how many VMs there are, and how many of them are running.
@@ -254,7 +243,7 @@ func (s *Store) updateVM(ctx context.Context, id, set string, args ...any) error
 		return fmt.Errorf("update record of VM %s: %w", id, err)
 	}
 	if n, err := result.RowsAffected(); err == nil && n == 0 {
-		return notFound("VM", id)
+		return notFound(vmEntity, id)
 	}
 	return nil
 }

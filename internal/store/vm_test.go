@@ -29,6 +29,7 @@ func TestVMEveryFieldSurvives(t *testing.T) {
 		HostServices: []int{80, 5432}, MTU: 1400, HostKey: "ssh-ed25519 AAAA",
 		State: api.StateStopping, Reason: "asked", VMMBinary: "/usr/bin/firecracker", VMMPID: 4711, VMMStartTicks: 1 << 40,
 		CreatedAt: someTime, StartedAt: someTime.Add(1e9), StoppedAt: someTime.Add(2e9),
+		ImageName: "debian:trixie", KernelName: "debian:trixie",
 	}
 	for field, value := range reflect.ValueOf(want).Fields() {
 		if value.IsZero() {
@@ -53,7 +54,7 @@ func TestVMEveryFieldSurvives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(ListedVM{VM: want, ImageName: "debian:trixie", KernelName: "debian:trixie"}, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("VM (-want +got):\n%s", diff)
 	}
 }
@@ -66,7 +67,10 @@ func TestVMStates(t *testing.T) {
 	if err := s.InsertVM(ctx, &VM{ID: vm, Name: "web", ImageID: image, KernelID: kernel, State: api.StateCreating, CreatedAt: someTime}, nil); err != nil {
 		t.Fatal(err)
 	}
-	base := VM{ID: vm, Name: "web", ImageID: image, KernelID: kernel, CreatedAt: someTime}
+	base := VM{
+		ID: vm, Name: "web", ImageID: image, KernelID: kernel, CreatedAt: someTime,
+		ImageName: "debian:trixie", KernelName: "debian:trixie",
+	}
 	tests := []struct {
 		name string
 		do   func() error
@@ -125,7 +129,7 @@ func TestVMStates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(want, got.VM, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 			t.Errorf("%s: VM (-want +got):\n%s", tt.name, diff)
 		}
 	}

@@ -72,7 +72,7 @@ func (m *Manager) Build(ctx context.Context, b Build) error {
 }
 
 // planBuild checks what is asked for and makes the record.
-func (m *Manager) planBuild(ctx context.Context, b Build) (store.ListedVM, error) {
+func (m *Manager) planBuild(ctx context.Context, b Build) (store.VM, error) {
 	rec, err := m.plan(api.CreateVM{CPUs: b.CPUs, MemoryMiB: b.MemoryMiB, DiskMiB: b.SizeMiB, Network: b.Network, Isolated: true, Lease: true})
 	if err != nil {
 		return rec, err

@@ -30,7 +30,7 @@ const (
 // machine is one VM as an operation works on it: the record as it was read, and what the steps take.
 type machine struct {
 	*Manager
-	rec store.ListedVM
+	rec store.VM
 	dir Dir
 	launch
 	build *Build // what it is made for; nil for a VM of its own, and when another daemon has made it
@@ -38,7 +38,7 @@ type machine struct {
 	bootTimeout time.Duration // of its agent, when it is started
 }
 
-func (m *Manager) machine(rec store.ListedVM) *machine {
+func (m *Manager) machine(rec store.VM) *machine {
 	return &machine{Manager: m, rec: rec, dir: m.Dir(rec.ID)}
 }
 
@@ -85,13 +85,13 @@ func (m *Manager) Create(ctx context.Context, want api.CreateVM) (api.VM, error)
 }
 
 // plan checks what is asked for and fills in the defaults.
-func (m *Manager) plan(want api.CreateVM) (store.ListedVM, error) {
-	rec := store.ListedVM{VM: store.VM{
+func (m *Manager) plan(want api.CreateVM) (store.VM, error) {
+	rec := store.VM{
 		ID: newID(), Name: want.Name,
 		CPUs: orDefault(want.CPUs, m.Config.CPUs), MemoryMiB: orDefault(want.MemoryMiB, m.Config.MemoryMiB), DiskMiB: orDefault(want.DiskMiB, m.Config.DiskMiB),
 		Network: orDefault(want.Network, m.Config.Network), Isolated: want.Isolated, HostServices: want.HostServices,
 		Env: want.Env, AutoRemove: want.AutoRemove, Leased: want.Lease, State: api.StateCreating, Forwards: want.Forwards,
-	}}
+	}
 	if rec.Network != api.NetworkUser && rec.Network != api.NetworkNone {
 		return rec, api.Errorf(api.CodeInvalid, "unknown network %q", rec.Network).WithHint("one of %s, %s", api.NetworkUser, api.NetworkNone)
 	}
@@ -121,7 +121,7 @@ func (m *Manager) plan(want api.CreateVM) (store.ListedVM, error) {
 	if err != nil {
 		return rec, err
 	}
-	return rec, checkSize(rec.VM, hostMiB)
+	return rec, checkSize(rec, hostMiB)
 }
 
 // checkSize refuses what no VMM or this host could run.
@@ -183,7 +183,7 @@ func orDefault[T comparable](value, standard T) T {
 func (m *machine) insertRecord(ctx context.Context) error {
 	m.rec.CreatedAt = time.Now()
 	if m.rec.Name != "" {
-		return m.Store.InsertVM(ctx, &m.rec.VM, m.leaseAddress)
+		return m.Store.InsertVM(ctx, &m.rec, m.leaseAddress)
 	}
 	name := madeUpName()
 	if m.rec.Builds != "" {
@@ -191,7 +191,7 @@ func (m *machine) insertRecord(ctx context.Context) error {
 	}
 	var err error
 	for _, m.rec.Name = range []string{name, name + "-" + m.rec.ID[:4], name + "-" + m.rec.ID} {
-		if err = m.Store.InsertVM(ctx, &m.rec.VM, m.leaseAddress); api.CodeOf(err) != api.CodeConflict {
+		if err = m.Store.InsertVM(ctx, &m.rec, m.leaseAddress); api.CodeOf(err) != api.CodeConflict {
 			return err
 		}
 	}

@@ -152,7 +152,7 @@ func (m *Manager) closeAllForwards() (errs []error) {
 }
 
 // describeForwards adds to the record what does not work now.
-func (m *Manager) describeForwards(rec store.ListedVM) []api.Forward {
+func (m *Manager) describeForwards(rec store.VM) []api.Forward {
 	if len(rec.Forwards) == 0 {
 		return nil
 	}

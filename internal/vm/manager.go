@@ -185,7 +185,7 @@ func (m *Manager) Agent(ctx context.Context, ref string) (*guest.Client, api.VM,
 // Dir returns the folder of a VM.
 func (m *Manager) Dir(id string) Dir { return Dir(filepath.Join(m.vmsDir, id)) }
 
-func notRunning(rec store.ListedVM) error {
+func notRunning(rec store.VM) error {
 	why := ""
 	if rec.Reason != "" {
 		why = " (" + rec.Reason + ")"
@@ -194,7 +194,7 @@ func notRunning(rec store.ListedVM) error {
 }
 
 // describe turns a record into what the API shows.
-func (m *Manager) describe(rec store.ListedVM) api.VM {
+func (m *Manager) describe(rec store.VM) api.VM {
 	v := api.VM{
 		ID: rec.ID, Name: rec.Name, State: rec.State, Reason: rec.Reason,
 		Image: rec.ImageName, ImageID: rec.ImageID, Kernel: rec.KernelName, KernelID: rec.KernelID,
@@ -304,7 +304,7 @@ func waitListening(ctx context.Context, agent *guest.Client, port int) error {
 var ErrHandedOver = api.Errorf(api.CodeReplaced, "the daemon was replaced meanwhile").WithHint("ask again")
 
 // waitState waits for a state. Waiting for a VM to run ends with an error when it is stopped and nothing starts it.
-func (m *Manager) waitState(ctx context.Context, rec store.ListedVM, want api.State) (store.ListedVM, error) {
+func (m *Manager) waitState(ctx context.Context, rec store.VM, want api.State) (store.VM, error) {
 	for {
 		next := m.nextChange() // taken before the look, so that no change is missed
 		now, err := m.Store.VM(ctx, rec.ID)

@@ -22,7 +22,7 @@ func (m *machine) joinNetwork(ctx context.Context) error {
 	if err := m.Network.Ensure(ctx); err != nil {
 		return err
 	}
-	tap, err := m.Network.Attach(ctx, port(m.rec.VM))
+	tap, err := m.Network.Attach(ctx, port(m.rec))
 	if err != nil {
 		return err
 	}
@@ -68,7 +68,7 @@ func port(v store.VM) network.Port {
 
 // SetNAT opens or closes a VM's way to the world beyond the other VMs, at once when it runs.
 func (m *Manager) SetNAT(ctx context.Context, ref string, on bool) (api.VM, error) {
-	return m.changePolicy(ctx, ref, "nat", func(ctx context.Context, rec *store.ListedVM) error {
+	return m.changePolicy(ctx, ref, "nat", func(ctx context.Context, rec *store.VM) error {
 		rec.NAT = on
 		return m.Store.SetNAT(ctx, rec.ID, on)
 	})
@@ -79,7 +79,7 @@ func (m *Manager) SetHostServices(ctx context.Context, ref string, ports []int) 
 	if err := checkHostServices(ports); err != nil {
 		return api.VM{}, err
 	}
-	return m.changePolicy(ctx, ref, "host services", func(ctx context.Context, rec *store.ListedVM) error {
+	return m.changePolicy(ctx, ref, "host services", func(ctx context.Context, rec *store.VM) error {
 		rec.HostServices = ports
 		return m.Store.SetHostServices(ctx, rec.ID, ports)
 	})
@@ -93,7 +93,7 @@ func checkHostServices(ports []int) error {
 }
 
 // changePolicy records a change of what a VM may reach, and has the network make it so if the VM runs.
-func (m *Manager) changePolicy(ctx context.Context, ref, what string, change func(context.Context, *store.ListedVM) error) (api.VM, error) {
+func (m *Manager) changePolicy(ctx context.Context, ref, what string, change func(context.Context, *store.VM) error) (api.VM, error) {
 	rec, err := m.Store.VM(ctx, ref)
 	if err != nil {
 		return api.VM{}, err
@@ -116,7 +116,7 @@ func (m *Manager) changePolicy(ctx context.Context, ref, what string, change fun
 		if err := m.Network.Ensure(ctx); err != nil {
 			return err
 		}
-		p := port(rec.VM)
+		p := port(rec)
 		err := m.Network.SetPolicy(ctx, p.ID, p.Policy)
 		if errors.Is(err, network.ErrNotFound) { // a network that began anew
 			_, err = m.Network.Attach(ctx, p)
@@ -215,11 +215,11 @@ func (m *Manager) keepNetwork() {
 
 // recoverNetwork makes the network what the VMs that run want it to be: it may have died while no daemon was there, or may
 // hold ports of VMs that have ended.
-func (m *Manager) recoverNetwork(ctx context.Context, recs []store.ListedVM) error {
+func (m *Manager) recoverNetwork(ctx context.Context, recs []store.VM) error {
 	wanted := map[string]network.Port{}
 	for _, rec := range recs {
 		if rec.Network != api.NetworkNone && m.liveOf(rec.ID) != nil {
-			wanted[rec.ID] = port(rec.VM)
+			wanted[rec.ID] = port(rec)
 		}
 	}
 	if !m.Network.Exists() && len(wanted) == 0 {

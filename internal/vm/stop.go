@@ -39,7 +39,7 @@ func (m *Manager) Stop(ctx context.Context, ref string, timeout time.Duration) (
 }
 
 // lastSeen returns a VM after it stopped; one that removes itself then is shown as it was.
-func (m *Manager) lastSeen(ctx context.Context, rec store.ListedVM) (api.VM, error) {
+func (m *Manager) lastSeen(ctx context.Context, rec store.VM) (api.VM, error) {
 	v, err := m.VM(ctx, rec.ID)
 	if api.CodeOf(err) == api.CodeNotFound && rec.AutoRemove {
 		rec.State, rec.VMMPID = api.StateStopped, 0
