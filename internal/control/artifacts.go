@@ -6,6 +6,7 @@ import (
 
 	"banger/api"
 	"banger/internal/config"
+	"banger/internal/image"
 )
 
 // Images lists all images.
@@ -20,7 +21,11 @@ func (c *Control) Image(ctx context.Context, in api.ImageRef) (api.Image, error)
 
 // PullImage makes an image from a registry, a file or a distribution's archive.
 func (c *Control) PullImage(ctx context.Context, in api.PullImage) (api.Image, error) {
-	rec, err := c.o.Images.Pull(ctx, in.Source, in.Name)
+	source, err := image.ParseSource(in.Source)
+	if err != nil {
+		return api.Image{}, err
+	}
+	rec, err := c.o.Images.Pull(ctx, source, in.Name)
 	if err != nil {
 		return api.Image{}, err
 	}

@@ -28,13 +28,10 @@ const (
 	workRoot = "/var/tmp"
 )
 
-// Build makes the image of a source ("debian:trixie", "ubuntu:noble") from mirror in dir, an empty folder that the caller
+// Build makes the image of a distribution from mirror in dir, an empty folder that the caller
 // publishes. work is a folder below workRoot. On an error the content of dir is of no use, and nothing of the build runs any more.
-func Build(ctx context.Context, source, mirror, work, dir string) (Manifest, error) {
-	from, err := distributionOf(source)
-	if err != nil {
-		return Manifest{}, err
-	}
+func Build(ctx context.Context, source Source, mirror, work, dir string) (Manifest, error) {
+	from := source.distribution
 	if err := CheckHost(); err != nil {
 		return Manifest{}, err
 	}
@@ -51,6 +48,7 @@ func Build(ctx context.Context, source, mirror, work, dir string) (Manifest, err
 		return Manifest{}, fmt.Errorf("build image %s: %w", source, err)
 	}
 	m := Manifest{Source: "mmdebstrap from " + p.mirror}
+	var err error
 	m.Packages, m.Architecture, err = installed(ctx, p.statusFile)
 	return m, err
 }

@@ -61,17 +61,16 @@ func (c *Catalog) Ensure(ctx context.Context, ref string) (store.Image, error) {
 	if api.CodeOf(err) != api.CodeNotFound || !strings.Contains(ref, ":") {
 		return record, err
 	}
-	kind, rest, err := parseSource(ref)
-	if err != nil {
+	source, err := ParseSource(ref)
+	switch {
+	case err != nil:
 		return store.Image{}, err
-	}
-	switch kind {
-	case sourceArchive, sourceTar:
+	case source.isFile():
 		return store.Image{}, api.Errorf(api.CodeUnsupported, "image %s: a file is made an image first", ref).WithHint("banger image pull %s --name NAME", ref)
-	case sourceOCI:
-		return c.convert(ctx, kind, ref, rest, ref)
+	case source.isDistribution():
+		return c.shelf().Ensure(ctx, ref, sealed(ref, func(ctx context.Context, dir string) (Manifest, error) { return c.bootstrap(ctx, source, dir) }))
 	}
-	return c.shelf().Ensure(ctx, ref, sealed(ref, func(ctx context.Context, dir string) (Manifest, error) { return c.bootstrap(ctx, ref, dir) }))
+	return c.convert(ctx, source, ref)
 }
 
 // Verify checks the image of that id: its file is hashed, unless its stamp is still the trusted one.
@@ -227,7 +226,7 @@ func (c *Catalog) workPrefix() string {
 }
 
 // bootstrap makes the image of a source in dir, in a work folder of its own.
-func (c *Catalog) bootstrap(ctx context.Context, source, dir string) (_ Manifest, err error) {
+func (c *Catalog) bootstrap(ctx context.Context, source Source, dir string) (_ Manifest, err error) {
 	work, err := os.MkdirTemp(workRoot, c.workPrefix())
 	if err != nil {
 		return Manifest{}, fmt.Errorf("make build folder: %w", err)
@@ -242,7 +241,7 @@ func (c *Catalog) bootstrap(ctx context.Context, source, dir string) (_ Manifest
 		return Manifest{}, err
 	}
 	mirror := c.UbuntuMirror
-	if strings.HasPrefix(source, sourceDebian) {
+	if source.Kind == SourceDebian {
 		mirror = cmp.Or(c.Mirror, debian.DefaultMirror)
 	}
 	return Build(ctx, source, mirror, work, dir)

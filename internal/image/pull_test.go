@@ -3,6 +3,7 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -53,11 +54,20 @@ func tarWith(t *testing.T, path, folder string) {
 	}
 }
 
+// pullText pulls a source that is still to be parsed.
+func pullText(ctx context.Context, c *Catalog, text, name string) (store.Image, error) {
+	source, err := ParseSource(text)
+	if err != nil {
+		return store.Image{}, err
+	}
+	return c.Pull(ctx, source, name)
+}
+
 func TestPullTar(t *testing.T) {
 	c, _ := fakeHost(t, "exit 1")
 	path := filepath.Join(t.TempDir(), "root.v1.tar")
 	tarWith(t, path, "srv")
-	named, err := c.Pull(t.Context(), "tar:"+path, "mine")
+	named, err := pullText(t.Context(), c, "tar:"+path, "mine")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +81,7 @@ func TestPullTar(t *testing.T) {
 		t.Fatal(err)
 	}
 	for source, want := range map[string]api.Code{"tar:" + path: api.CodeInvalid, "tar:/none": api.CodeNotFound, "docker-archive:" + path: api.CodeInvalid, "mine": api.CodeUnsupported} {
-		if _, err := c.Pull(t.Context(), source, "bad"); api.CodeOf(err) != want {
+		if _, err := pullText(t.Context(), c, source, "bad"); api.CodeOf(err) != want {
 			t.Errorf("pull %s: %v, want code %s", source, err, want)
 		}
 	}
@@ -87,7 +97,7 @@ func TestPullAgain(t *testing.T) {
 	tarWith(t, path, "srv")
 	pull := func(name string) (image store.Image, made string) {
 		t.Helper()
-		image, err := c.Pull(t.Context(), "tar:"+path, name)
+		image, err := pullText(t.Context(), c, "tar:"+path, name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,21 +142,6 @@ func TestPullAgain(t *testing.T) {
 	tarWith(t, path, "another")
 	if other, _ := pull("mine"); other.ID == first.ID {
 		t.Error("another content is the same image")
-	}
-}
-
-func TestNameOf(t *testing.T) {
-	for source, want := range map[string]string{
-		"oci:localhost:5000/a:1": "oci:localhost:5000/a:1", "debian:trixie": "debian:trixie",
-		"tar:/a/root.tar.gz": "root", "tar:/a/root.tgz": "root", "docker-archive:/a/app-1.2.tar": "app-1.2", "tar:/a/plain": "plain",
-	} {
-		kind, rest, err := parseSource(source)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := nameOf(kind, source, rest); got != want {
-			t.Errorf("%s: %q, want %q", source, got, want)
-		}
 	}
 }
 

@@ -141,7 +141,11 @@ func TestIdentity(t *testing.T) {
 	image := builtImage(t, v1.Config{User: "app"}, lower, upper)
 	f.push(t, "app", image)
 	r := puller(t)
-	found, err := r.Find(t.Context(), f.ref("app"))
+	ref, err := ParseReference(f.ref("app"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := r.Find(t.Context(), ref)
 	if err != nil {
 		t.Fatal(err)
 	}

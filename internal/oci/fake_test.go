@@ -129,7 +129,11 @@ func puller(t *testing.T) Registry {
 
 // pull finds an image and fetches its layers.
 func pull(ctx context.Context, r Registry, ref string) (*Image, error) {
-	image, err := r.Find(ctx, ref)
+	parsed, err := ParseReference(ref)
+	if err != nil {
+		return nil, err
+	}
+	image, err := r.Find(ctx, parsed)
 	if err != nil {
 		return nil, err
 	}

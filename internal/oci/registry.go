@@ -41,37 +41,34 @@ type Registry struct {
 	Limits    Limits
 }
 
-// CheckReference refuses what is no name of an image in a registry, and returns its full name:
-// "busybox" is "index.docker.io/library/busybox:latest".
-func CheckReference(ref string) (string, error) {
-	parsed, err := name.ParseReference(ref)
+// Reference is the name of an image in a registry.
+type Reference struct{ parsed name.Reference }
+
+// ParseReference reads the name of an image in a registry, which may be a short one.
+func ParseReference(text string) (Reference, error) {
+	parsed, err := name.ParseReference(text)
 	if err != nil {
-		return "", api.Errorf(api.CodeInvalid, "bad image reference: %w", err).
+		return Reference{}, api.Errorf(api.CodeInvalid, "bad image reference: %w", err).
 			WithHint("references look like debian, ghcr.io/owner/app:tag or localhost:5000/app@sha256:…")
 	}
-	return parsed.Name(), nil
+	return Reference{parsed}, nil
 }
+
+// String is the full name: "busybox" is "index.docker.io/library/busybox:latest".
+func (r Reference) String() string { return r.parsed.Name() }
 
 // Find reads an image's manifest and configuration. Its layers come with Fetch, or with the first use. Registries are
 // spoken to over TLS, except on this host itself.
-func (r Registry) Find(ctx context.Context, ref string) (*Image, error) {
+func (r Registry) Find(ctx context.Context, ref Reference) (*Image, error) {
 	r = r.withDefaults()
-	full, err := CheckReference(ref)
-	if err != nil {
-		return nil, err
-	}
-	parsed, err := name.ParseReference(full)
-	if err != nil {
-		return nil, err
-	}
-	s := &session{registry: r, repo: parsed.Context()}
-	image, layers, err := s.find(ctx, parsed)
+	s := &session{registry: r, repo: ref.parsed.Context()}
+	image, layers, err := s.find(ctx, ref.parsed)
 	if err != nil {
 		s.hangUp()
-		return nil, s.explain(ctx, parsed, err)
+		return nil, s.explain(ctx, ref.parsed, err)
 	}
 	image.hangUp = s.hangUp
-	image.fetch = func(ctx context.Context) error { return s.explain(ctx, parsed, s.fetch(ctx, image, layers)) }
+	image.fetch = func(ctx context.Context) error { return s.explain(ctx, ref.parsed, s.fetch(ctx, image, layers)) }
 	return image, nil
 }
 

@@ -152,7 +152,7 @@ func TestPullRefuses(t *testing.T) {
 	}
 }
 
-func TestCheckReference(t *testing.T) {
+func TestParseReference(t *testing.T) {
 	for ref, want := range map[string]string{
 		"busybox":                "index.docker.io/library/busybox:latest",
 		"me/app:1":               "index.docker.io/me/app:1",
@@ -160,13 +160,13 @@ func TestCheckReference(t *testing.T) {
 		"ghcr.io/o/a/b:v1.2":     "ghcr.io/o/a/b:v1.2",
 		"docker.io/library/bash": "index.docker.io/library/bash:latest",
 	} {
-		if got, err := CheckReference(ref); got != want || err != nil {
-			t.Errorf("%s: %q, %v; want %q", ref, got, err, want)
+		if got, err := ParseReference(ref); err != nil || got.String() != want {
+			t.Errorf("%s: %v, %v; want %q", ref, got, err, want)
 		}
 	}
 	for _, ref := range []string{"", " ", "a b", "http://x/y", "-x:", "a:b:c"} {
-		if got, err := CheckReference(ref); api.CodeOf(err) != api.CodeInvalid {
-			t.Errorf("%q: %q, %v", ref, got, err)
+		if got, err := ParseReference(ref); api.CodeOf(err) != api.CodeInvalid {
+			t.Errorf("%q: %+v, %v", ref, got, err)
 		}
 	}
 }
