@@ -95,7 +95,7 @@ func TestDaemonReplacedWhileBusy(t *testing.T) {
 	script := filepath.Join(t.TempDir(), "slow.sh")
 	write(t, script, "#!/bin/sh\necho provisioning; while [ ! -e /run/go-on ]; do sleep 1; done\n")
 	_, built := h.begin("image", "build", "built", "--script", script)
-	eventually(t, "the build's script", func() bool {
+	within(t, commandTimeout, "the build's script", func() bool { // which comes after packages
 		return strings.Contains(h.try("image", "logs", "built").stdout, "\nprovisioning\n")
 	})
 	_, pulled := h.begin("image", "pull", source)

@@ -158,7 +158,12 @@ func TestRunKilled(t *testing.T) {
 // eventually polls until the condition holds; what it waits for has no event of its own.
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(90 * time.Second)
+	within(t, 90*time.Second, what, condition)
+}
+
+func within(t *testing.T, limit time.Duration, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
 	for !condition() {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain: %s", what)
