@@ -26,6 +26,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var equateAddresses = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
+var testAddress = netip.MustParsePrefix("172.30.0.5/16")
+
 func TestParseCmdline(t *testing.T) {
 	tests := []struct {
 		name, line string

@@ -1,5 +1,5 @@
-// Package nstest lets a test change what is the whole machine's in a guest, mounts, interfaces and the host's name, in
-// namespaces of its own.
+// Package nstest lets a test change what is the whole machine's in a guest, mounts, interfaces, the host's name and
+// PID 1, in namespaces of its own.
 package nstest
 
 import (
@@ -11,17 +11,51 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// mark names in the environment the test that is to run inside.
+const mark = "BANGER_TEST_IN_NAMESPACE"
+
 // In runs the test again as root of mount and user namespaces of its own, and of those that the flags (CLONE_NEW...) ask
 // for, and reports whether this is that run. The first run only waits for it, and fails as it does.
 func In(t *testing.T, cloneFlags uintptr) bool {
 	t.Helper()
-	const mark = "BANGER_TEST_IN_NAMESPACE"
-	if os.Getenv(mark) == t.Name() {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			t.Fatal(err)
-		}
+	if inside(t) {
 		return true
 	}
+	if out, err := again(t, cloneFlags).CombinedOutput(); err != nil {
+		t.Errorf("in namespace: %v\n%s", err, out)
+	}
+	return false
+}
+
+// InUntil is In for a run that is to end by a signal of the kernel, as PID 1 does when it resets its machine: a reset in
+// a PID namespace ends that alone. What the run said is in the errors; environment is for it.
+func InUntil(t *testing.T, cloneFlags uintptr, end syscall.Signal, environment ...string) bool {
+	t.Helper()
+	if inside(t) {
+		return true
+	}
+	cmd := again(t, cloneFlags)
+	cmd.Env = append(cmd.Env, environment...)
+	out, err := cmd.CombinedOutput()
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != end {
+		t.Errorf("in namespace: ended with %v, want %v\n%s", err, end, out)
+	}
+	return false
+}
+
+func inside(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(mark) != t.Name() {
+		return false
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
+	return true
+}
+
+func again(t *testing.T, cloneFlags uintptr) *exec.Cmd {
+	t.Helper()
 	args := []string{"-test.run=^" + t.Name() + "$", "-test.v"}
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
 	cmd.Env = append(os.Environ(), mark+"="+t.Name())
@@ -31,8 +65,5 @@ func In(t *testing.T, cloneFlags uintptr) bool {
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
 	}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("in namespace: %v\n%s", err, out)
-	}
-	return false
+	return cmd
 }
