@@ -72,9 +72,10 @@ func (h headerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, err
 }
 
+var userOfTests = accounts.User{Name: "dev", Home: "/home/dev", Shell: "/bin/bash"}
+
 func TestEnvironment(t *testing.T) {
-	user := accounts.User{Name: "dev", Home: "/home/dev", Shell: "/bin/bash"}
-	got := environment(user, &agentv1.ExecStart{Env: []string{"PATH=/bin", "A=1=2", "A=3"}, Terminal: &agentv1.Terminal{}})
+	got := environment(userOfTests, &agentv1.ExecStart{Env: []string{"PATH=/bin", "A=1=2", "A=3"}, Terminal: &agentv1.Terminal{}})
 	want := []string{"HOME=/home/dev", "USER=dev", "LOGNAME=dev", "SHELL=/bin/bash", "PATH=/bin", "TERM=xterm-256color", "A=3"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

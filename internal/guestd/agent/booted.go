@@ -65,7 +65,7 @@ func (w *bootWatch) isDone() bool {
 func bootWaiter(config Config) func(context.Context) string {
 	switch config.Record.Init {
 	case system.InitSystemd:
-		return waitSystemd
+		return func(ctx context.Context) string { return waitSystemd(ctx, filepath.Join(config.Root, "run/systemd")) }
 	case system.InitOpenRC:
 		return func(ctx context.Context) string {
 			return poll(ctx, func() bool { return openRCBooted(filepath.Join(config.Root, "run/openrc")) })
@@ -80,9 +80,9 @@ func bootWaiter(config Config) func(context.Context) string {
 }
 
 // waitSystemd has systemctl wait, once there is somebody whom it can ask.
-func waitSystemd(ctx context.Context) string {
+func waitSystemd(ctx context.Context, run string) string {
 	for {
-		if poll(ctx, func() bool { _, err := os.Stat("/run/systemd/private"); return err == nil }) == "" {
+		if poll(ctx, func() bool { _, err := os.Stat(filepath.Join(run, "private")); return err == nil }) == "" {
 			return ""
 		}
 		// The exit code says whether it runs well; the word is all that counts here.

@@ -14,8 +14,9 @@ import (
 // mark names in the environment the test that is to run inside.
 const mark = "BANGER_TEST_IN_NAMESPACE"
 
-// In runs the test again as root of mount and user namespaces of its own, and of those that the flags (CLONE_NEW...) ask
-// for, and reports whether this is that run. The first run only waits for it, and fails as it does.
+// In runs the test again in a mount namespace of its own and in those that the flags (CLONE_NEW...) ask for, as root: an
+// ordinary user is that of a user namespace. It reports whether this is that run; the first one only waits for it, and
+// fails as it does.
 func In(t *testing.T, cloneFlags uintptr) bool {
 	t.Helper()
 	if inside(t) {
@@ -28,7 +29,7 @@ func In(t *testing.T, cloneFlags uintptr) bool {
 }
 
 // InUntil is In for a run that is to end by a signal of the kernel, as PID 1 does when it resets its machine: a reset in
-// a PID namespace ends that alone. What the run said is in the errors; environment is for it.
+// a PID namespace ends that alone. The run has the environment on top of this one's.
 func InUntil(t *testing.T, cloneFlags uintptr, end syscall.Signal, environment ...string) bool {
 	t.Helper()
 	if inside(t) {
@@ -60,7 +61,7 @@ func again(t *testing.T, cloneFlags uintptr) *exec.Cmd {
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
 	cmd.Env = append(os.Environ(), mark+"="+t.Name())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | cloneFlags}
-	if os.Getuid() != 0 {
+	if os.Getuid() != 0 || cloneFlags&syscall.CLONE_NEWUSER != 0 {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
