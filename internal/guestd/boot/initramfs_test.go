@@ -201,7 +201,7 @@ func TestLoadModules(t *testing.T) {
 		t.Errorf("a name led out of the folder: %s", got)
 	}
 	write(t, initramfs+"/order", strings.Repeat(" ", maxOrderBytes+1))
-	checkErr(t, s.loadModules(t.Context()), "longer than")
+	checkErr(t, s.loadModules(t.Context()), "too long")
 }
 
 // Without a modules drive the boot goes on; a drive that is none ends it.

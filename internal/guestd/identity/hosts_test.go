@@ -1,7 +1,10 @@
 package identity
 
 import (
+	"bytes"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -56,4 +59,33 @@ func TestOwnHosts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whatever a user's file holds, his lines stay in their order, ours are there once, and a second time changes nothing.
+func FuzzHostsFor(f *testing.F) {
+	f.Add("127.0.0.1 localhost\n127.0.1.1 old\n# end")
+	f.Add("172.30.0.9\told\t# banger\r\n\n\x00\n127.0.1.1")
+	own := []string{"172.30.0.5\tbox.vm box", "fd62::5\tbox.vm box"}
+	f.Fuzz(func(t *testing.T, old string) {
+		once := hostsFor([]byte(old), own)
+		if twice := hostsFor(once, own); !bytes.Equal(once, twice) {
+			t.Errorf("%q became %q, and then %q", old, once, twice)
+		}
+		ours := func(line string) bool {
+			fields := strings.Fields(line)
+			return strings.HasSuffix(line, hostsMark) || len(fields) > 0 && fields[0] == "127.0.1.1"
+		}
+		users := func(file string) []string {
+			lines := slices.Collect(strings.SplitSeq(strings.TrimSuffix(file, "\n"), "\n"))
+			return slices.DeleteFunc(lines, ours)
+		}
+		if old != "" && !slices.Equal(users(old), users(string(once))) {
+			t.Errorf("%q became %q: lines of the user's changed", old, once)
+		}
+		for _, line := range own {
+			if n := strings.Count(string(once), line+"\t"+hostsMark+"\n"); n != 1 {
+				t.Errorf("%q became %q: our line is there %d times", old, once, n)
+			}
+		}
+	})
 }

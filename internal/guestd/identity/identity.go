@@ -6,6 +6,7 @@ package identity
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -69,7 +70,7 @@ func writeHostname(etc, hostname string, network netcfg.Config) error {
 	}
 	own := ownHosts(hostname, network)
 	err = smallfile.Update(filepath.Join(etc, "hosts"), 0o644, func(old []byte) []byte { return hostsFor(old, own) })
-	if err != nil {
+	if err != nil && !errors.Is(err, smallfile.ErrTooLong) { // a machine without lines for itself is better than none
 		return fmt.Errorf("write hosts: %w", err)
 	}
 	return nil

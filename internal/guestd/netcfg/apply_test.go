@@ -272,7 +272,7 @@ func TestApplyFileErrors(t *testing.T) {
 		{"ErrGivenBroken", "run/banger/network.json", "[", "network.json: unexpected end of JSON input"},
 		{"ErrGivenMAC", "run/banger/network.json", `[{"MAC":"AQ=="}]`, "network.json: a MAC of 1 bytes"},
 		{"ErrGivenAddress", "run/banger/network.json", `[{"Address":"x"}]`, "network.json: "},
-		{"ErrGivenLong", "run/banger/network.json", strings.Repeat(" ", maxGivenBytes+1), "longer than"},
+		{"ErrGivenLong", "run/banger/network.json", strings.Repeat(" ", maxGivenBytes+1), "too long"},
 		{"ErrManager", "run/systemd", "", "make folder: "},
 		{"ErrManagerFile", "run/ifstate/folder", "", "ifstate: is a directory"},
 	}

@@ -10,8 +10,11 @@ import (
 	"os"
 )
 
-// maxUpdateBytes is how large a file may be that is changed.
-const maxUpdateBytes = 1 << 20
+// maxUpdateBytes is how large a file may be that is changed: an /etc/hosts that blocks advertisers has some megabytes.
+const maxUpdateBytes = 8 << 20
+
+// ErrTooLong says that a file is longer than it may be.
+var ErrTooLong = errors.New("too long")
 
 // Read reads a whole file of at most max bytes.
 func Read(path string, max int64) ([]byte, error) {
@@ -25,7 +28,7 @@ func Read(path string, max int64) ([]byte, error) {
 		return nil, err
 	}
 	if int64(len(b)) > max {
-		return nil, fmt.Errorf("read %s: longer than %d bytes", path, max)
+		return nil, fmt.Errorf("read %s: %w: more than %d bytes", path, ErrTooLong, max)
 	}
 	return b, nil
 }

@@ -17,7 +17,7 @@ func TestRead(t *testing.T) {
 	if got, err := Read(path, 8); string(got) != "12345678" || err != nil {
 		t.Errorf("at the bound: %q, %v", got, err)
 	}
-	if got, err := Read(path, 7); got != nil || err == nil || !strings.Contains(err.Error(), "longer than 7 bytes") {
+	if got, err := Read(path, 7); got != nil || !errors.Is(err, ErrTooLong) || !strings.Contains(err.Error(), "more than 7 bytes") {
 		t.Errorf("beyond the bound: %q, %v", got, err)
 	}
 	if _, err := Read(path+"x", 8); !errors.Is(err, fs.ErrNotExist) {
@@ -52,7 +52,7 @@ func TestUpdate(t *testing.T) {
 		{"DanglingLink", link("nowhere"), "", ""},
 		{"TempLeft", func(path string) error { return file("of a boot cut short")(path + ".banger") }, "", ""},
 		{"ErrFolder", func(path string) error { return os.Mkdir(path, 0o755) }, "", "is a directory"},
-		{"ErrLarge", file(strings.Repeat("x", maxUpdateBytes+1)), "", "longer than"},
+		{"ErrLarge", file(strings.Repeat("x", maxUpdateBytes+1)), "", "more than"},
 		{"ErrTemp", func(path string) error { return os.Mkdir(path+".banger", 0o755) }, "", "is a directory"},
 	}
 	for _, tt := range tests {

@@ -30,7 +30,7 @@ func TestRecord(t *testing.T) {
 func TestReadRecordErrors(t *testing.T) {
 	dir := t.TempDir()
 	tests := []struct{ name, content, want string }{
-		{"ErrLong", strings.Repeat(" ", maxRecordBytes+1), "longer than 65536 bytes"},
+		{"ErrLong", strings.Repeat(" ", maxRecordBytes+1), "more than 65536 bytes"},
 		{"ErrEmpty", "", "decode " + dir + "/ErrEmpty"},
 		{"ErrCutShort", `{"init":"systemd","stages":[{"name"`, "unexpected end of JSON input"},
 		{"ErrWrongType", `{"stages":7}`, "cannot unmarshal number"},
