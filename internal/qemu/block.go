@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -30,30 +31,46 @@ func (m *Machine) SetDriveLimits(ctx context.Context, drive string, l Limits) er
 	return m.Execute(ctx, "block_set_io_throttle", arguments, nil)
 }
 
-// ReplaceDrive puts another file, of sizeBytes, under a drive. The guest is told of the new size.
-func (m *Machine) ReplaceDrive(ctx context.Context, d Drive, sizeBytes int64) error {
+// driveFiles are the files that QEMU has open for one drive, by the names of their nodes.
+type driveFiles struct {
+	newest  int      // generation of the last name that was given
+	current string   // what the guest reads
+	unused  []string // whose removal is due: of an exchange that failed, or that was not taken away then
+}
+
+// filesOf gives a drive's files; of a drive that was never exchanged they are those of [Drive.args].
+func (m *Machine) filesOf(drive string) *driveFiles {
 	m.mu.Lock()
-	old := m.generations[d.ID]
-	m.generations[d.ID] = old + 1
-	m.mu.Unlock()
-	file := fileNode(d.ID, old+1)
+	defer m.mu.Unlock()
+	if m.drives[drive] == nil {
+		m.drives[drive] = &driveFiles{current: fileNode(drive, 0)}
+	}
+	return m.drives[drive]
+}
+
+// ReplaceDrive puts another file, of sizeBytes, under a drive. The guest is told of the new size. When it fails before
+// the guest has the new file it keeps the old one.
+func (m *Machine) ReplaceDrive(ctx context.Context, d Drive, sizeBytes int64) error {
+	files := m.filesOf(d.ID)
+	files.newest++
+	file := fileNode(d.ID, files.newest)
 	add := map[string]any{
 		"driver": "file", "node-name": file, "filename": d.Path, "read-only": d.ReadOnly,
 		"cache": map[string]any{"no-flush": d.NoFlush}, "locking": "off",
 	}
 	if err := m.Execute(ctx, "blockdev-add", add, nil); err != nil {
-		m.mu.Lock()
-		m.generations[d.ID] = old
-		m.mu.Unlock()
 		return err
 	}
 	reopen := map[string]any{"options": []any{map[string]any{
 		"driver": "raw", "node-name": nodeName(d.ID), "file": file, "read-only": d.ReadOnly,
 	}}}
 	if err := m.Execute(ctx, "blockdev-reopen", reopen, nil); err != nil {
-		return err
+		files.unused = append(files.unused, file)
+		return errors.Join(err, m.removeUnused(ctx, files))
 	}
-	if err := m.Execute(ctx, "blockdev-del", map[string]any{"node-name": fileNode(d.ID, old)}, nil); err != nil {
+	files.unused = append(files.unused, files.current)
+	files.current = file
+	if err := m.removeUnused(ctx, files); err != nil {
 		return err
 	}
 	// The size of a read-only node is not changed but read again.
@@ -61,6 +78,17 @@ func (m *Machine) ReplaceDrive(ctx context.Context, d Drive, sizeBytes int64) er
 		return nil
 	}
 	return m.Execute(ctx, "block_resize", map[string]any{"node-name": nodeName(d.ID), "size": sizeBytes}, nil)
+}
+
+// removeUnused has QEMU close the files that no drive uses any more.
+func (m *Machine) removeUnused(ctx context.Context, files *driveFiles) error {
+	for len(files.unused) > 0 {
+		if err := m.Execute(ctx, "blockdev-del", map[string]any{"node-name": files.unused[0]}, nil); err != nil {
+			return err
+		}
+		files.unused = files.unused[1:]
+	}
+	return nil
 }
 
 // BalloonStats are the guest's memory statistics by QEMU's names (stat-free-memory, in bytes); those it has not told are absent.

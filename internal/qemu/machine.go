@@ -22,9 +22,9 @@ type Machine struct {
 	done    chan struct{}
 	closed  chan struct{} // see PortClosed
 
-	mu          sync.Mutex
-	ended       Reason
-	generations map[string]int // of each drive's file, see fileNode
+	mu     sync.Mutex
+	ended  Reason
+	drives map[string]*driveFiles // by the drive's id; what they point to belongs to whoever works on the drive
 }
 
 // Reason is why a guest came to its end, QEMU's ShutdownCause; empty when QEMU died without a word.
@@ -45,7 +45,7 @@ type Stdio struct {
 // their FD fields and those of the sockets. A vsockPort that is not empty adds a port of that name, whose host end is Vsock. QEMU dies with this
 // process.
 func Start(ctx context.Context, binary string, plan Plan, taps []*os.File, vsockPort string, stdio Stdio) (*Machine, error) {
-	m := &Machine{done: make(chan struct{}), closed: make(chan struct{}, 1), generations: map[string]int{}}
+	m := &Machine{done: make(chan struct{}), closed: make(chan struct{}, 1), drives: map[string]*driveFiles{}}
 	monitor, monitorFile, err := socketPair("monitor")
 	if err != nil {
 		return nil, err

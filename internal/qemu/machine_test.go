@@ -26,6 +26,9 @@ func TestMain(m *testing.M) {
 	if plan := os.Getenv("QEMU_TEST_OWNER"); plan != "" {
 		ownAndWait(plan)
 	}
+	if act := os.Getenv(fakeAct); act != "" {
+		os.Exit(playQEMU(act, os.Args[1:]))
+	}
 	goleak.VerifyTestMain(m)
 }
 
