@@ -17,6 +17,8 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"banger/internal/network"
+	"banger/internal/network/holder"
+	"banger/internal/network/keeper"
 )
 
 const (
@@ -28,14 +30,14 @@ const (
 
 // keep is the keeper of banger's network; its arguments are the home folder, resolv.conf and this program.
 func keep(ctx context.Context) error {
-	return network.Serve(ctx, network.ServeConfig{
+	return keeper.Serve(ctx, keeper.Config{
 		Home: os.Args[1], ResolvConf: os.Args[2], Subnet: network.DefaultSubnet, Rootless: true,
 		Holder: []string{"/usr/bin/env", roleVariable + "=holder", os.Args[3]}, Ready: os.NewFile(network.ReadyFD, "ready"),
 	}, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 }
 
 func hold(ctx context.Context) error {
-	return network.Hold(ctx, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	return holder.Hold(ctx, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 }
 
 // answer does what each line of the input says, until it ends.

@@ -9,6 +9,7 @@ import (
 
 	"banger/api"
 	"banger/internal/network"
+	"banger/internal/network/uplink"
 )
 
 func (a *app) dnsCommand() *cobra.Command {
@@ -29,7 +30,7 @@ users reach their machines by: banger ssh-config, banger forward`,
 			case !install && !uninstall:
 				return a.sayWhetherRouted(client)
 			case uninstall:
-				if err := client.UnrouteDNS(cmd.Context()); err != nil {
+				if err := uplink.UnrouteDNS(cmd.Context(), client); err != nil {
 					return err
 				}
 				return a.sayWhetherRouted(client)
@@ -37,8 +38,8 @@ users reach their machines by: banger ssh-config, banger forward`,
 				return api.Errorf(api.CodeUnsupported, "this host cannot reach an ordinary user's machines, so their addresses would be of no use to it").
 					WithHint("for ssh, scp and editors: banger ssh-config --install; for a port: banger forward")
 			}
-			err := client.RouteDNS(cmd.Context())
-			if errors.Is(err, network.ErrNoResolved) {
+			err := uplink.RouteDNS(cmd.Context(), client)
+			if errors.Is(err, uplink.ErrNoResolved) {
 				return api.Errorf(api.CodeUnsupported, "%w", err).
 					WithHint("have this host's own resolver ask %s for the domain %s, or use: banger ssh-config --install", network.Gateway(a.config.Subnet), network.Domain)
 			}
@@ -55,7 +56,7 @@ users reach their machines by: banger ssh-config, banger forward`,
 
 func (a *app) sayWhetherRouted(client *network.Client) error {
 	text := "this host does not ask for names of machines"
-	if client.DNSRouted() {
+	if uplink.DNSRouted(client.Dir()) {
 		text = fmt.Sprintf("this host asks %s for NAME.%s while the machines' network runs", network.Gateway(a.config.Subnet), network.Domain)
 	}
 	_, err := fmt.Fprintln(a.Stdout, text)

@@ -10,6 +10,8 @@ import (
 
 	"banger/internal/host"
 	"banger/internal/network"
+	"banger/internal/network/holder"
+	"banger/internal/network/keeper"
 )
 
 // netnsCommand holds the two processes of the network, which the daemon starts. See package network.
@@ -23,7 +25,7 @@ func (a *app) netnsCommand() *cobra.Command {
 					return err
 				}
 				signal.Ignore(syscall.SIGHUP, syscall.SIGINT) // they are meant for the command that the daemon served
-				return network.Serve(cmd.Context(), network.ServeConfig{
+				return keeper.Serve(cmd.Context(), keeper.Config{
 					Home: string(a.config.Home), Subnet: a.config.Subnet, Rootless: os.Geteuid() != 0, ResolvConf: "/etc/resolv.conf",
 					Holder: []string{tools.Self, "netns", "hold"}, Ready: os.NewFile(network.ReadyFD, "ready"),
 				}, a.logger())
@@ -33,7 +35,7 @@ func (a *app) netnsCommand() *cobra.Command {
 			Use: "hold", Short: "Hold the namespaces", Example: "  banger netns hold", Args: args(cobra.NoArgs),
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
-				return network.Hold(cmd.Context(), a.logger())
+				return holder.Hold(cmd.Context(), a.logger())
 			},
 		},
 	)

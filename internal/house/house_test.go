@@ -96,7 +96,13 @@ var layers = [][]string{
 	{"internal/control"},
 	{"internal/builder"},
 	{"internal/vm", "internal/host"},
-	{"internal/image", "internal/kernel", "internal/network", "internal/provision", "internal/ssh"},
+	{"internal/image", "internal/kernel", "internal/provision", "internal/ssh"},
+	{"internal/network/nettest"},
+	{"internal/network/keeper"},
+	{"internal/network/holder", "internal/network/relay", "internal/network/uplink", "internal/network/dns"},
+	{"internal/network/plan"},
+	{"internal/network/nft"},
+	{"internal/network"},
 	{"internal/artifact", "internal/download"},
 	{"internal/firecracker", "internal/guest", "internal/store", "internal/debian", "internal/oci", "internal/config"},
 	{"internal/disk", "internal/fetch", "internal/verdict"},
@@ -106,12 +112,15 @@ var layers = [][]string{
 
 func TestImportsPointDown(t *testing.T) {
 	layerOf := func(pkg string) int {
+		at, longest := -1, 0 // a folder may stand in another layer than those below it
 		for i, layer := range layers {
-			if slices.ContainsFunc(layer, func(folder string) bool { return within(pkg, folder) }) {
-				return i
+			for _, folder := range layer {
+				if within(pkg, folder) && len(folder) > longest {
+					at, longest = i, len(folder)
+				}
 			}
 		}
-		return -1
+		return at
 	}
 	for _, s := range sources(t) {
 		from := layerOf(s.folder())
@@ -126,6 +135,12 @@ func TestImportsPointDown(t *testing.T) {
 	}
 }
 
+// networkProcesses are what the network's own processes are made of.
+var networkProcesses = []string{
+	"internal/network/keeper", "internal/network/holder", "internal/network/relay", "internal/network/plan",
+	"internal/network/nft", "internal/network/dns", "internal/network/nettest",
+}
+
 // forbidden imports: a package below the folder on the left must not import one on the right.
 var forbidden = []struct {
 	folder string
@@ -137,6 +152,13 @@ var forbidden = []struct {
 	{"internal/httpapi", []string{"internal/vm", "internal/store", "internal/image", "internal/kernel", "internal/builder", "internal/config"}, "what an operation does is control's"},
 	{"internal/control", []string{"net/http", "internal/qemu", "internal/fcqemu", "internal/guestd"}, "it knows no transport"},
 	{"internal/vm", []string{"internal/daemon", "internal/host", "internal/qemu", "internal/fcqemu", "internal/guestd", "net/http"}, "a VM is a VMM behind Firecracker's API"},
+	{"internal/vm", networkProcesses, "it asks the network's client"},
+	{"internal/daemon", networkProcesses, "it asks the network's client"},
+	{"internal/network/relay", []string{"internal/network/uplink", "internal/network/dns"}, "each is a part of its own"},
+	{"internal/network/uplink", []string{"internal/network/relay", "internal/network/dns"}, "each is a part of its own"},
+	{"internal/network/holder", []string{"internal/network/relay", "internal/network/uplink", "internal/network/dns"}, "it is another process"},
+	{"internal/network/dns", []string{"internal/network/relay", "internal/network/uplink", "internal/network/holder", "internal/network/plan"}, "it knows names, not rules"},
+	{"internal/network", []string{"internal/vm", "internal/store", "internal/guest", "internal/firecracker", "internal/image"}, "it knows ports, not machines"},
 	{"internal/host", []string{"internal/qemu", "internal/fcqemu"}, "only firecracker-qemu knows QEMU"},
 	{"internal/firecracker", []string{"internal/vm", "internal/guest", "internal/store", "internal/fcqemu", "internal/qemu"}, "it knows the contract only"},
 	{"internal/guest", []string{"internal/guestd", "internal/vm", "internal/store", "internal/firecracker"}, "it does not know how a VM runs"},
@@ -275,6 +297,25 @@ func TestLengthOfFiles(t *testing.T) {
 			t.Errorf("%s has %d lines; a main has fewer than %d", s.path, s.lines, maxMain)
 		case s.lines > maxFile:
 			t.Errorf("%s has %d lines; rethink it at %d", s.path, s.lines, maxFile)
+		}
+	}
+}
+
+// The network is many things for several processes. A package of it that grows beyond this has more than one of them.
+func TestLengthOfNetworkPackages(t *testing.T) {
+	const most = 1000
+	lines := map[string]int{}
+	for _, s := range sources(t) {
+		if !s.isTest() && !s.generated && within(s.folder(), "internal/network") {
+			lines[s.folder()] += s.lines
+		}
+	}
+	if len(lines) < 8 {
+		t.Errorf("found only %d packages of the network", len(lines))
+	}
+	for folder, n := range lines {
+		if n > most {
+			t.Errorf("package %s has %d lines; split it at %d", folder, n, most)
 		}
 	}
 }

@@ -18,11 +18,11 @@ func CheckSubnet(subnet netip.Prefix) error {
 // Gateway returns the first address of a subnet, which the bridge and the DNS server have.
 func Gateway(subnet netip.Prefix) netip.Addr { return subnet.Addr().Next() }
 
-// hostEnd returns the host's address on a veth uplink, the last usable one of the subnet. It is reserved with pasta too.
-func hostEnd(subnet netip.Prefix) netip.Addr { return fromTop(subnet, 1) }
+// HostEnd returns the host's address on a veth uplink, the last usable one of the subnet. It is reserved with pasta too.
+func HostEnd(subnet netip.Prefix) netip.Addr { return fromTop(subnet, 1) }
 
-// uplinkEnd returns the namespace's address on a veth uplink.
-func uplinkEnd(subnet netip.Prefix) netip.Addr { return fromTop(subnet, 2) }
+// UplinkEnd returns the namespace's address on a veth uplink.
+func UplinkEnd(subnet netip.Prefix) netip.Addr { return fromTop(subnet, 2) }
 
 // fromTop returns the nth address below the broadcast address.
 func fromTop(subnet netip.Prefix, n uint32) netip.Addr {
@@ -33,7 +33,7 @@ func fromTop(subnet netip.Prefix, n uint32) netip.Addr {
 
 // usable reports whether a VM may have the address: one of the subnet, between the gateway and the uplink's two.
 func usable(subnet netip.Prefix, a netip.Addr) bool {
-	return a.Is4() && subnet.Contains(a) && Gateway(subnet).Less(a) && a.Less(uplinkEnd(subnet))
+	return a.Is4() && subnet.Contains(a) && Gateway(subnet).Less(a) && a.Less(UplinkEnd(subnet))
 }
 
 // NextAddress returns the lowest address of the subnet that a VM may have and none has, or an error when all are taken.
@@ -62,8 +62,8 @@ func Subnet6(subnet netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(Address6(subnet.Addr()), prefix6.Bits()+subnet.Bits())
 }
 
-// linkLocal returns the address that a guest's kernel makes of its card's MAC (RFC 4291, appendix A).
-func linkLocal(mac net.HardwareAddr) netip.Addr {
+// LinkLocal returns the address that a guest's kernel makes of its card's MAC (RFC 4291, appendix A).
+func LinkLocal(mac net.HardwareAddr) netip.Addr {
 	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]})
 }
 

@@ -20,7 +20,7 @@ func TestAddresses(t *testing.T) {
 	if got, err := NextAddress(small, taken); err == nil {
 		t.Errorf("a full subnet gave %s", got)
 	}
-	if got, want := hostEnd(small).String()+" "+uplinkEnd(small).String(), "10.1.2.14 10.1.2.13"; got != want {
+	if got, want := HostEnd(small).String()+" "+UplinkEnd(small).String(), "10.1.2.14 10.1.2.13"; got != want {
 		t.Errorf("ends: got %s, want %s", got, want)
 	}
 	if got, want := MAC(netip.MustParseAddr("172.30.255.9")), "02:00:ac:1e:ff:09"; got != want {
@@ -43,7 +43,7 @@ func TestAddresses6(t *testing.T) {
 		}
 	}
 	mac, _ := net.ParseMAC(MAC(netip.MustParseAddr("172.30.0.2")))
-	if got := linkLocal(mac).String(); got != "fe80::acff:fe1e:2" {
+	if got := LinkLocal(mac).String(); got != "fe80::acff:fe1e:2" {
 		t.Errorf("link-local address: got %s", got)
 	}
 }
@@ -86,7 +86,7 @@ func TestCheckPort(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			p := good
 			row.edit(&p)
-			err := p.check(DefaultSubnet)
+			err := p.Check(DefaultSubnet)
 			if (err == nil) != (row.want == "") || err != nil && !strings.Contains(err.Error(), row.want) {
 				t.Errorf("got %v, want %q", err, row.want)
 			}

@@ -21,7 +21,8 @@ import (
 )
 
 const (
-	readyLine = "ready"
+	// ReadyLine is what a keeper says to its Config.Ready when it serves.
+	ReadyLine = "ready"
 	// readyTimeout is how long a keeper may take to start; 50 ms is usual.
 	readyTimeout = 30 * time.Second
 	// requestTimeout bounds a request; it may wait for others that change the network.
@@ -29,25 +30,33 @@ const (
 	pollInterval   = 5 * time.Millisecond
 )
 
-// ReadyFD is where the keeper that Ensure starts finds ServeConfig.Ready.
+// MaxMessageBytes bounds a message; a state of maxPorts ports has about 300 KB.
+const MaxMessageBytes = 4 << 20
+
+// Failure is the body of a reply that is not 2xx.
+type Failure struct {
+	Error string `json:"error"`
+}
+
+// ReadyFD is where the keeper that Ensure starts finds the keeper's Config.Ready.
 const ReadyFD = 3
 
 // Client is the daemon's side of a home's network. It is safe for concurrent use. Other methods than Ensure fail when no
 // keeper runs.
 type Client struct {
-	d        dir
+	d        Dir
 	rootless bool
 	command  []string
 	http     *http.Client
 }
 
 // NewClient returns the client of a home's network. The command starts its keeper: a process that calls Serve, with
-// ServeConfig.Ready at ReadyFD.
+// the keeper's Config.Ready at ReadyFD.
 func NewClient(home string, rootless bool, command []string) *Client {
-	d := homeDir(home)
+	d := HomeDir(home)
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var dialer net.Dialer
-		return dialer.DialContext(ctx, "unix", d.controlSocket())
+		return dialer.DialContext(ctx, "unix", d.ControlSocket())
 	}
 	return &Client{
 		d: d, rootless: rootless, command: command,
@@ -87,13 +96,13 @@ func (c *Client) Ensure(ctx context.Context) error {
 // held reports whether a keeper has the lock. It does not keep it, so two callers may both see that none has; of their two
 // keepers one ends with ErrServed.
 func (c *Client) held() (bool, error) {
-	if err := c.d.check(); err != nil {
+	if err := c.d.Check(); err != nil {
 		return false, err
 	}
 	if err := os.MkdirAll(string(c.d), 0o700); err != nil {
 		return false, fmt.Errorf("make network's folder: %w", err)
 	}
-	lock, err := os.OpenFile(c.d.lock(), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := os.OpenFile(c.d.Lock(), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return false, fmt.Errorf("open network's lock: %w", err)
 	}
@@ -108,7 +117,7 @@ func (c *Client) held() (bool, error) {
 
 // start starts a keeper and waits until it is ready. A keeper that is not by then is ended.
 func (c *Client) start(ctx context.Context) error {
-	log, err := os.OpenFile(c.d.log(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	log, err := os.OpenFile(c.d.Log(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("open network's log: %w", err)
 	}
@@ -130,7 +139,7 @@ func (c *Client) start(ctx context.Context) error {
 	go func() { defer close(ended); _ = command.Wait() }() // reaps it whenever it ends
 	defer context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })()
 	said, err := io.ReadAll(io.LimitReader(ready, 64<<10))
-	if err == nil && strings.TrimSpace(string(said)) == readyLine {
+	if err == nil && strings.TrimSpace(string(said)) == ReadyLine {
 		return nil
 	}
 	err = command.Process.Signal(syscall.SIGTERM)
@@ -142,7 +151,7 @@ func (c *Client) start(ctx context.Context) error {
 		return errors.Join(context.Cause(ctx), err)
 	}
 	if len(said) == 0 {
-		return fmt.Errorf("start network: the process died, see %s", c.d.log())
+		return fmt.Errorf("start network: the process died, see %s", c.d.Log())
 	}
 	return fmt.Errorf("start network: %s", bytes.TrimSpace(said))
 }
@@ -207,10 +216,11 @@ func (c *Client) Stop(ctx context.Context) error {
 // Enter returns the command line that runs argv inside the network's namespaces, with the holder's pid from Status. The pid
 // is the holder's for as long as the network runs; a network that ends between the two calls is a race that is left.
 func (c *Client) Enter(holderPID int, argv []string) []string {
-	return enter(holderPID, c.rootless, argv)
+	return Enter(holderPID, c.rootless, argv)
 }
 
-func enter(pid int, rootless bool, argv []string) []string {
+// Enter returns the command line that runs argv inside the network namespace of a process, and its user namespace.
+func Enter(pid int, rootless bool, argv []string) []string {
 	enter := []string{"nsenter", "--preserve-credentials", "--target", strconv.Itoa(pid), "--net"}
 	if rootless {
 		enter = append(enter, "--user")
@@ -237,7 +247,7 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		return err
 	}
 	defer response.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(response.Body, maxMessageBytes))
+	data, err := io.ReadAll(io.LimitReader(response.Body, MaxMessageBytes))
 	if err != nil {
 		return err
 	}
@@ -247,7 +257,7 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		}
 		return json.Unmarshal(data, out)
 	}
-	var failure controlFailure
+	var failure Failure
 	if err := json.Unmarshal(data, &failure); err != nil {
 		return fmt.Errorf("%s: %w", response.Status, err)
 	}

@@ -4,16 +4,19 @@
 //
 // Two processes hold it, both started by Client.Ensure, both outliving the daemon:
 //
-//   - the keeper (Serve) stays in the host's namespaces. It owns the lock, the control socket, the uplink (pasta for an
-//     ordinary user, a veth pair for root), the relay that carries TCP beside pasta, and the DNS server, which asks the
-//     host's resolvers as the host does, also those on its loopback, and hears the guests through sockets made inside.
-//   - the holder (Hold) lives inside the network namespace (and a user namespace when rootless) and keeps it alive. It
-//     makes of links and rules what the keeper tells it, and remembers that: a keeper that died is replaced by one that
-//     finds the holder and its state again, and no VM loses its tap. DNS queries and new connections wait meanwhile, in
-//     sockets and devices that the holder keeps open.
+//   - the keeper (package keeper) stays in the host's namespaces. It owns the lock, the control socket, the uplink (package
+//     uplink: pasta for an ordinary user, a veth pair for root), the relay that carries TCP beside pasta (package relay),
+//     and the DNS server (package dns), which asks the host's resolvers as the host does, also those on its loopback, and
+//     hears the guests through sockets made inside.
+//   - the holder (package holder) lives inside the network namespace (and a user namespace when rootless) and keeps it
+//     alive. It makes of links and rules what the keeper tells it (package plan, in the words of package nft), and
+//     remembers that: a keeper that died is replaced by one that finds the holder and its state again, and no VM loses its
+//     tap. DNS queries and new connections wait meanwhile, in sockets and devices that the holder keeps open.
 //
 // A holder that dies takes the keeper with it. The namespace lives on in the VMMs: the next keeper starts a holder in there,
 // with the ports that were noted, and the VMs have their taps still.
+//
+// This package itself is the daemon's end, Client, and what all of them share: addresses, policies, names of files.
 package network
 
 import (
@@ -21,14 +24,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"regexp"
-)
-
-// Names of what lies inside the namespace.
-const (
-	bridgeName = "br0"
-	uplinkName = "up0"
+	"slices"
 )
 
 // DefaultSubnet is where the VMs live unless the user says otherwise.
@@ -37,11 +34,11 @@ var DefaultSubnet = netip.MustParsePrefix("172.30.0.0/16")
 // Domain is the DNS domain of the VMs' names.
 const Domain = "vm"
 
-// maxPorts is how many VMs one network carries; the kernel's bridge ends at 1023 ports.
-const maxPorts = 1000
-
 // ErrNotFound says that no port has that id.
 var ErrNotFound = errors.New("no such port")
+
+// ErrServed says that another keeper serves the home.
+var ErrServed = errors.New("another process keeps this home's network")
 
 // Policy is what a VM may reach. It can change while the VM runs.
 type Policy struct {
@@ -49,6 +46,27 @@ type Policy struct {
 	Isolated bool `json:"isolated"` // reaches no other VM, and none reaches it
 	// HostServices are TCP ports of the host's loopback that it reaches at the gateway's address, see CheckHostServices.
 	HostServices []int `json:"host_services,omitempty"`
+}
+
+// maxHostServices is how many of the host's ports one VM may reach.
+const maxHostServices = 64
+
+// CheckHostServices reports why ports of the host cannot be reached at the gateway.
+func CheckHostServices(ports []int) error {
+	if len(ports) > maxHostServices {
+		return fmt.Errorf("%d host services: at most %d", len(ports), maxHostServices)
+	}
+	for i, port := range ports {
+		switch {
+		case port < 1 || port > 65535:
+			return fmt.Errorf("host service %d is no TCP port", port)
+		case port == 53:
+			return errors.New("host service 53: the gateway's own name server has that port")
+		case slices.Contains(ports[:i], port):
+			return fmt.Errorf("host service %d is named twice", port)
+		}
+	}
+	return nil
 }
 
 // Port is a VM's place on the network.
@@ -86,32 +104,10 @@ type Status struct {
 	Ports     []Port       `json:"ports"`   // by id
 }
 
-// dir is the folder of a home's network.
-type dir string
-
-func homeDir(home string) dir       { return dir(filepath.Join(home, "net")) }
-func (d dir) lock() string          { return filepath.Join(string(d), "lock") }
-func (d dir) controlSocket() string { return filepath.Join(string(d), "control.sock") }
-func (d dir) holderSocket() string  { return filepath.Join(string(d), "holder.sock") }
-func (d dir) log() string           { return filepath.Join(string(d), "log") }
-func (d dir) pastaPID() string      { return filepath.Join(string(d), "pasta.pid") }
-func (d dir) portsNote() string     { return filepath.Join(string(d), "ports.json") }
-func (d dir) dnsNote() string       { return filepath.Join(string(d), "dns-is-routed") }
-
-// socketPathMax is the longest usable path of a unix socket, sun_path without its NUL (unix(7)).
-const socketPathMax = 107
-
-func (d dir) check() error {
-	if n := len(d.controlSocket()); n > socketPathMax {
-		return fmt.Errorf("path of the network's socket has %d bytes, %d is the limit; choose a shorter home folder", n, socketPathMax)
-	}
-	return nil
-}
-
 var labelPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
-// check reports what is wrong with a port of this subnet.
-func (p Port) check(subnet netip.Prefix) error {
+// Check reports what is wrong with a port of this subnet.
+func (p Port) Check(subnet netip.Prefix) error {
 	if p.ID == "" || len(p.ID) > 128 {
 		return fmt.Errorf("port id %.140q must have 1 to 128 bytes", p.ID)
 	}
@@ -131,8 +127,8 @@ func (p Port) check(subnet netip.Prefix) error {
 	return CheckHostServices(p.HostServices)
 }
 
-// tapName derives the tap's name (IFNAMSIZ allows 15 bytes) from the address, which no two ports share.
-func (p Port) tapName() string {
+// TapName derives the tap's name (IFNAMSIZ allows 15 bytes) from the address, which no two ports share.
+func (p Port) TapName() string {
 	a := p.Address.As4()
 	return fmt.Sprintf("tap%02x%02x%02x%02x", a[0], a[1], a[2], a[3])
 }

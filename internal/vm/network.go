@@ -9,6 +9,7 @@ import (
 
 	"banger/api"
 	"banger/internal/network"
+	"banger/internal/network/uplink"
 	"banger/internal/store"
 )
 
@@ -145,7 +146,7 @@ func (m *Manager) describeNetwork(ctx context.Context, check *api.Check) error {
 	}
 	if !running {
 		check.Found = fmt.Sprintf("%s, comes up with the first machine", m.Config.Subnet)
-		return m.Network.CheckConflict(m.Config.Subnet)
+		return uplink.CheckConflict(m.Network.Dir(), m.Config.Subnet, m.Network.Rootless())
 	}
 	status, err := m.Network.Status(ctx)
 	if err != nil {
@@ -184,7 +185,7 @@ func (m *Manager) PurgeNetwork(ctx context.Context) error {
 		all := strings.Join(names, " ")
 		return api.Errorf(api.CodeConflict, "the network is in use by %s", strings.Join(names, ", ")).WithHint("stop them first: banger stop %s", all)
 	}
-	return m.Network.Purge(ctx)
+	return uplink.Purge(ctx, m.Network)
 }
 
 // networkInterval is how often the daemon looks whether the network still has a keeper.

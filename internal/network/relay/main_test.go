@@ -1,0 +1,9 @@
+package relay_test
+
+import (
+	"testing"
+
+	"banger/internal/network/nettest"
+)
+
+func TestMain(m *testing.M) { nettest.Main(m) }
