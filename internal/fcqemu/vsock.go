@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"banger/internal/accept"
 	"banger/internal/vsockmux"
 )
 
@@ -55,7 +56,7 @@ func (b *vsockBridge) close() { b.listener.Close() }
 // serve accepts until the listener closes.
 func (b *vsockBridge) serve(ctx context.Context) {
 	for {
-		conn, err := b.listener.Accept()
+		conn, err := accept.Next(ctx, b.listener, func(err error) { b.log.Error("accept: " + err.Error()) })
 		if err != nil {
 			return
 		}

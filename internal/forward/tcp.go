@@ -6,11 +6,9 @@ import (
 	"io"
 	"net"
 	"sync"
-	"time"
-)
 
-// acceptPause keeps a failing accept from taking a CPU.
-const acceptPause = 100 * time.Millisecond
+	"banger/internal/accept"
+)
 
 // chunks are the buffers of data on its way to a guest.
 var chunks = sync.Pool{New: func() any { b := make([]byte, chunkBytes); return &b }}
@@ -33,19 +31,12 @@ func (f *Forward) accept(listener net.Listener) {
 		case <-f.ctx.Done():
 			return
 		}
-		conn, err := listener.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil { // such as too many open files: it passes, and those who wait are in the backlog
-			f.log.Warn("accept", "error", err)
-			<-slots
-			select {
-			case <-time.After(acceptPause):
-				continue
-			case <-f.ctx.Done():
-				return
+		conn, err := accept.Next(f.ctx, listener, func(err error) { f.log.Warn("accept", "error", err) })
+		if err != nil {
+			if f.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+				f.log.Error("the port is served no more", "error", err)
 			}
+			return
 		}
 		f.conns.Go(func() {
 			defer func() { <-slots }()

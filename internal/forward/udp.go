@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"banger/internal/accept"
 )
 
 const (
@@ -52,14 +54,21 @@ func (f *Forward) listenUDP() error {
 
 func (p *peers) receive() {
 	buf := make([]byte, chunkBytes)
+	failing := false
 	for {
 		n, from, err := p.local.ReadFromUDPAddrPort(buf)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
-			continue // an ICMP error of a peer that went away
+			// One may be of a peer that went away, and says nothing of the socket. More in a row must not take a CPU.
+			if failing && accept.Pause(p.ctx) != nil {
+				return
+			}
+			failing = true
+			continue
 		}
+		failing = false
 		select {
 		case p.peer(from).queue <- append([]byte(nil), buf[:n]...):
 		default: // full

@@ -106,7 +106,7 @@ var layers = [][]string{
 	{"internal/artifact", "internal/download"},
 	{"internal/firecracker", "internal/guest", "internal/store", "internal/debian", "internal/oci", "internal/config"},
 	{"internal/disk", "internal/fetch", "internal/verdict"},
-	{"internal/progress", "internal/build", "internal/home", "internal/hostinfo", "internal/atomicfile", "internal/compression", "internal/unixhttp"},
+	{"internal/progress", "internal/build", "internal/home", "internal/hostinfo", "internal/atomicfile", "internal/compression", "internal/unixhttp", "internal/accept"},
 	{"api"},
 }
 

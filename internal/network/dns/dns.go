@@ -35,7 +35,7 @@ func (s *Server) Serve(ctx context.Context, packets net.PacketConn, streams net.
 	handler := &handler{server: s, forward: forwarder{path: s.ResolvConf}, limits: newLimits(), ctx: ctx}
 	udp := &dns.Server{PacketConn: packets, Handler: handler, UDPSize: dns.DefaultMsgSize, ReadTimeout: readTimeout}
 	tcp := &dns.Server{
-		Listener: newBoundedListener(streams), Handler: handler, ReadTimeout: readTimeout,
+		Listener: newBoundedListener(ctx, streams, s.Log), Handler: handler, ReadTimeout: readTimeout,
 		WriteTimeout: readTimeout, IdleTimeout: func() time.Duration { return readTimeout }, MaxTCPQueries: 64,
 	}
 	for _, server := range []*dns.Server{udp, tcp} {

@@ -1,9 +1,13 @@
 package dns
 
 import (
+	"context"
+	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
+
+	"banger/internal/accept"
 
 	"golang.org/x/time/rate"
 )
@@ -70,19 +74,26 @@ func (l *limits) forgetIdle() {
 // boundedListener closes streams of a guest that has too many.
 type boundedListener struct {
 	net.Listener
+	ctx context.Context // of Serve
+	log *slog.Logger
+
+	shortage sync.Once // logged once, for guests could fill a log
 
 	mu     sync.Mutex
 	guests map[netip.Addr]int
 }
 
-func newBoundedListener(l net.Listener) *boundedListener {
-	return &boundedListener{Listener: l, guests: map[netip.Addr]int{}}
+func newBoundedListener(ctx context.Context, l net.Listener, log *slog.Logger) *boundedListener {
+	return &boundedListener{Listener: l, ctx: ctx, log: log, guests: map[netip.Addr]int{}}
 }
 
 // Accept returns the next stream of a guest that may have one more.
 func (l *boundedListener) Accept() (net.Conn, error) {
 	for {
-		conn, err := l.Listener.Accept()
+		// What passes must not reach the library, which would try again at once.
+		conn, err := accept.Next(l.ctx, l.Listener, func(err error) {
+			l.shortage.Do(func() { l.log.ErrorContext(l.ctx, "take a guest's stream", "err", err) })
+		})
 		if err != nil {
 			return nil, err
 		}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/accept"
 	"banger/internal/network"
 	"banger/internal/network/nft"
 	"banger/internal/network/plan"
@@ -43,7 +44,7 @@ func Hold(ctx context.Context, log *slog.Logger) error {
 		holding.relay.close()
 	}()
 	for {
-		conn, err := listener.Accept()
+		conn, err := accept.Next(ctx, listener, func(err error) { log.WarnContext(ctx, "take a keeper", "err", err) })
 		if err != nil {
 			return errors.Join(ctx.Err(), err)
 		}

@@ -139,7 +139,13 @@ func (k *keeper) setUp(ctx context.Context, d network.Dir) (err error) {
 			return err
 		}
 	}
-	return k.change(func(s *plan.State) error { return nil })
+	if err := k.change(func(s *plan.State) error { return nil }); err != nil {
+		return err
+	}
+	if k.relay != nil {
+		k.relay.Start()
+	}
+	return nil
 }
 
 // startRelay has the relay carry TCP, unless the kernel cannot: then pasta does. Rules that are in force lead to the relay, and

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"banger/internal/accept"
 	"banger/internal/network"
 	"banger/internal/network/plan"
 )
@@ -24,8 +25,6 @@ const (
 	relayDialTimeout = 2 * time.Minute
 	// relayAcceptTimeout is how long a guest may take to finish the handshake that it has begun.
 	relayAcceptTimeout = 10 * time.Second
-	// relayPause follows an error of accept, such as no descriptors left.
-	relayPause = 100 * time.Millisecond
 )
 
 // relayKeepAlive finds peers in the world that are gone. The guests' own probes end at the relay.
@@ -40,12 +39,13 @@ var relayKeepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interv
 //
 // The rules let through what a VM may have; the relay looks again, and closes connections of VMs that may no more.
 type Relay struct {
-	ask, refuse *os.File
+	files       []*os.File
+	ask, refuse *os.File // the first two
 	listeners   []net.Listener
 	log         *slog.Logger
-	start       sync.Once
 	running     sync.WaitGroup
-	closed      chan struct{}
+	ctx         context.Context // ends with Close
+	cancel      context.CancelFunc
 	shortage    sync.Once // of descriptors or memory: logged once, for guests could fill a log
 
 	mu       sync.Mutex          // guards what follows
@@ -66,56 +66,57 @@ type passage struct {
 	came bool // the VM's end has
 }
 
-// New makes a relay of the files that plan.Request.Relay gives, which it takes over. It begins with the first call of serve.
-func New(files []*os.File, log *slog.Logger) (*Relay, error) {
-	if len(files) < 3 {
-		for _, file := range files {
-			file.Close()
+// New makes a relay of the files that plan.Request.Relay gives, which it takes over.
+func New(files []*os.File, log *slog.Logger) (_ *Relay, err error) {
+	r := &Relay{log: log, passages: map[*passage]bool{}, latest: map[flow]*passage{}, count: map[netip.Addr]int{}}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			r.closeFiles()
 		}
+	}()
+	r.files = files
+	if len(files) < 3 {
 		return nil, errors.New("the network is of an earlier build, which has no relay")
 	}
-	r := &Relay{
-		ask: files[0], refuse: files[1], log: log, closed: make(chan struct{}),
-		passages: map[*passage]bool{}, latest: map[flow]*passage{}, count: map[netip.Addr]int{},
-	}
+	r.ask, r.refuse = files[0], files[1]
 	for _, file := range files[2:] {
 		listener, err := net.FileListener(file)
 		if err != nil {
-			for _, file := range files {
-				file.Close()
-			}
-			for _, taken := range r.listeners {
-				taken.Close()
-			}
 			return nil, fmt.Errorf("take the relay's socket: %w", err)
 		}
-		file.Close()
 		r.listeners = append(r.listeners, listener)
 	}
 	return r, nil
 }
 
+// Start begins to take connections. First packets that came while there was no keeper wait for it, so the VMs that reach the
+// world must have been told before, or theirs would be dropped.
+func (r *Relay) Start() {
+	r.running.Go(r.readAsked)
+	for _, listener := range r.listeners {
+		r.running.Go(func() { r.accept(listener) })
+	}
+}
+
 // Close ends all of it and waits for that.
 func (r *Relay) Close() {
-	r.Serve(nil)
-	close(r.closed)
-	r.ask.Close()
-	r.refuse.Close()
-	for _, listener := range r.listeners {
-		listener.Close()
-	}
+	r.cancel()
+	r.closeFiles()
 	r.running.Wait()
 }
 
-// Serve makes the VMs that reach the world those whose ports say so. First packets that came while there was no keeper wait
-// for its first call, because they would be dropped before.
+func (r *Relay) closeFiles() {
+	for _, listener := range r.listeners {
+		listener.Close()
+	}
+	for _, file := range r.files {
+		file.Close()
+	}
+}
+
+// Serve makes the VMs that reach the world those whose ports say so, and ends the connections of others.
 func (r *Relay) Serve(ports []network.Port) {
-	defer r.start.Do(func() {
-		r.running.Go(r.readAsked)
-		for _, listener := range r.listeners {
-			r.running.Go(func() { r.accept(listener) })
-		}
-	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.allowed = map[netip.Addr]bool{}
@@ -152,7 +153,7 @@ func (r *Relay) begin(packet []byte) {
 	if !ok {
 		return
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(r.ctx)
 	p, let := r.enter(f, cancel)
 	if let {
 		_, _ = r.ask.Write(packet) // fails when the relay ends
@@ -273,17 +274,14 @@ func (r *Relay) fail(err error, first []byte) {
 // accept takes the VMs' ends.
 func (r *Relay) accept(listener net.Listener) {
 	for {
-		conn, err := listener.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
+		conn, err := accept.Next(r.ctx, listener, func(err error) {
 			r.shortage.Do(func() { r.log.Error("take a VM's connection", "err", err) })
-			select {
-			case <-time.After(relayPause): // until others have ended
-			case <-r.closed:
+		})
+		if err != nil {
+			if r.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+				r.log.Error("VMs can open no more connections", "err", err)
 			}
-			continue
+			return
 		}
 		r.admit(conn.(*net.TCPConn))
 	}

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"testing"
@@ -11,7 +12,8 @@ import (
 
 func TestRelayBounds(t *testing.T) {
 	r := &Relay{log: slog.New(slog.DiscardHandler), passages: map[*passage]bool{}, latest: map[flow]*passage{}, count: map[netip.Addr]int{}}
-	r.start.Do(func() {}) // it has no files
+	r.ctx, r.cancel = context.WithCancel(t.Context())
+	defer r.cancel()
 	vm, other, remote := netip.MustParseAddr("172.30.0.2"), netip.MustParseAddr("172.30.0.3"), netip.MustParseAddrPort("192.0.2.1:80")
 	flowOf := func(vm netip.Addr, port int) flow { return flow{netip.AddrPortFrom(vm, uint16(port)), remote} }
 	enter := func(vm netip.Addr, port int) bool {

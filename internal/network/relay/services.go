@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"banger/internal/accept"
 	"banger/internal/network"
 )
 
@@ -28,8 +29,13 @@ type Services struct {
 	open    func(at netip.AddrPort) (net.Listener, error) // a socket that listens inside
 	gateway netip.Addr
 	log     *slog.Logger
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	running sync.WaitGroup
 
-	mu        sync.Mutex // guards what follows
+	shortage sync.Once // of descriptors or memory: logged once, for guests could fill a log
+
+	mu        sync.Mutex // guards what follows; never held while a socket is opened
 	allowed   map[netip.AddrPort]bool
 	listeners map[uint16]net.Listener
 	conns     map[*net.TCPConn]netip.AddrPort // the VM's end of each, by whose address it is and which service it asked
@@ -37,14 +43,31 @@ type Services struct {
 
 // NewServices has no service yet; open opens a socket that listens inside.
 func NewServices(open func(at netip.AddrPort) (net.Listener, error), gateway netip.Addr, log *slog.Logger) *Services {
-	return &Services{
+	s := &Services{
 		open: open, gateway: gateway, log: log,
 		listeners: map[uint16]net.Listener{}, conns: map[*net.TCPConn]netip.AddrPort{},
 	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
 }
 
-// Serve makes the services those of the ports' policies. When it fails, those that it could not open are missing.
+// Serve makes the services those of the ports' policies. When it fails, those that it could not open are missing. One call
+// at a time.
 func (s *Services) Serve(ports []network.Port) error {
+	var errs []error
+	for _, port := range s.allow(ports) {
+		listener, err := s.open(netip.AddrPortFrom(s.gateway, port))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("open host service %d: %w", port, err))
+			continue
+		}
+		s.listen(listener, port)
+	}
+	return errors.Join(errs...)
+}
+
+// allow ends what the ports' policies do not have, and returns the services that have no listener yet.
+func (s *Services) allow(ports []network.Port) (missing []uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.allowed = map[netip.AddrPort]bool{}
@@ -66,37 +89,57 @@ func (s *Services) Serve(ports []network.Port) error {
 			conn.Close()
 		}
 	}
-	var errs []error
 	for port := range wanted {
-		if s.listeners[port] != nil {
-			continue
+		if s.listeners[port] == nil {
+			missing = append(missing, port)
 		}
-		listener, err := s.open(netip.AddrPortFrom(s.gateway, port))
-		if err != nil {
-			errs = append(errs, fmt.Errorf("open host service %d: %w", port, err))
-			continue
-		}
-		s.listeners[port] = listener
-		go s.accept(listener, port)
 	}
-	return errors.Join(errs...)
+	return missing
 }
 
-// Close ends all of it.
-func (s *Services) Close() { _ = s.Serve(nil) } // opens nothing, so nothing fails
+func (s *Services) listen(listener net.Listener, port uint16) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		listener.Close()
+		return
+	}
+	s.listeners[port] = listener
+	s.running.Go(func() { s.accept(listener, port) })
+}
 
+// Close ends all of it and waits for that.
+func (s *Services) Close() {
+	s.cancel()
+	s.allow(nil)
+	s.running.Wait()
+}
+
+// accept takes VMs' connections until the listener has ended. One that ended by itself is opened anew by the next Serve.
 func (s *Services) accept(listener net.Listener, port uint16) {
+	defer s.forget(listener, port)
 	for {
-		conn, err := listener.Accept()
-		if errors.Is(err, net.ErrClosed) {
+		conn, err := accept.Next(s.ctx, listener, func(err error) {
+			s.shortage.Do(func() { s.log.Error("take a VM's connection to a host service", "port", port, "err", err) })
+		})
+		if errors.Is(err, net.ErrClosed) || s.ctx.Err() != nil && err != nil {
 			return
 		}
 		if err != nil {
 			s.log.Error("a host service ended", "port", port, "err", err)
 			return
 		}
-		go s.carry(conn.(*net.TCPConn), port)
+		s.running.Go(func() { s.carry(conn.(*net.TCPConn), port) })
 	}
+}
+
+func (s *Services) forget(listener net.Listener, port uint16) {
+	s.mu.Lock()
+	if s.listeners[port] == listener { // another may have come in its place
+		delete(s.listeners, port)
+	}
+	s.mu.Unlock()
+	listener.Close()
 }
 
 // carry joins a VM's connection with one to the host's service.
@@ -106,7 +149,7 @@ func (s *Services) carry(vm *net.TCPConn, port uint16) {
 		return
 	}
 	defer s.leave(vm)
-	ctx, cancel := context.WithTimeout(context.Background(), serviceDialTimeout)
+	ctx, cancel := context.WithTimeout(s.ctx, serviceDialTimeout)
 	defer cancel()
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
