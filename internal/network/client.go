@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -21,8 +20,6 @@ import (
 )
 
 const (
-	// ReadyLine is what a keeper says to its Config.Ready when it serves.
-	ReadyLine = "ready"
 	// readyTimeout is how long a keeper may take to start; 50 ms is usual.
 	readyTimeout = 30 * time.Second
 	// requestTimeout bounds a request; it may wait for others that change the network.
@@ -37,9 +34,6 @@ const MaxMessageBytes = 4 << 20
 type Failure struct {
 	Error string `json:"error"`
 }
-
-// ReadyFD is where the keeper that Ensure starts finds the keeper's Config.Ready.
-const ReadyFD = 3
 
 // Client is the daemon's side of a home's network. It is safe for concurrent use. Other methods than Ensure fail when no
 // keeper runs.
@@ -78,7 +72,7 @@ func (c *Client) Ensure(ctx context.Context) error {
 		}
 		if !held {
 			err = c.start(ctx)
-			if err == nil || !strings.Contains(err.Error(), ErrServed.Error()) {
+			if !errors.Is(err, ErrServed) {
 				return err
 			}
 		} else if _, err := c.Status(ctx); err == nil {
@@ -138,8 +132,8 @@ func (c *Client) start(ctx context.Context) error {
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = command.Wait() }() // reaps it whenever it ends
 	defer context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })()
-	said, err := io.ReadAll(io.LimitReader(ready, 64<<10))
-	if err == nil && strings.TrimSpace(string(said)) == ReadyLine {
+	said := hearReady(ready)
+	if said == nil {
 		return nil
 	}
 	err = command.Process.Signal(syscall.SIGTERM)
@@ -150,10 +144,10 @@ func (c *Client) start(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return errors.Join(context.Cause(ctx), err)
 	}
-	if len(said) == 0 {
-		return fmt.Errorf("start network: the process died, see %s", c.d.Log())
+	if errors.Is(said, errSilent) {
+		return fmt.Errorf("start network: %w, see %s", said, c.d.Log())
 	}
-	return fmt.Errorf("start network: %s", bytes.TrimSpace(said))
+	return fmt.Errorf("start network: %w", said)
 }
 
 // Attach gives a VM its tap. It is idempotent, and changes name and policy of a port that is attached.

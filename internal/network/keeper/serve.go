@@ -33,7 +33,7 @@ type Config struct {
 	Rootless   bool         // a user namespace and pasta; else the caller is root, and the uplink a veth pair
 	ResolvConf string       // the host's, /etc/resolv.conf
 	Holder     []string     // the command that runs holder.Hold
-	Ready      *os.File     // gets the line "ready" when all runs, or the error; closed then
+	Ready      *os.File     // hears when all runs, or the error, see network.TellReady; closed then
 }
 
 // keeper is the process that Serve is.
@@ -60,7 +60,7 @@ func Serve(ctx context.Context, c Config, log *slog.Logger) error {
 	}
 	err := serve(ctx, c, log)
 	if c.Ready != nil && err != nil {
-		fmt.Fprintln(c.Ready, err) // closed when it was ready once
+		_ = network.TellReady(c.Ready, err) // closed when it was ready once
 	}
 	return err
 }
@@ -225,7 +225,7 @@ func (k *keeper) ready() {
 	if k.config.Ready == nil {
 		return
 	}
-	if _, err := fmt.Fprintln(k.config.Ready, network.ReadyLine); err != nil {
+	if err := network.TellReady(k.config.Ready, nil); err != nil {
 		k.log.Warn("nobody waits for this process", "err", err)
 	}
 	k.config.Ready.Close()
