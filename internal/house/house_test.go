@@ -99,7 +99,7 @@ var layers = [][]string{
 	{"internal/image", "internal/kernel", "internal/provision", "internal/ssh"},
 	{"internal/network/nettest"},
 	{"internal/network/keeper"},
-	{"internal/network/holder", "internal/network/relay", "internal/network/uplink", "internal/network/dns"},
+	{"internal/network/namespace", "internal/network/holder", "internal/network/relay", "internal/network/uplink", "internal/network/dns"},
 	{"internal/network/plan"},
 	{"internal/network/nft"},
 	{"internal/network"},
@@ -137,7 +137,7 @@ func TestImportsPointDown(t *testing.T) {
 
 // networkProcesses are what the network's own processes are made of.
 var networkProcesses = []string{
-	"internal/network/keeper", "internal/network/holder", "internal/network/relay", "internal/network/plan",
+	"internal/network/keeper", "internal/network/namespace", "internal/network/holder", "internal/network/relay", "internal/network/plan",
 	"internal/network/nft", "internal/network/dns", "internal/network/nettest",
 }
 

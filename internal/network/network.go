@@ -7,11 +7,13 @@
 //   - the keeper (package keeper) stays in the host's namespaces. It owns the lock, the control socket, the uplink (package
 //     uplink: pasta for an ordinary user, a veth pair for root), the relay that carries TCP beside pasta (package relay),
 //     and the DNS server (package dns), which asks the host's resolvers as the host does, also those on its loopback, and
-//     hears the guests through sockets made inside.
-//   - the holder (package holder) lives inside the network namespace (and a user namespace when rootless) and keeps it
-//     alive. It makes of links and rules what the keeper tells it (package plan, in the words of package nft), and
-//     remembers that: a keeper that died is replaced by one that finds the holder and its state again, and no VM loses its
-//     tap. DNS queries and new connections wait meanwhile, in sockets and devices that the holder keeps open.
+//     hears the guests through sockets made inside. One change at a time goes down from it to all that act on it; who
+//     only reads never waits for one.
+//   - the holder (package holder, which the keeper asks through package namespace) lives inside the network namespace (and a
+//     user namespace when rootless) and keeps it alive. It makes of links and rules what the keeper tells it (package plan,
+//     in the words of package nft), and remembers that: a keeper that died is replaced by one that finds the holder and
+//     its state again, and no VM loses its tap. DNS queries and new connections wait meanwhile, in sockets and devices
+//     that the holder keeps open.
 //
 // A holder that dies takes the keeper with it. The namespace lives on in the VMMs: the next keeper starts a holder in there,
 // with the ports that were noted, and the VMs have their taps still.

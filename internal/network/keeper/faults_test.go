@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -353,5 +354,56 @@ func TestEarlierNamespaceIsTakenOver(t *testing.T) {
 			one.Want("error", "tcp", "["+nettest.OtherAddress6+"]:7")
 			two.Want("error", "tcp", "["+nettest.InternetAddress6+"]:7")
 		})
+	}
+}
+
+// A holder that stands still keeps nobody from what he only asks for, and loses no change that waits for it.
+func TestHolderStopped(t *testing.T) {
+	if !nettest.InHost(t) {
+		return
+	}
+	h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, true)
+	nettest.Check(t, h.Ensure(t.Context()))
+	one := h.Boot(h.Port("one", 2, network.Policy{NAT: true}))
+	h.AwaitUplink(t)
+	status, err := h.Status(t.Context())
+	nettest.Check(t, err)
+	nettest.Check(t, syscall.Kill(status.HolderPID, syscall.SIGSTOP))
+	resume := sync.OnceFunc(func() { syscall.Kill(status.HolderPID, syscall.SIGCONT) })
+	defer resume()
+	changed := make(chan error, 2)
+	go func() { changed <- h.SetPolicy(t.Context(), one.Port.ID, network.Policy{}) }()
+	go func() {
+		_, err := h.Attach(t.Context(), h.Port("two", 3, network.Policy{}))
+		changed <- err
+	}()
+	began := time.Now()
+	one.Want("NOERROR 172.30.0.2", "dns", "one.vm A/udp")
+	one.Want("NOERROR 192.0.2.99", "dns", "example.org A/tcp")
+	one.Want("hello", "tcp", nettest.InternetAddress+":7")
+	status, err = h.Status(t.Context())
+	nettest.Check(t, err)
+	if len(status.Ports) != 1 || !status.Ports[0].NAT {
+		t.Errorf("status tells of ports that the holder has not made: %+v", status.Ports)
+	}
+	t.Logf("all answered within %s", time.Since(began))
+	resume()
+	nettest.Check(t, errors.Join(<-changed, <-changed))
+	one.Want("error", "tcp", nettest.InternetAddress+":7")
+	one.Want("NOERROR 172.30.0.3", "dns", "two.vm A/udp")
+}
+
+// Of two keepers that start at once one serves, and whoever started the other one is served too.
+func TestStartedTwice(t *testing.T) {
+	if !nettest.InHost(t) {
+		return
+	}
+	h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, true)
+	started := make(chan error, 4)
+	for range cap(started) {
+		go func() { started <- h.Ensure(t.Context()) }()
+	}
+	for range cap(started) {
+		nettest.Check(t, <-started)
 	}
 }

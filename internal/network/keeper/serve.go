@@ -1,5 +1,5 @@
 // Package keeper is the process that serves a home's network from the host's namespaces (see package network): it finds or
-// starts the holder, and owns the lock, the control socket, uplink, relay and DNS server.
+// starts the holder in there (package namespace), and owns the lock, the control socket, uplink, relay and DNS server.
 package keeper
 
 import (
@@ -7,20 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
-	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"banger/internal/network"
 	"banger/internal/network/dns"
+	"banger/internal/network/namespace"
 	"banger/internal/network/plan"
 	"banger/internal/network/relay"
 	"banger/internal/network/uplink"
@@ -39,15 +37,18 @@ type Config struct {
 // keeper is the process that Serve is.
 type keeper struct {
 	config   Config
-	holder   *holder
+	inside   *namespace.Namespace
 	uplink   uplink.Uplink
 	services *relay.Services
 	relay    *relay.Relay // nil when pasta carries TCP, or the uplink is a veth
 	log      *slog.Logger
 	stop     context.CancelCauseFunc
 
-	mu    sync.Mutex
-	state plan.State // what the holder was told last
+	enforcers []enforcer               // see enforce
+	writer    chan struct{}            // has room for one: whoever changes the network
+	now       atomic.Pointer[snapshot] // is replaced by the writer alone
+	remember  func([]network.Port) error
+	unsettled atomic.Bool // see settle
 }
 
 var errStopped = errors.New("stopped by request")
@@ -78,9 +79,12 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	k := &keeper{config: c, log: log, stop: stop}
+	k := &keeper{
+		config: c, log: log, stop: stop, writer: make(chan struct{}, 1),
+		remember: func(ports []network.Port) error { return remember(d, ports) },
+	}
 	if err := k.setUp(ctx, d); err != nil {
-		fresh := k.holder != nil && k.holder.found == nil
+		fresh := k.inside != nil && k.inside.Found == nil
 		return errors.Join(err, k.tearDown(fresh))
 	}
 	err := k.run(ctx, d)
@@ -113,33 +117,30 @@ func (k *keeper) setUp(ctx context.Context, d network.Dir) (err error) {
 	if err := uplink.CheckConflict(d, k.config.Subnet, k.config.Rootless); err != nil {
 		return err
 	}
-	if k.holder, err = openHolder(ctx, d, k.config.Holder, k.config.Rootless); err != nil {
+	if k.inside, err = namespace.Open(ctx, d, k.config.Holder, k.config.Rootless); err != nil {
 		return err
 	}
-	k.services = relay.NewServices(k.holder.serviceSocket, network.Gateway(k.config.Subnet), k.log)
-	k.uplink, err = uplink.Start(ctx, d, k.config.Subnet, k.config.Rootless, k.holder.pid, k.holder.ipv6, k.log)
+	k.services = relay.NewServices(k.inside.ServiceSocket, network.Gateway(k.config.Subnet), k.log)
+	k.uplink, err = uplink.Start(ctx, d, k.config.Subnet, k.config.Rootless, k.inside.PID, k.inside.IPv6, k.log)
 	if err != nil {
 		return err
 	}
-	k.state = plan.State{Subnet: k.config.Subnet, MTU: k.uplink.MTU(), Veth: !k.config.Rootless}
-	k.state.IPv6 = k.holder.ipv6 && k.state.MTU >= uplink.MinMTU6
-	k.log.InfoContext(ctx, "IPv6", "between VMs", k.state.IPv6, "uplink", k.uplink.State6())
-	if found := k.holder.found; found != nil {
-		if found.Subnet != k.config.Subnet {
-			return fmt.Errorf("take over network: it has subnet %s, not %s; stop it first", found.Subnet, k.config.Subnet)
-		}
-		k.state.Ports, k.state.Relay = found.Ports, found.Relay
-	} else if k.holder.joined {
-		if k.state.Ports, err = remembered(d); err != nil {
+	state, err := k.foundState(d)
+	if err != nil {
+		return err
+	}
+	k.log.InfoContext(ctx, "IPv6", "between VMs", state.IPv6, "uplink", k.uplink.State6())
+	if k.config.Rootless && (state.Relay || k.inside.Found == nil) {
+		if err := k.openRelay(&state); err != nil {
 			return err
 		}
 	}
-	if k.config.Rootless && (k.state.Relay || k.holder.found == nil) {
-		if err := k.startRelay(); err != nil {
-			return err
-		}
+	k.enforcers = []enforcer{k.inside.Apply, func(s plan.State) error { return k.services.Serve(s.Ports) }}
+	if k.relay != nil {
+		k.enforcers = append(k.enforcers, func(s plan.State) error { k.relay.Serve(s.Ports); return nil })
 	}
-	if err := k.change(func(s *plan.State) error { return nil }); err != nil {
+	k.now.Store(newSnapshot(state))
+	if err := k.change(ctx, unchanged); err != nil {
 		return err
 	}
 	if k.relay != nil {
@@ -148,18 +149,33 @@ func (k *keeper) setUp(ctx context.Context, d network.Dir) (err error) {
 	return nil
 }
 
-// startRelay has the relay carry TCP, unless the kernel cannot: then pasta does. Rules that are in force lead to the relay, and
+// foundState is the network's state as it was left, or a new one.
+func (k *keeper) foundState(d network.Dir) (s plan.State, err error) {
+	s = plan.State{Subnet: k.config.Subnet, MTU: k.uplink.MTU(), Veth: !k.config.Rootless}
+	s.IPv6 = k.inside.IPv6 && s.MTU >= uplink.MinMTU6
+	if found := k.inside.Found; found != nil {
+		if found.Subnet != k.config.Subnet {
+			return s, fmt.Errorf("take over network: it has subnet %s, not %s; stop it first", found.Subnet, k.config.Subnet)
+		}
+		s.Ports, s.Relay = found.Ports, found.Relay
+	} else if k.inside.Joined {
+		s.Ports, err = remembered(d)
+	}
+	return s, err
+}
+
+// openRelay has the relay carry TCP, unless the kernel cannot: then pasta does. Rules that are in force lead to the relay, and
 // it is an error that there is none.
-func (k *keeper) startRelay() error {
-	files, err := k.holder.relayFiles()
+func (k *keeper) openRelay(s *plan.State) error {
+	files, err := k.inside.RelayFiles()
 	if err == nil {
 		k.relay, err = relay.New(files, k.log)
 	}
-	if err != nil && !k.state.Relay {
+	if err != nil && !s.Relay {
 		k.log.Warn("pasta carries TCP", "err", err)
 		return nil
 	}
-	k.state.Relay = true
+	s.Relay = true
 	return err
 }
 
@@ -169,6 +185,12 @@ func (k *keeper) tearDown(all bool) error {
 	d := network.HomeDir(k.config.Home)
 	left := []string{d.ControlSocket()}
 	var errs []error
+	// A change that is under way, of a client that the server waited for in vain, ends first.
+	if end, err := k.beginWrite(context.Background()); err != nil {
+		errs = append(errs, err)
+	} else {
+		defer end()
+	}
 	if k.services != nil {
 		k.services.Close()
 	}
@@ -178,8 +200,8 @@ func (k *keeper) tearDown(all bool) error {
 	if k.uplink != nil {
 		errs = append(errs, k.uplink.Close())
 	}
-	if all && k.holder != nil {
-		errs = append(errs, k.holder.stop())
+	if all && k.inside != nil {
+		errs = append(errs, k.inside.Stop())
 		left = append(left, d.HolderSocket(), d.PortsNote())
 	}
 	for _, file := range left {
@@ -193,13 +215,9 @@ func (k *keeper) tearDown(all bool) error {
 // run serves DNS and the control socket, follows the host's addresses and watches the holder, until one of them fails or
 // ctx ends.
 func (k *keeper) run(ctx context.Context, d network.Dir) error {
-	packets, streams, err := k.holder.dnsSockets(network.Gateway(k.config.Subnet))
+	packets, streams, err := k.inside.DNSSockets(network.Gateway(k.config.Subnet))
 	if err != nil {
 		return err
-	}
-	names := &dns.Server{
-		Domain: network.Domain, Subnets: k.subnets(), Lookup: k.lookup, Reverse: k.reverse,
-		ResolvConf: k.config.ResolvConf, Log: k.log,
 	}
 	control, err := listenControl(d)
 	if err != nil {
@@ -207,7 +225,7 @@ func (k *keeper) run(ctx context.Context, d network.Dir) error {
 	}
 	server := &http.Server{Handler: k.routes(), ReadHeaderTimeout: controlTimeout, ReadTimeout: controlTimeout}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return names.Serve(ctx, packets, streams) })
+	group.Go(func() error { return k.nameServer().Serve(ctx, packets, streams) })
 	group.Go(func() error { return server.Serve(control) })
 	group.Go(func() error {
 		<-ctx.Done()
@@ -216,9 +234,19 @@ func (k *keeper) run(ctx context.Context, d network.Dir) error {
 		return errors.Join(server.Shutdown(end), ctx.Err())
 	})
 	group.Go(func() error { return k.followHostAddresses(ctx) })
-	group.Go(func() error { return k.watchHolder(ctx) })
+	group.Go(func() error { return k.settle(ctx) })
+	group.Go(func() error { return k.inside.Wait(ctx) })
 	k.ready()
 	return group.Wait()
+}
+
+// nameServer answers from what the network is at the moment of each question.
+func (k *keeper) nameServer() *dns.Server {
+	return &dns.Server{
+		Domain: network.Domain, Subnets: k.now.Load().subnets(), ResolvConf: k.config.ResolvConf, Log: k.log,
+		Lookup:  func(name string) []netip.Addr { return k.now.Load().lookup(name) },
+		Reverse: func(a netip.Addr) (string, bool) { name, ok := k.now.Load().byAddress[a]; return name, ok },
+	}
 }
 
 func (k *keeper) ready() {
@@ -229,111 +257,6 @@ func (k *keeper) ready() {
 		k.log.Warn("nobody waits for this process", "err", err)
 	}
 	k.config.Ready.Close()
-}
-
-// watchHolder returns an error when the holder has ended.
-func (k *keeper) watchHolder(ctx context.Context) error {
-	fd, err := unix.PidfdOpen(k.holder.pid, unix.PIDFD_NONBLOCK)
-	if err != nil {
-		return fmt.Errorf("watch holder: %w", err)
-	}
-	pidfd := os.NewFile(uintptr(fd), "holder")
-	defer pidfd.Close()
-	defer context.AfterFunc(ctx, func() { pidfd.Close() })()
-	raw, err := pidfd.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("watch holder: %w", err)
-	}
-	err = raw.Read(func(fd uintptr) bool {
-		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		return n > 0
-	})
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return errors.Join(errors.New("the holder of the namespace has ended"), err)
-}
-
-// change edits the state, has the holder make it so, and keeps it only when that succeeds.
-func (k *keeper) change(edit func(*plan.State) error) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	next := k.state
-	next.Ports = slices.Clone(k.state.Ports)
-	if err := edit(&next); err != nil {
-		return err
-	}
-	sortPorts(next.Ports)
-	var err error
-	if next.HostAddresses, next.HostAddresses6, err = hostAddresses(); err != nil {
-		return err
-	}
-	next.Outside6 = next.IPv6 && k.uplink.State6() == network.UplinkUp
-	if err := k.holder.apply(next); err != nil {
-		// What the holder did before it failed is put back; should that fail too, the next change will.
-		return errors.Join(err, k.holder.apply(k.state))
-	}
-	if err := k.services.Serve(next.Ports); err != nil {
-		return errors.Join(err, k.holder.apply(k.state), k.services.Serve(k.state.Ports))
-	}
-	if k.relay != nil {
-		k.relay.Serve(next.Ports)
-	}
-	k.state = next
-	return remember(network.HomeDir(k.config.Home), next.Ports)
-}
-
-// followHostAddresses keeps the rules' list of the host's addresses true. The kernel drops a subscriber to whom it has too much
-// to say at once (netlink(7), ENOBUFS): it is asked anew.
-func (k *keeper) followHostAddresses(ctx context.Context) error {
-	for {
-		if err := k.followUntilDropped(ctx); err != nil {
-			return err
-		}
-		k.log.InfoContext(ctx, "many of the host's addresses changed at once")
-	}
-}
-
-func (k *keeper) followUntilDropped(ctx context.Context) error {
-	subscribed, end := context.WithCancel(ctx)
-	defer end()
-	updates := make(chan netlink.AddrUpdate, 64)
-	if err := netlink.AddrSubscribe(updates, subscribed.Done()); err != nil {
-		return fmt.Errorf("follow the host's addresses: %w", err)
-	}
-	for open := true; open; { // first for what changed while there was no subscription
-		if err := k.change(func(*plan.State) error { return nil }); err != nil {
-			k.log.WarnContext(ctx, "the host's new addresses are not in the rules", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case _, open = <-updates:
-		}
-		for len(updates) > 0 {
-			<-updates
-		}
-	}
-	return ctx.Err()
-}
-
-// hostAddresses returns the host's addresses, IPv4 and IPv6.
-func hostAddresses() (v4, v6 []netip.Addr, err error) {
-	all, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, nil, fmt.Errorf("list the host's addresses: %w", err)
-	}
-	for _, a := range all {
-		p, err := netip.ParsePrefix(a.String())
-		switch {
-		case err != nil:
-		case p.Addr().Is4():
-			v4 = append(v4, p.Addr())
-		case !p.Addr().IsLinkLocalUnicast(): // those no VM reaches anyway
-			v6 = append(v6, p.Addr())
-		}
-	}
-	return v4, v6, nil
 }
 
 // controlTimeout bounds what a client of the control socket may take to send, and the end of the server.
