@@ -28,10 +28,15 @@ const (
 	blockBytes      = 256 << 10
 )
 
-// keep is the keeper of banger's network; its arguments are the home folder, resolv.conf and this program.
+// keep is the keeper of banger's network; its arguments are the home folder, resolv.conf, this program, and whether the network
+// is an ordinary user's.
 func keep(ctx context.Context) error {
+	rootless, err := strconv.ParseBool(os.Args[4])
+	if err != nil {
+		return err
+	}
 	return keeper.Serve(ctx, keeper.Config{
-		Home: os.Args[1], ResolvConf: os.Args[2], Subnet: network.DefaultSubnet, Rootless: true,
+		Home: os.Args[1], ResolvConf: os.Args[2], Subnet: network.DefaultSubnet, Rootless: rootless,
 		Holder: []string{"/usr/bin/env", roleVariable + "=holder", os.Args[3]}, Ready: os.NewFile(network.ReadyFD, "ready"),
 	}, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 }

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"time"
 
+	"banger/internal/network"
+
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 )
@@ -25,7 +27,8 @@ func (w *world) measureTransfers(ctx context.Context, n counts) ([]Samples, erro
 		name  string
 		start func(context.Context) (guest *peer, end func(), err error)
 	}{
-		{"gateway", w.joinGateway},
+		{"gateway", func(ctx context.Context) (*peer, func(), error) { return joinGateway(ctx, w.network) }},
+		{"gateway as root", func(ctx context.Context) (*peer, func(), error) { return joinGateway(ctx, w.asRoot) }},
 		{"pasta alone", func(ctx context.Context) (*peer, func(), error) {
 			return uplinkAlone(ctx, "pasta", "--foreground", "--quiet", "--config-net", "--no-map-gw", "--ipv4-only", "--mtu", "65520",
 				"-t", "none", "-u", "none", "-T", "none", "-U", "none")
@@ -75,16 +78,16 @@ func (s *Samples) add(took time.Duration) { s.Millis = append(s.Millis, took.Sec
 
 // joinGateway starts a guest on banger's network. A veth pair stands in for the tap, which a VMM would have to serve: the rules
 // know ports by the interface's name.
-func (w *world) joinGateway(ctx context.Context) (*peer, func(), error) {
-	if err := w.network.Ensure(ctx); err != nil {
+func joinGateway(ctx context.Context, client *network.Client) (*peer, func(), error) {
+	if err := client.Ensure(ctx); err != nil {
 		return nil, nil, err
 	}
 	p := port(0)
-	tap, err := w.network.Attach(ctx, p)
+	tap, err := client.Attach(ctx, p)
 	if err != nil {
 		return nil, nil, err
 	}
-	status, err := w.network.Status(ctx)
+	status, err := client.Status(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -94,7 +97,7 @@ func (w *world) joinGateway(ctx context.Context) (*peer, func(), error) {
 	}
 	end := func() {
 		guest.end()
-		_ = w.network.Detach(context.Background(), p.ID) // the world ends the network
+		_ = client.Detach(context.Background(), p.ID) // the world ends the network
 	}
 	if err := replaceTap(status.HolderPID, tap.Name, tap.MTU, guest.pid()); err != nil {
 		end()

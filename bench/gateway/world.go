@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -25,8 +26,9 @@ const (
 
 // world is the host of its own with the internet beside it, and banger's network in it.
 type world struct {
-	root     string // folder for files
-	network  *network.Client
+	root     string          // folder for files
+	network  *network.Client // an ordinary user's
+	asRoot   *network.Client
 	internet *peer
 }
 
@@ -63,16 +65,23 @@ func newWorld(ctx context.Context) (_ *world, err error) {
 	if err != nil {
 		return nil, err
 	}
-	home := filepath.Join(w.root, "home")
-	w.network = network.NewClient(home, true, []string{"/usr/bin/env", roleVariable + "=keeper", executable, home, w.resolvConf(), executable})
+	client := func(name string, rootless bool) *network.Client {
+		home := filepath.Join(w.root, name)
+		role := roleVariable + "=keeper"
+		return network.NewClient(home, rootless, []string{"/usr/bin/env", role, executable, home, w.resolvConf(), executable, strconv.FormatBool(rootless)})
+	}
+	w.network, w.asRoot = client("home", true), client("root", false)
 	return w, nil
 }
 
 func (w *world) resolvConf() string { return filepath.Join(w.root, "resolv.conf") }
 
 func (w *world) close() {
-	if w.network != nil {
-		if err := w.network.Stop(context.Background()); err != nil {
+	for _, client := range []*network.Client{w.network, w.asRoot} {
+		if client == nil {
+			continue
+		}
+		if err := client.Stop(context.Background()); err != nil {
 			fmt.Fprintln(os.Stderr, "stop network:", err)
 		}
 	}
