@@ -51,7 +51,8 @@ type Check struct {
 	Name   string      `json:"name"`
 	Status CheckStatus `json:"status"`
 	Found  string      `json:"found"`            // what is there
-	Repair string      `json:"repair,omitempty"` // the exact command that repairs it, or a sentence
+	Repair string      `json:"repair,omitempty"` // the exact command of the host that repairs it, or a sentence
+	Remedy *Remedy     `json:"remedy,omitempty"` // the operation that does, in its place
 }
 
 // CheckStatus says how a check came out.

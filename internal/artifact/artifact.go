@@ -30,7 +30,7 @@ type Shelf struct {
 	// malformed is disk.ErrDamaged.
 	Contents func(dir string) (id string, files []disk.File, err error)
 	// Repair says what to do about a damaged artifact.
-	Repair func(store.Artifact) string
+	Repair func(store.Artifact) api.Remedy
 }
 
 // Fill makes an artifact in dir, an empty folder, and returns its record. Name and Stamp are the shelf's to fill in.
@@ -63,7 +63,7 @@ func (s Shelf) Open(ctx context.Context, ref string) (store.Artifact, error) {
 	}
 	stamp, err := s.check(ctx, a)
 	if errors.Is(err, disk.ErrDamaged) {
-		return store.Artifact{}, api.Errorf(api.CodeUnavailable, "%s %s: %w", s.Kind, a.Name, err).WithHint("%s", s.Repair(a))
+		return store.Artifact{}, api.Errorf(api.CodeUnavailable, "%s %s: %w", s.Kind, a.Name, err).WithRemedy(s.Repair(a))
 	}
 	if err != nil || stamp == a.Stamp {
 		return a, err

@@ -5,6 +5,7 @@ package builder
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -81,7 +82,7 @@ func (b *Builder) Build(ctx context.Context, want api.BuildImage, c config.Confi
 	if err != nil {
 		fmt.Fprintf(log, "== failed: %v\n", err)
 		log.file.Close()
-		return api.Image{}, err
+		return api.Image{}, withLog(err, want)
 	}
 	fmt.Fprintf(log, "== built %s (%.12s)\n", want.Name, id)
 	if err := log.file.Close(); err != nil {
@@ -90,12 +91,27 @@ func (b *Builder) Build(ctx context.Context, want api.BuildImage, c config.Confi
 	return b.images.Inspect(ctx, id)
 }
 
+// withLog adds to the error of a build where more of it is to be seen.
+func withLog(err error, want api.BuildImage) error {
+	e, ok := errors.AsType[*api.Error](err)
+	if !ok {
+		return err
+	}
+	e.WithRemedy(api.OpBuildLog.Remedy(api.BuildLog{Image: want.Name}, "the whole log is kept"))
+	if !want.KeepOnFailure {
+		again := api.BuildImage{Name: want.Name, KeepOnFailure: true}
+		e.WithRemedy(api.OpBuildImage.Remedy(again, "keep the machine the next time, to look around in it"))
+	}
+	return err
+}
+
 // begin makes this the one build of the name.
 func (b *Builder) begin(name string) (end func(), err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.running[name] {
-		return nil, api.Errorf(api.CodeConflict, "image %s is being built already", name).WithHint("watch it: banger image logs -f %s", name)
+		return nil, api.Errorf(api.CodeConflict, "image %s is being built already", name).
+			WithRemedy(api.OpBuildLog.Remedy(api.BuildLog{Image: name, Follow: true}, "watch it"))
 	}
 	b.running[name] = true
 	return func() {

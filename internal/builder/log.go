@@ -75,7 +75,8 @@ func (l *buildLog) Write(p []byte) (int, error) {
 func (b *Builder) Log(ctx context.Context, name string, follow bool, to io.Writer, flush func() error) error {
 	log, err := os.Open(b.logPath(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return api.Errorf(api.CodeNotFound, "no image %s was built here", name).WithHint("see what there is: banger image ls")
+		return api.Errorf(api.CodeNotFound, "no image %s was built here", name).
+			WithRemedy(api.OpImages.Remedy(api.None{}, "see what there is"))
 	}
 	if err != nil {
 		return fmt.Errorf("open build log: %w", err)

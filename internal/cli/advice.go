@@ -11,16 +11,21 @@ import (
 func advice(e *api.Error) []string {
 	var lines []string
 	for _, r := range e.Remedies {
-		line := r.Text
-		if command := commandOf(r); command != "" {
-			line = fmt.Sprintf("%s: %s", r.Text, command)
-		}
-		lines = append(lines, line)
+		lines = append(lines, remedyWords(r))
 	}
 	if e.Hint != "" {
 		lines = append(lines, e.Hint)
 	}
 	return lines
+}
+
+// remedyWords shows a remedy as what it does and the command for it.
+func remedyWords(r api.Remedy) string {
+	command := commandOf(r)
+	if command == "" {
+		return r.Text
+	}
+	return fmt.Sprintf("%s: %s", r.Text, command)
 }
 
 // commandOf returns the command line of an operation that remedies name, or "" for one that has none.
@@ -56,6 +61,12 @@ var commandLines = []func(api.Remedy) (string, bool){
 	line(api.OpBuildLog, func(in api.BuildLog) string { return "image logs " + flag(in.Follow, "-f ") + in.Image }),
 	line(api.OpKernels, func(api.None) string { return "kernel ls" }),
 	line(api.OpPullKernel, func(in api.PullKernel) string { return "kernel pull " + in.Source }),
+	line(api.OpImportKernel, func(in api.ImportKernel) string { return "kernel import" + suffix(" ", in.Name) }),
+	line(api.OpRegisterImage, func(in api.RegisterImage) string { return "image register " + in.Name + " --rootfs " + in.Rootfs }),
+	line(api.OpRemoveImage, func(in api.ImageRef) string { return "image rm " + in.Image }),
+	line(api.OpBuildImage, func(in api.BuildImage) string {
+		return "image build" + flag(in.KeepOnFailure, " --keep-on-failure") + suffix(" ", in.Name)
+	}),
 	line(api.OpStopDaemon, func(api.StopDaemon) string { return "daemon stop" }),
 	line(api.OpStatus, func(api.None) string { return "config show" }), // which has the settings
 }

@@ -43,8 +43,12 @@ func (a *app) printChecks(checks []api.Check) error {
 		if _, err := fmt.Fprintf(a.Stdout, "%s %-16s %s\n", marks[check.Status], check.Name, check.Found); err != nil {
 			return err
 		}
-		if check.Repair != "" {
-			if _, err := fmt.Fprintf(a.Stdout, "  %-16s repair: %s\n", "", check.Repair); err != nil {
+		repair := check.Repair
+		if check.Remedy != nil {
+			repair = remedyWords(*check.Remedy)
+		}
+		if repair != "" {
+			if _, err := fmt.Fprintf(a.Stdout, "  %-16s repair: %s\n", "", repair); err != nil {
 				return err
 			}
 		}

@@ -127,7 +127,7 @@ func Load(getenv func(string) string) (Config, []api.Setting, error) {
 		shown = append(shown, api.Setting{Key: s.key, Value: value, Origin: origin})
 	}
 	for key := range inFile {
-		return Config{}, nil, api.Errorf(api.CodeInvalid, "unknown setting %q in %s", key, path).WithHint("see the known ones: banger config show")
+		return Config{}, nil, api.Errorf(api.CodeInvalid, "unknown setting %q in %s", key, path).WithRemedy(api.OpStatus.Remedy(api.None{}, "see the known ones"))
 	}
 	return c, shown, nil
 }

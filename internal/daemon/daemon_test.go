@@ -100,7 +100,7 @@ func TestRun(t *testing.T) {
 		"Exec": second(r.client.Exec(t.Context(), api.Exec{VM: "web", Argv: []string{"true"}})), "WaitVM": second(r.client.WaitVM(t.Context(), api.WaitVM{VM: "web", For: api.WaitRunning})),
 		"LeaseVM": r.client.LeaseVM(t.Context(), "web"), "RemoveImage": r.client.RemoveImage(t.Context(), "x"), "RemoveKernel": r.client.RemoveKernel(t.Context(), "x"),
 	} {
-		if e, ok := errors.AsType[*api.Error](err); !ok || e.Code != api.CodeNotFound || e.Hint == "" {
+		if e, ok := errors.AsType[*api.Error](err); !ok || e.Code != api.CodeNotFound || (e.Hint == "" && len(e.Remedies) == 0) {
 			t.Errorf("%s of nothing = %v, want not found with a hint", name, err)
 		}
 	}
@@ -123,7 +123,7 @@ func TestTwoDaemons(t *testing.T) {
 	dir := home.Dir(shortDir(t))
 	first := start(t, dir)
 	err := Run(t.Context(), Options{Config: first.config, Log: slog.New(slog.DiscardHandler)})
-	if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeConflict || !strings.Contains(e.Message, "another daemon (pid ") || e.Hint == "" {
+	if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeConflict || !strings.Contains(e.Message, "another daemon (pid ") || (e.Hint == "" && len(e.Remedies) == 0) {
 		t.Errorf("the second daemon = %v, want conflict with the first one's pid and a hint", err)
 	}
 	if _, err := first.client.Status(t.Context()); err != nil {

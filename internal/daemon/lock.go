@@ -50,7 +50,7 @@ func lockHome(ctx context.Context, dir home.Dir) (unlock func(), err error) {
 		n, _ := file.ReadAt(pid, 0)
 		file.Close()
 		return nil, api.Errorf(api.CodeConflict, "another daemon (pid %s) serves %s", strings.TrimSpace(string(pid[:n])), dir).
-			WithHint("end it: banger daemon stop")
+			WithRemedy(api.OpStopDaemon.Remedy(api.StopDaemon{}, "end it"))
 	}
 	if err := errors.Join(file.Truncate(0), writePID(file)); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock home folder: %w", err), file.Close())

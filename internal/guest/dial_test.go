@@ -114,8 +114,8 @@ func TestWaitReady(t *testing.T) {
 // Another protocol ends the waiting at once, whatever else the agent answers.
 func TestProtocolError(t *testing.T) {
 	for header, want := range map[string]string{
-		"2": "the VM runs an agent of protocol 2, this banger speaks 1: restart the VM",
-		"":  "the VM runs an agent of an unknown protocol, this banger speaks 1: restart the VM",
+		"2": "the machine runs an agent of protocol 2, this banger speaks 1: restart the machine",
+		"":  "the machine runs an agent of an unknown protocol, this banger speaks 1: restart the machine",
 	} {
 		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if header != "" {

@@ -29,7 +29,7 @@ func (e *ProtocolError) Error() string {
 	if e.Agent != 0 {
 		agent = fmt.Sprintf("protocol %d", e.Agent)
 	}
-	return fmt.Sprintf("the VM runs an agent of %s, this banger speaks %d: restart the VM", agent, e.Banger)
+	return fmt.Sprintf("the machine runs an agent of %s, this banger speaks %d: restart the machine", agent, e.Banger)
 }
 
 // checkProtocol judges the number in a response's header.

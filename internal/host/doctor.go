@@ -98,12 +98,15 @@ func checkVMM(ctx context.Context, c config.Config, tools Tools, vmlinux string)
 	check := api.Check{Name: "vmm", Status: api.CheckOK}
 	if vmlinux == "" {
 		check.Found = "not tried yet: there is no kernel to boot"
-		check.Repair = "banger kernel pull"
+		remedy := api.OpPullKernel.Remedy(api.PullKernel{Source: c.Kernel}, "fetch one")
+		check.Remedy = &remedy
 		return check
 	}
 	vmm, err := PickVMM(ctx, c, tools, vmlinux)
 	if err != nil {
-		check.Status, check.Found, check.Repair = api.CheckFailed, err.Error(), "banger config show   # and change the setting vmm"
+		check.Status, check.Found = api.CheckFailed, err.Error()
+		remedy := api.OpStatus.Remedy(api.None{}, "change the setting vmm")
+		check.Remedy = &remedy
 		return check
 	}
 	check.Found = vmm.Binary + ": " + vmm.Why

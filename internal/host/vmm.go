@@ -38,7 +38,8 @@ func PickVMM(ctx context.Context, c config.Config, tools Tools, vmlinux string) 
 			binary, err = tools.QEMU, nil
 		}
 		if err != nil {
-			return VMM{}, api.Errorf(api.CodeUnavailable, "find configured VMM: %w", err).WithHint("change the setting vmm, see: banger config show")
+			return VMM{}, api.Errorf(api.CodeUnavailable, "find configured VMM: %w", err).
+				WithRemedy(api.OpStatus.Remedy(api.None{}, "change the setting vmm"))
 		}
 		return VMM{binary, "configured"}, nil
 	}

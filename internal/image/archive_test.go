@@ -301,7 +301,7 @@ func TestRegisterAndPromote(t *testing.T) {
 	poke(20 << 20)
 	for _, err := range []error{c.Verify(t.Context(), image.ID), func() error { _, err := c.Promote(t.Context(), "mine"); return err }()} {
 		e, ok := errors.AsType[*api.Error](err)
-		if !ok || e.Code != api.CodeUnavailable || !strings.Contains(e.Hint, path+" has changed") {
+		if !ok || e.Code != api.CodeUnavailable || len(e.Remedies) != 1 || !strings.Contains(e.Remedies[0].Text, path+" has changed") {
 			t.Errorf("a changed file: %#v", err)
 		}
 	}

@@ -66,7 +66,8 @@ func (c *Catalog) Ensure(ctx context.Context, ref string) (store.Image, error) {
 	case err != nil:
 		return store.Image{}, err
 	case source.isFile():
-		return store.Image{}, api.Errorf(api.CodeUnsupported, "image %s: a file is made an image first", ref).WithHint("banger image pull %s --name NAME", ref)
+		return store.Image{}, api.Errorf(api.CodeUnsupported, "image %s: a file is made an image first", ref).
+			WithRemedy(api.OpPullImage.Remedy(api.PullImage{Source: ref}, "make it one"))
 	case source.isDistribution():
 		return c.shelf().Ensure(ctx, ref, sealed(ref, func(ctx context.Context, dir string) (Manifest, error) { return c.bootstrap(ctx, source, dir) }))
 	}
@@ -92,11 +93,12 @@ func (c *Catalog) Make(ctx context.Context, name string, make func(ctx context.C
 }
 
 // repair says what to do about an image whose file is not what it was.
-func (c *Catalog) repair(r store.Artifact) string {
+func (c *Catalog) repair(r store.Artifact) api.Remedy {
 	if m, err := load(c.Dir(r.ID)); err == nil && m.InPlace != "" {
-		return fmt.Sprintf("%s has changed or is gone since it was registered: put it back, or register it again: banger image register %s --rootfs %s", m.InPlace, r.Name, m.InPlace)
+		return api.OpRegisterImage.Remedy(api.RegisterImage{Name: r.Name, Rootfs: m.InPlace},
+			"%s has changed or is gone since it was registered: put it back, or register it again", m.InPlace)
 	}
-	return "remove it with its VMs (banger inspect shows which) and make it again: banger image rm " + r.Name
+	return api.OpRemoveImage.Remedy(api.ImageRef{Image: r.Name}, "remove it with its machines and make it again")
 }
 
 // RootfsPath returns where the root filesystem of an image lies in its folder.

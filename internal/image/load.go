@@ -99,7 +99,7 @@ func badArchive(ctx context.Context, err error) error {
 	if _, coded := errors.AsType[*api.Error](err); coded {
 		return err
 	}
-	return api.Errorf(api.CodeInvalid, "load image: %w", err).WithHint("it takes a file that `banger image save` wrote, whole and unchanged")
+	return api.Errorf(api.CodeInvalid, "load image: %w", err).WithHint("it takes an archive that an image was saved to, whole and unchanged")
 }
 
 // readContents reads and checks the archive's first file.

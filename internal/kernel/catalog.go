@@ -34,7 +34,9 @@ func (c *Catalog) shelf() artifact.Shelf {
 			b, err := Load(dir)
 			return b.ID(), b.Files, err
 		},
-		Repair: func(r store.Artifact) string { return "fetch or import it again: banger kernel pull " + r.Name },
+		Repair: func(r store.Artifact) api.Remedy {
+			return api.OpPullKernel.Remedy(api.PullKernel{Source: r.Name}, "fetch or import it again")
+		},
 	}
 }
 

@@ -62,7 +62,8 @@ func (x moduleIndex) plan(wanted, ifAny, later []string) ([]module, error) {
 	addAll := func(names []string) error {
 		for _, name := range names {
 			if x.files[name] == "" && !x.builtin[name] {
-				return api.Errorf(api.CodeUnsupported, "kernel has no module %s", name).WithHint("use another kernel: banger kernel pull debian:trixie")
+				return api.Errorf(api.CodeUnsupported, "kernel has no module %s", name).
+					WithRemedy(api.OpPullKernel.Remedy(api.PullKernel{Source: "debian:trixie"}, "use another kernel"))
 			}
 			add(name)
 		}

@@ -39,7 +39,9 @@ var releasePattern = regexp.MustCompile(`^[0-9][0-9A-Za-z.+~_-]{0,100}$`)
 func suiteOf(source string) (string, error) {
 	suite, ok := strings.CutPrefix(source, sourcePrefix)
 	if !ok {
-		return "", api.Errorf(api.CodeInvalid, "unknown kernel source %q", source).WithHint("sources are debian:SUITE, for example debian:trixie, and URLs with --sha256; files are imported: banger kernel import")
+		return "", api.Errorf(api.CodeInvalid, "unknown kernel source %q", source).
+			WithHint("sources are debian:SUITE, for example debian:trixie, and URLs with their sha256").
+			WithRemedy(api.OpImportKernel.Remedy(api.ImportKernel{}, "files are imported"))
 	}
 	return suite, debian.CheckSuite(suite)
 }
@@ -101,7 +103,8 @@ func fetchKernel(ctx context.Context, archive debian.Archive, meta string) (pkg 
 func kernelOf(packages map[string]debian.Package, meta string) (debian.Package, error) {
 	pkg, ok := packages[meta]
 	if !ok {
-		return debian.Package{}, api.Errorf(api.CodeNotFound, "archive has no package %s", meta).WithHint("see the setting sources.kernel_package: banger config show")
+		return debian.Package{}, api.Errorf(api.CodeNotFound, "archive has no package %s", meta).
+			WithRemedy(api.OpStatus.Remedy(api.None{}, "see the setting sources.kernel_package"))
 	}
 	for _, name := range pkg.Depends {
 		if kernel, ok := packages[name]; ok {

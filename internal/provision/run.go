@@ -84,9 +84,9 @@ func (s step) failed(exit guest.Exit, last string) error {
 	}
 	e := api.Errorf(api.CodeUnavailable, "step %s: exit status %d:\n%s", s.name, exit.Code, last)
 	if len(s.sources) > 0 {
-		return e.WithHint("where it takes things from is set by %s (see: banger config show); --keep-on-failure keeps the machine to look around in", strings.Join(s.sources, ", "))
+		e = e.WithRemedy(api.OpStatus.Remedy(api.None{}, "where it takes things from is set by %s", strings.Join(s.sources, ", ")))
 	}
-	return e.WithHint("the whole log is kept: banger image logs NAME; --keep-on-failure keeps the machine to look around in")
+	return e
 }
 
 // execute runs a command in the guest and returns how it ended.

@@ -71,12 +71,12 @@ func TestRun(t *testing.T) {
 func TestRunErr(t *testing.T) {
 	many := "i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); done; printf 'the \\033[31mlast\\033[0m one'; exit 7"
 	tests := []struct {
-		name          string
-		step          step
-		message, hint string
-		notInMessage  string
+		name            string
+		step            step
+		message, remedy string
+		notInMessage    string
 	}{
-		{"LastLines", shell("script x", many), "step script x: exit status 7:\n  line 19\n", "banger image logs NAME", "line 18"},
+		{"LastLines", shell("script x", many), "step script x: exit status 7:\n  line 19\n", "", "line 18"},
 		{"NoControl", shell("script x", many), "  the [31mlast[0m one", "", "\x1b"},
 		{"Sources", shell("tmux", "exit 128", "sources.tmux_tpm", "sources.x"), "step tmux: exit status 128", "is set by sources.tmux_tpm, sources.x", ""},
 		{"NotFound", step{name: "x", argv: []string{"/no/such/script"}}, "step x: exit status 127:\n/no/such/script: no such file", "", ""},
@@ -86,7 +86,7 @@ func TestRunErr(t *testing.T) {
 			var log bytes.Buffer
 			err := Plan{steps: []step{tt.step, shell("never", "true")}}.Run(t.Context(), startAgent(t), &log)
 			e, ok := errors.AsType[*api.Error](err)
-			if !ok || !strings.Contains(e.Message, tt.message) || !strings.Contains(e.Hint, tt.hint) {
+			if !ok || !strings.Contains(e.Message, tt.message) || tt.remedy != "" && (len(e.Remedies) != 1 || !strings.Contains(e.Remedies[0].Text, tt.remedy)) {
 				t.Fatalf("error %#v", err)
 			}
 			if tt.notInMessage != "" && strings.Contains(e.Message, tt.notInMessage) {

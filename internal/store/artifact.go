@@ -129,7 +129,7 @@ func (s *Store) DeleteArtifact(ctx context.Context, k *Kind, id string) error {
 		if err != nil {
 			return err
 		}
-		return api.Errorf(api.CodeConflict, "%s is in use by %s", k, listed(names)).WithHint("%s", k.remedy)
+		return api.Errorf(api.CodeConflict, "%s is in use by %s", k, listed(names)).WithHint("%s", k.hint)
 	}
 	if err != nil {
 		return fmt.Errorf("delete record of %s %s: %w", k, id, err)
@@ -190,7 +190,7 @@ func resolve[T any](ctx context.Context, db *sql.DB, columns, named string, what
 }
 
 func notFound(what entity, ref string) error {
-	return api.Errorf(api.CodeNotFound, "no %s named %q", what.name, ref).WithHint("see what there is: %s", what.list)
+	return api.Errorf(api.CodeNotFound, "no %s named %q", what.name, ref).WithRemedy(what.list)
 }
 
 // isIDPrefix reports whether ref can be the beginning of an id: 4 to 64 lower-case hex digits.

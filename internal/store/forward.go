@@ -43,5 +43,6 @@ func insertForward(ctx context.Context, tx *sql.Tx, id string, f api.Forward) er
 		return err
 	}
 	return api.Errorf(api.CodeConflict, "%s port %s of this host is %w, to VM %s", f.Protocol, f.Listen(), errForwardTaken, owner).
-		WithHint("choose another one, or end it: banger forward rm %s %d", owner, f.HostPort)
+		WithRemedy(api.OpRemoveForward.Remedy(
+			api.RemoveForward{VM: owner, Protocol: f.Protocol, Host: f.Host, HostPort: f.HostPort}, "choose another one, or end it"))
 }

@@ -1,11 +1,15 @@
 package store
 
-import "strings"
+import (
+	"strings"
+
+	"banger/api"
+)
 
 // entity is what records are about, as errors call it.
 type entity struct {
 	name string
-	list string // the command that lists them
+	list api.Remedy // lists them
 }
 
 // Kind is a sort of artifact: where its records are, and what is peculiar to them. Another kind is
@@ -18,21 +22,21 @@ type Kind struct {
 	own   string                  // the column that no other kind has
 	ownAt func(*Artifact) *string // where it stands in a record
 
-	users  []string // statements that give the names of what uses the artifact with the id ?1
-	remedy string   // for one that is in use
+	users []string // statements that give the names of what uses the artifact with the id ?1
+	hint  string   // for one that is in use
 }
 
 // All kinds.
 var (
 	KindImage = &Kind{
-		entity: entity{"image", "banger image ls"},
+		entity: entity{"image", api.OpImages.Remedy(api.None{}, "see what there is")},
 		own:    "kernel_id",
 		ownAt:  func(a *Artifact) *string { return &a.KernelID },
 		users:  []string{`SELECT name FROM vms WHERE image_id = ?1 ORDER BY name`},
-		remedy: "remove those VMs first: banger rm NAME",
+		hint:   "remove those machines first",
 	}
 	KindKernel = &Kind{
-		entity: entity{"kernel", "banger kernel ls"},
+		entity: entity{"kernel", api.OpKernels.Remedy(api.None{}, "see what there is")},
 		own:    "release",
 		ownAt:  func(a *Artifact) *string { return &a.Release },
 		users: []string{
@@ -40,7 +44,7 @@ var (
 			`SELECT 'image ' || COALESCE((SELECT name FROM image_names WHERE image_id = images.id ORDER BY rowid LIMIT 1), id)
 				FROM images WHERE kernel_id = ?1 ORDER BY 1`,
 		},
-		remedy: "remove those first: banger rm NAME, banger image rm NAME",
+		hint: "remove those first",
 	}
 )
 

@@ -46,7 +46,7 @@ type VM struct {
 	KernelName string // likewise
 }
 
-var vmEntity = entity{"VM", "banger ls"}
+var vmEntity = entity{"machine", api.OpVMs.Remedy(api.None{}, "see what there is")}
 
 // columnsOf are those of a VM's record, which they point into.
 func columnsOf(v *VM) columns {
@@ -116,7 +116,8 @@ func (s *Store) InsertVM(ctx context.Context, v *VM, lease func(taken map[netip.
 	case errors.Is(err, errForwardTaken):
 		return err
 	case isConstraint(err, uniqueViolation):
-		return api.Errorf(api.CodeConflict, "a VM named %q exists already", v.Name).WithHint("choose another name, or remove it: banger rm %s", v.Name)
+		return api.Errorf(api.CodeConflict, "a VM named %q exists already", v.Name).
+			WithRemedy(api.OpRemoveVM.Remedy(api.RemoveVM{VM: v.Name}, "choose another name, or remove it"))
 	case isConstraint(err, foreignKeyViolation):
 		return api.Errorf(api.CodeConflict, "the image or kernel of VM %q was removed meanwhile", v.Name).WithHint("try again")
 	case err != nil:

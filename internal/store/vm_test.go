@@ -210,7 +210,7 @@ func TestVMLookup(t *testing.T) {
 			if got.ID != tt.want || (wantCode == "") != (err == nil) || err != nil && api.CodeOf(err) != wantCode {
 				t.Errorf("VM(%q) = %q, %v; want %q, %q", tt.ref, got.ID, err, tt.want, wantCode)
 			}
-			if e, ok := errors.AsType[*api.Error](err); ok && e.Hint == "" {
+			if e, ok := errors.AsType[*api.Error](err); ok && e.Hint == "" && len(e.Remedies) == 0 {
 				t.Errorf("VM(%q) = %v without a hint", tt.ref, err)
 			}
 		})
