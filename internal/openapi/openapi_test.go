@@ -38,6 +38,9 @@ func TestDocumentIsWhole(t *testing.T) {
 			t.Errorf("%s has no description", name)
 		}
 	}
+	if bytes.Contains(api.OpenAPI, []byte(`"type": []`)) {
+		t.Error("a schema allows no type at all")
+	}
 	for _, part := range strings.Split(string(api.OpenAPI), `"$ref": "`)[1:] {
 		ref, _, _ := strings.Cut(part, `"`)
 		if name, ok := strings.CutPrefix(ref, inComponents); !ok || d.Components.Schemas[name] == nil {

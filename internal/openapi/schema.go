@@ -125,7 +125,10 @@ func (b *shapes) event(result reflect.Type) (*jsonschema.Schema, error) {
 // daemon adds is no error.
 func neverNull(s *jsonschema.Schema) {
 	s.Types = slices.DeleteFunc(s.Types, func(t string) bool { return t == "null" })
-	if len(s.Types) == 1 {
+	switch len(s.Types) {
+	case 0: // of a pointer to a type of package api, whose reference says the type
+		s.Types = nil
+	case 1:
 		s.Type, s.Types = s.Types[0], nil
 	}
 	if s.AdditionalProperties != nil && s.AdditionalProperties.Not != nil {
