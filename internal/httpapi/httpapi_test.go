@@ -12,9 +12,13 @@ import (
 
 	"banger/api"
 	"banger/internal/control"
+	"banger/internal/vmtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	vmtest.Main()
+	goleak.VerifyTestMain(m)
+}
 
 // newServer binds the operations of a Control that has nothing below it.
 func newServer(t *testing.T) *Server {
