@@ -58,6 +58,8 @@ const (
 	ofRequest scope = iota
 	// ofBuild is sent with image builds alone.
 	ofBuild
+	// ofClient says which daemon a client asks, so no daemon can have another one: not even by another path to the folder.
+	ofClient
 	// ofHome counts for all clients of a home folder: its daemon reads it when it starts, and keeps it.
 	ofHome
 )
@@ -71,7 +73,7 @@ type setting struct {
 
 // settings is the whole list: `config show`, the file and the environment all go through it.
 var settings = []setting{
-	{ofHome, "home", "BANGER_HOME", "", func(c *Config, v string) error { return setHome(c, v) }},
+	{ofClient, "home", "BANGER_HOME", "", func(c *Config, v string) error { return setHome(c, v) }},
 	{ofRequest, "image", "BANGER_IMAGE", "debian:trixie", func(c *Config, v string) error { return setText(&c.Image, v) }},
 	{ofRequest, "kernel", "BANGER_KERNEL", "debian:trixie", func(c *Config, v string) error { return setText(&c.Kernel, v) }},
 	{ofRequest, "cpus", "BANGER_CPUS", "2", func(c *Config, v string) error { return setCount(&c.CPUs, v) }},
