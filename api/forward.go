@@ -59,15 +59,26 @@ type Port struct {
 	Reach []string `json:"reach,omitempty"`
 }
 
+// WithDefaults returns the forward with what was left out: tcp, and the host's loopback alone.
+func (f Forward) WithDefaults() Forward {
+	if f.Protocol == "" {
+		f.Protocol = TCP
+	}
+	if !f.Host.IsValid() {
+		f.Host = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	return f
+}
+
 // ParseForward reads [ADDR:]HOST:GUEST[/udp], or a single port that is the same on both sides. An IPv6 ADDR stands in
 // brackets. HOST 0 asks for any free port.
 func ParseForward(text string) (Forward, error) {
 	bad := Errorf(CodeInvalid, "%q is no forward", text).WithHint("write it as [ADDR:]HOST:GUEST[/udp], for example 8080:80")
-	f := Forward{Protocol: TCP, Host: netip.AddrFrom4([4]byte{127, 0, 0, 1})}
 	rest, protocol, given := strings.Cut(text, "/")
-	if f.Protocol = Protocol(protocol); !given {
-		f.Protocol = TCP
+	if given && protocol == "" {
+		return Forward{}, bad
 	}
+	f := Forward{Protocol: Protocol(protocol)}.WithDefaults()
 	if f.Protocol != TCP && f.Protocol != UDP {
 		return Forward{}, bad
 	}

@@ -58,3 +58,18 @@ func FuzzParseForward(f *testing.F) {
 		}
 	})
 }
+
+// What a client leaves out is given in one place, whichever way the forward comes.
+func TestForwardDefaults(t *testing.T) {
+	loopback := netip.MustParseAddr("127.0.0.1")
+	for _, row := range []struct{ given, want Forward }{
+		{Forward{}, Forward{Protocol: TCP, Host: loopback}},
+		{Forward{GuestPort: 80, Error: "x"}, Forward{TCP, loopback, 0, 80, "x"}},
+		{Forward{UDP, netip.IPv6Loopback(), 1, 2, ""}, Forward{UDP, netip.IPv6Loopback(), 1, 2, ""}},
+		{Forward{Protocol: "icmp"}, Forward{Protocol: "icmp", Host: loopback}},
+	} {
+		if got := row.given.WithDefaults(); got != row.want {
+			t.Errorf("%+v.WithDefaults() = %+v, want %+v", row.given, got, row.want)
+		}
+	}
+}

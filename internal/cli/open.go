@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -118,13 +117,12 @@ func (a *app) serviceOf(ctx context.Context, vm api.VM, name []string) (api.Imag
 
 // forwardTo returns the forward to a service that is there already, or adds one, at the service's own port if that is free.
 func (a *app) forwardTo(ctx context.Context, vm api.VM, service api.ImageService) (api.Forward, error) {
-	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	for _, f := range vm.Forwards {
-		if f.Protocol == api.TCP && int(f.GuestPort) == service.Port && f.Host == loopback && f.Error == "" {
-			return f, nil
+	f := api.Forward{HostPort: uint16(service.Port), GuestPort: uint16(service.Port)}.WithDefaults()
+	for _, have := range vm.Forwards {
+		if have.Protocol == f.Protocol && have.GuestPort == f.GuestPort && have.Host == f.Host && have.Error == "" {
+			return have, nil
 		}
 	}
-	f := api.Forward{Protocol: api.TCP, Host: loopback, HostPort: uint16(service.Port), GuestPort: uint16(service.Port)}
 	added, err := a.client.AddForward(ctx, addForward(vm.ID, f))
 	if api.CodeOf(err) == api.CodeConflict {
 		f.HostPort = 0 // another machine's, or a program's; any free one

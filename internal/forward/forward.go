@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -62,6 +63,27 @@ func Listen(f api.Forward, dial Dial, log *slog.Logger) (*Forward, error) {
 		return nil, explain(f, err)
 	}
 	return open, nil
+}
+
+// FreePort returns a port of the host that nobody has now; who means to serve it later may find it taken.
+func FreePort(f api.Forward) (uint16, error) {
+	f.HostPort = 0
+	var bound net.Addr
+	var held io.Closer
+	if f.Protocol == api.UDP {
+		conn, err := new(net.ListenConfig).ListenPacket(context.Background(), "udp", f.Listen())
+		if err != nil {
+			return 0, explain(f, err)
+		}
+		bound, held = conn.LocalAddr(), conn
+	} else {
+		listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", f.Listen())
+		if err != nil {
+			return 0, explain(f, err)
+		}
+		bound, held = listener.Addr(), listener
+	}
+	return chosenPort(bound), held.Close()
 }
 
 // StopListening gives the host's port back; connections that stand go on until Close.

@@ -295,6 +295,28 @@ func TestListen(t *testing.T) {
 	f.Wait()
 }
 
+// A port that is looked for is nobody's when it is found: nothing accepts meanwhile what another one sends there.
+func TestFreePort(t *testing.T) {
+	for _, protocol := range []api.Protocol{api.TCP, api.UDP} {
+		f := api.Forward{Protocol: protocol, GuestPort: 1}.WithDefaults()
+		port, err := forward.FreePort(f)
+		if port == 0 || err != nil {
+			t.Fatalf("%s: FreePort = %d, %v", protocol, port, err)
+		}
+		f.HostPort = port
+		open, err := forward.Listen(f, nil, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Errorf("%s: the port is not free: %v", protocol, err)
+			continue
+		}
+		open.Close()
+		f.Host = netip.MustParseAddr("192.0.2.1")
+		if _, err := forward.FreePort(f); api.CodeOf(err) != api.CodeInvalid {
+			t.Errorf("%s: FreePort at another host's address: %v", protocol, err)
+		}
+	}
+}
+
 func TestUDP(t *testing.T) {
 	service, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
