@@ -201,9 +201,13 @@ func (s *Store) SetStopped(ctx context.Context, id, reason string, at time.Time)
 		api.StateStopped, reason, toMillis(at))
 }
 
-// SetNAT records whether the VM reaches the world beyond the other VMs.
-func (s *Store) SetNAT(ctx context.Context, id string, nat bool) error {
-	return s.updateVM(ctx, id, `nat = ?`, nat)
+// SetPolicy records what the VM may reach: the world beyond the other VMs, and which of the host's ports.
+func (s *Store) SetPolicy(ctx context.Context, id string, nat bool, hostServices []int) error {
+	services, err := json.Marshal(hostServices)
+	if err != nil {
+		return err
+	}
+	return s.updateVM(ctx, id, `nat = ?, host_services = ?`, nat, string(services))
 }
 
 // SetHostKey records the ssh host key that the VM is known by.
@@ -214,15 +218,6 @@ func (s *Store) SetHostKey(ctx context.Context, id, key string) error {
 // SetMTU records the MTU of the network that the VM has joined.
 func (s *Store) SetMTU(ctx context.Context, id string, mtu int) error {
 	return s.updateVM(ctx, id, `mtu = ?`, mtu)
-}
-
-// SetHostServices records which of the host's ports the VM reaches.
-func (s *Store) SetHostServices(ctx context.Context, id string, ports []int) error {
-	services, err := json.Marshal(ports)
-	if err != nil {
-		return err
-	}
-	return s.updateVM(ctx, id, `host_services = ?`, string(services))
 }
 
 // SetLeased records whether a client holds the VM's lease.

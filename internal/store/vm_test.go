@@ -113,9 +113,10 @@ func TestVMStates(t *testing.T) {
 			},
 		},
 		{
-			"HostServices", func() error { return errors.Join(s.SetHostServices(ctx, vm, []int{80}), s.SetLeased(ctx, vm, false)) },
+			"Policy", func() error { return errors.Join(s.SetPolicy(ctx, vm, true, []int{80}), s.SetLeased(ctx, vm, false)) },
 			func(v *VM) {
 				v.State, v.Reason, v.StartedAt, v.StoppedAt, v.HostServices = api.StateStopped, "vmm died", someTime, someTime, []int{80}
+				v.NAT = true
 			},
 		},
 	}

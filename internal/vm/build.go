@@ -35,13 +35,35 @@ type Build struct {
 	Take func(ctx context.Context, path string) error
 }
 
-// buildSteps make the VM of a build. Removing it undoes them, as it does for any VM.
-var buildSteps = []step{
-	{"record VM", (*machine).insertRecord, (*machine).deleteRecord},
-	{"make folder", (*machine).makeFolder, (*machine).removeFolder},
-	{"gather inputs", (*machine).makeInputs, nil}, // what follows lies in the folder
-	{"copy image", (*machine).copyImage, nil},
-	{"finish record", (*machine).finishRecord, nil},
+// buildFlow makes the VM of a build.
+func (m *Manager) buildFlow(x *machine, b Build) flow {
+	return flow{name: "build", steps: []step{
+		taking("record VM", x.record),
+		taking("make folder", x.folder),
+		// What follows lies in the folder.
+		{name: "gather inputs", do: func(ctx context.Context) error { return b.MakeInputs(ctx, x.dir.Inputs()) }},
+		{name: "copy image", do: func(ctx context.Context) error { return m.copyImage(ctx, x) }},
+		m.finishRecord(x),
+	}}
+}
+
+// provisionFlow does the work in a VM that runs, and hands over what came of it. It is not undone: the VM is removed in
+// any case.
+func (m *Manager) provisionFlow(x *machine, b Build) flow {
+	built := ending{reason: "built"}
+	steps := []step{
+		{name: "provision", do: func(ctx context.Context) error {
+			return blameFullDisk(x.dir, b.Work(ctx, m.vmms.of(x.rec.ID).agent))
+		}},
+		{name: "shut down guest", do: func(ctx context.Context) error {
+			return m.endBuilt(ctx, x, cmp.Or(b.StopTimeout, m.config.StopTimeout))
+		}},
+	}
+	steps = append(steps, m.endSteps(x, &built)...)
+	return flow{name: "provision", quiet: true, steps: append(steps,
+		step{name: "shrink disk", do: func(ctx context.Context) error { return blameFullDisk(x.dir, finishRoot(ctx, x.dir.Disk())) }},
+		step{name: "hand over root", do: func(ctx context.Context) error { return b.Take(ctx, x.dir.Disk()) }},
+	)}
 }
 
 // Build makes the VM, has it provisioned, shuts it down cleanly, hands its root over and removes it. It is one operation:
@@ -53,21 +75,22 @@ func (m *Manager) Build(ctx context.Context, b Build) error {
 	if err != nil {
 		return err
 	}
-	machine := m.machine(rec)
-	machine.build, machine.bootTimeout = &b, cmp.Or(b.BootTimeout, m.Config.BootTimeout)
-	if err := machine.dir.checkSocketPaths(); err != nil {
+	x := m.machine(rec)
+	if err := x.dir.checkSocketPaths(); err != nil {
 		return err
 	}
 	return m.operate(ctx, rec.ID, "build", 0, func(ctx context.Context) error {
-		defer m.stateChanged()
-		if _, err := perform(ctx, machine, buildSteps); err != nil {
+		if err := m.make(ctx, x, m.buildFlow(x, b)); err != nil {
 			return err
 		}
-		err := m.build(ctx, machine)
-		if err != nil && b.Keep && ctx.Err() == nil && m.liveOf(rec.ID) != nil {
-			return m.keepBuild(ctx, machine, err)
+		err := m.start(ctx, x, b.BootTimeout)
+		if err == nil {
+			_, err = m.perform(ctx, m.provisionFlow(x, b))
 		}
-		return errors.Join(err, m.tearDown(ctx, machine))
+		if err != nil && b.Keep && ctx.Err() == nil && m.vmms.of(rec.ID) != nil {
+			return m.keepBuild(ctx, x, err)
+		}
+		return errors.Join(err, m.end(context.WithoutCancel(ctx), "remove", x, ending{remove: true}))
 	})
 }
 
@@ -81,7 +104,7 @@ func (m *Manager) planBuild(ctx context.Context, b Build) (store.VM, error) {
 		return rec, api.Errorf(api.CodeInvalid, "a root of %d MiB: image %s alone has %d MiB", rec.DiskMiB, b.From.Name, (b.From.SizeBytes+1<<20-1)>>20).
 			WithHint("give more with --size")
 	}
-	kernel, err := m.Kernels.Ensure(ctx, orDefault(b.Kernel, m.Config.Kernel))
+	kernel, err := m.kernels.Ensure(ctx, cmp.Or(b.Kernel, m.config.Kernel))
 	if err != nil {
 		return rec, err
 	}
@@ -102,58 +125,43 @@ func buildName(image string) string {
 	return strings.TrimRight("build-"+strings.Trim(name[:min(len(name), most)], "-"), "-")
 }
 
-func (m *machine) makeInputs(ctx context.Context) error {
-	return m.build.MakeInputs(ctx, m.dir.Inputs())
-}
-
 // copyImage makes the VM's disk: the image, but writable and larger.
-func (m *machine) copyImage(ctx context.Context) error {
-	image := m.Images.Rootfs(m.rec.ImageID)
+func (m *Manager) copyImage(ctx context.Context, x *machine) error {
+	image := m.images.Rootfs(x.rec.ImageID)
 	usage, err := disk.UsageOf(image)
 	if err != nil {
 		return err
 	}
-	if err := disk.RequireFree(string(m.dir), usage.AllocatedBytes+minFreeBytes); err != nil {
+	if err := disk.RequireFree(string(x.dir), usage.AllocatedBytes+minFreeBytes); err != nil {
 		return err
 	}
-	if err := disk.Copy(ctx, image, m.dir.Disk()); err != nil {
+	if err := disk.Copy(ctx, image, x.dir.Disk()); err != nil {
 		return err
 	}
-	if err := disk.MakeWritable(ctx, m.dir.Disk(), int64(m.rec.DiskMiB)<<20); err != nil {
+	if err := disk.MakeWritable(ctx, x.dir.Disk(), int64(x.rec.DiskMiB)<<20); err != nil {
 		return err
 	}
-	return disk.SetLabel(m.dir.Disk(), disk.LabelImage) // whatever the image's own was
+	return disk.SetLabel(x.dir.Disk(), disk.LabelImage) // whatever the image's own was
 }
 
-// build does the work in a VM that was made, and hands over what came of it.
-func (m *Manager) build(ctx context.Context, machine *machine) error {
-	if err := m.start(ctx, machine); err != nil {
-		return err
+// endBuilt shuts the guest down cleanly, or says that it could not: what it has not written is missing in the image.
+func (m *Manager) endBuilt(ctx context.Context, x *machine, timeout time.Duration) error {
+	if endGuest(ctx, m.vmms.of(x.rec.ID), "shut down guest", false, timeout) {
+		return nil
 	}
-	l := machine.live
-	if err := machine.build.Work(ctx, l.agent); err != nil {
-		return blameFullDisk(string(machine.dir), err)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	timeout := cmp.Or(machine.build.StopTimeout, m.Config.StopTimeout)
-	if !endGuest(ctx, l, "shut down guest", false, timeout) {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return fmt.Errorf("shut down the build's VM: it did not end within %s", timeout)
-	}
-	if err := m.tearDownRun(ctx, machine, "built"); err != nil {
-		return err
-	}
-	if err := finishRoot(ctx, machine.dir.Disk()); err != nil {
-		return blameFullDisk(string(machine.dir), err)
-	}
-	return machine.build.Take(ctx, machine.dir.Disk())
+	return fmt.Errorf("shut down the build's VM: it did not end within %s", timeout)
 }
 
 // blameFullDisk says why a guest cannot write, which itself only sees errors of its disk.
-func blameFullDisk(dir string, err error) error {
+func blameFullDisk(dir Dir, err error) error {
 	const little = 1 << 20
-	if free, statErr := disk.FreeBytes(dir); statErr != nil || free >= little {
+	if err == nil {
+		return nil
+	}
+	if free, statErr := disk.FreeBytes(string(dir)); statErr != nil || free >= little {
 		return err
 	}
 	return api.Errorf(api.CodeUnavailable, "disk full in %s: %w", dir, err).WithHint("free some space on that filesystem and try again")
@@ -169,10 +177,10 @@ func finishRoot(ctx context.Context, path string) (err error) {
 }
 
 // keepBuild leaves the VM of a build that failed as any other one, and says how to deal with it.
-func (m *Manager) keepBuild(ctx context.Context, machine *machine, err error) error {
-	if leaseErr := m.Store.SetLeased(ctx, machine.rec.ID, false); leaseErr != nil {
+func (m *Manager) keepBuild(ctx context.Context, x *machine, err error) error {
+	if leaseErr := m.store.SetLeased(ctx, x.rec.ID, false); leaseErr != nil {
 		return errors.Join(err, leaseErr)
 	}
 	return api.Errorf(api.CodeOf(err), "%w", err).
-		WithHint("the machine is kept; enter it: banger shell %s; then remove it: banger rm -f %s", machine.rec.Name, machine.rec.Name)
+		WithHint("the machine is kept; enter it: banger shell %s; then remove it: banger rm -f %s", x.rec.Name, x.rec.Name)
 }

@@ -101,7 +101,7 @@ func TestBuildFails(t *testing.T) {
 		{"Work", fakeWell, func(b *Build, _ *Manager, _ context.CancelCauseFunc) {
 			b.Work = func(context.Context, *guest.Client) error { return broken }
 		}, "it broke"},
-		{"Shutdown", fakeStubborn, func(_ *Build, m *Manager, _ context.CancelCauseFunc) { m.Config.StopTimeout = 50_000_000 }, "did not end within 50ms"},
+		{"Shutdown", fakeStubborn, func(_ *Build, m *Manager, _ context.CancelCauseFunc) { m.config.StopTimeout = 50_000_000 }, "did not end within 50ms"},
 		{"Take", fakeWell, func(b *Build, _ *Manager, _ context.CancelCauseFunc) {
 			b.Take = func(context.Context, string) error { return broken }
 		}, "it broke"},

@@ -3,11 +3,9 @@ package vm
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"net/netip"
-	"os"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,27 +25,14 @@ const (
 	maxForwards  = 64
 )
 
-// machine is one VM as an operation works on it: the record as it was read, and what the steps take.
-type machine struct {
-	*Manager
-	rec store.VM
-	dir Dir
-	launch
-	build *Build // what it is made for; nil for a VM of its own, and when another daemon has made it
-
-	bootTimeout time.Duration // of its agent, when it is started
-}
-
-func (m *Manager) machine(rec store.VM) *machine {
-	return &machine{Manager: m, rec: rec, dir: m.Dir(rec.ID)}
-}
-
-// createSteps make a VM. Removing it undoes them.
-var createSteps = []step{
-	{"record VM", (*machine).insertRecord, (*machine).deleteRecord},
-	{"make folder", (*machine).makeFolder, (*machine).removeFolder},
-	{"make disk", (*machine).makeDisk, nil}, // lies in the folder
-	{"finish record", (*machine).finishRecord, nil},
+// createFlow makes a VM.
+func (m *Manager) createFlow(x *machine) flow {
+	return flow{name: "create", steps: []step{
+		taking("record VM", x.record),
+		taking("make folder", x.folder),
+		{name: "make disk", do: func(ctx context.Context) error { return makeDisk(ctx, x) }}, // lies in the folder
+		m.finishRecord(x),
+	}}
 }
 
 // Create makes a VM and leaves it stopped. When ctx ends before it returns, nothing is left of the VM; an image or
@@ -60,26 +45,22 @@ func (m *Manager) Create(ctx context.Context, want api.CreateVM) (api.VM, error)
 	if err := m.checkNameFree(ctx, rec.Name); err != nil {
 		return api.VM{}, err
 	}
-	image, err := m.Images.Ensure(ctx, orDefault(want.Image, m.Config.Image))
+	image, err := m.images.Ensure(ctx, cmp.Or(want.Image, m.config.Image))
 	if err != nil {
 		return api.VM{}, err
 	}
-	kernel, err := m.Kernels.Ensure(ctx, cmp.Or(want.Kernel, image.KernelID, want.KernelDefault, m.Config.Kernel))
+	kernel, err := m.kernels.Ensure(ctx, cmp.Or(want.Kernel, image.KernelID, want.KernelDefault, m.config.Kernel))
 	if err != nil {
 		return api.VM{}, err
 	}
 	rec.ImageID, rec.ImageName, rec.KernelID, rec.KernelName = image.ID, image.Name, kernel.ID, kernel.Name
-	machine := m.machine(rec)
-	if err := machine.dir.checkSocketPaths(); err != nil {
+	x := m.machine(rec)
+	if err := x.dir.checkSocketPaths(); err != nil {
 		return api.VM{}, err
 	}
-	err = m.operate(ctx, rec.ID, "create", 0, func(ctx context.Context) error {
-		defer m.stateChanged()
-		_, err := perform(ctx, machine, createSteps)
-		return err
-	})
+	err = m.operate(ctx, rec.ID, "create", 0, func(ctx context.Context) error { return m.make(ctx, x, m.createFlow(x)) })
 	if err != nil {
-		return api.VM{}, fmt.Errorf("create VM %s: %w", machine.rec.Name, err)
+		return api.VM{}, fmt.Errorf("create VM %s: %w", x.rec.Name, err)
 	}
 	return m.VM(ctx, rec.ID)
 }
@@ -88,15 +69,15 @@ func (m *Manager) Create(ctx context.Context, want api.CreateVM) (api.VM, error)
 func (m *Manager) plan(want api.CreateVM) (store.VM, error) {
 	rec := store.VM{
 		ID: newID(), Name: want.Name,
-		CPUs: orDefault(want.CPUs, m.Config.CPUs), MemoryMiB: orDefault(want.MemoryMiB, m.Config.MemoryMiB), DiskMiB: orDefault(want.DiskMiB, m.Config.DiskMiB),
-		Network: orDefault(want.Network, m.Config.Network), Isolated: want.Isolated, HostServices: want.HostServices,
+		CPUs: cmp.Or(want.CPUs, m.config.CPUs), MemoryMiB: cmp.Or(want.MemoryMiB, m.config.MemoryMiB), DiskMiB: cmp.Or(want.DiskMiB, m.config.DiskMiB),
+		Network: cmp.Or(want.Network, m.config.Network), Isolated: want.Isolated, HostServices: want.HostServices,
 		Env: want.Env, AutoRemove: want.AutoRemove, Leased: want.Lease, State: api.StateCreating, Forwards: want.Forwards,
 	}
 	if rec.Network != api.NetworkUser && rec.Network != api.NetworkNone {
 		return rec, api.Errorf(api.CodeInvalid, "unknown network %q", rec.Network).WithHint("one of %s, %s", api.NetworkUser, api.NetworkNone)
 	}
 	if rec.Network == api.NetworkUser {
-		if err := network.CheckSubnet(m.Config.Subnet); err != nil {
+		if err := network.CheckSubnet(m.config.Subnet); err != nil {
 			return rec, api.Errorf(api.CodeInvalid, "setting subnet: %w", err)
 		}
 	}
@@ -161,7 +142,7 @@ func (m *Manager) checkNameFree(ctx context.Context, name string) error {
 	if name == "" {
 		return nil
 	}
-	rec, err := m.Store.VM(ctx, name)
+	rec, err := m.store.VM(ctx, name)
 	if err == nil && rec.Name == name {
 		return api.Errorf(api.CodeConflict, "a VM named %q exists already", name).WithHint("choose another name, or remove it: banger rm %s", name)
 	}
@@ -171,61 +152,30 @@ func (m *Manager) checkNameFree(ctx context.Context, name string) error {
 	return nil
 }
 
-func orDefault[T comparable](value, standard T) T {
-	var zero T
-	if value == zero {
-		return standard
-	}
-	return value
-}
-
-// insertRecord inserts the record. A made-up name that is taken gets digits of the id, which are the VM's own.
-func (m *machine) insertRecord(ctx context.Context) error {
-	m.rec.CreatedAt = time.Now()
-	if m.rec.Name != "" {
-		return m.Store.InsertVM(ctx, &m.rec, m.leaseAddress)
-	}
-	name := madeUpName()
-	if m.rec.Builds != "" {
-		name = buildName(m.rec.Builds)
-	}
-	var err error
-	for _, m.rec.Name = range []string{name, name + "-" + m.rec.ID[:4], name + "-" + m.rec.ID} {
-		if err = m.Store.InsertVM(ctx, &m.rec, m.leaseAddress); api.CodeOf(err) != api.CodeConflict {
-			return err
-		}
-	}
-	return err
-}
-
-func (m *Manager) leaseAddress(taken map[netip.Addr]bool) (netip.Addr, error) {
-	address, err := network.NextAddress(m.Config.Subnet, taken)
-	if err != nil {
-		return address, api.Errorf(api.CodeUnavailable, "%w", err).WithHint("remove VMs, or choose a larger subnet: see banger config show")
-	}
-	return address, nil
-}
-
-func (m *machine) deleteRecord(ctx context.Context) error {
-	if err := m.Store.DeleteVM(ctx, m.rec.ID); err != nil {
+// make performs a flow that makes a VM; when it fails nothing is left of the VM.
+func (m *Manager) make(ctx context.Context, x *machine, f flow) error {
+	defer m.stateChanged()
+	clean, err := m.perform(ctx, f)
+	if clean {
 		return err
 	}
-	return m.forgetHostKey(ctx)
+	return errors.Join(err, m.settle(ctx, x, ending{remove: true}))
 }
 
-func (m *machine) makeFolder(context.Context) error {
-	return os.MkdirAll(string(m.dir), 0o700)
-}
-
-func (m *machine) removeFolder(context.Context) error { return os.RemoveAll(string(m.dir)) }
-
-func (m *machine) makeDisk(ctx context.Context) error {
-	if err := disk.RequireFree(string(m.dir), minFreeBytes); err != nil {
+func makeDisk(ctx context.Context, x *machine) error {
+	if err := disk.RequireFree(string(x.dir), minFreeBytes); err != nil {
 		return err
 	}
-	return disk.CreateExt4(ctx, m.dir.Disk(), int64(m.rec.DiskMiB)<<20, diskLabel)
+	return disk.CreateExt4(ctx, x.dir.Disk(), int64(x.rec.DiskMiB)<<20, diskLabel)
 }
 
-func (m *machine) finishRecord(ctx context.Context) error {
-	return m.Store.SetState(ctx, m.rec.ID, api.StateStopped, "never started")
+// finishRecord is the step by which a VM is there.
+func (m *Manager) finishRecord(x *machine) step {
+	return step{
+		name: "finish record",
+		do: func(ctx context.Context) error {
+			return m.store.SetState(ctx, x.rec.ID, api.StateStopped, "never started")
+		},
+		undo: func(ctx context.Context) error { return m.store.SetState(ctx, x.rec.ID, api.StateCreating, "") },
+	}
 }

@@ -38,6 +38,9 @@ func TestMain(m *testing.M) {
 	if how := os.Getenv(fakeVariable); how != "" && len(os.Args) > 1 && os.Args[1] == "--api-sock" {
 		fakeMain(how, os.Args[2])
 	}
+	if len(os.Args) > 2 && os.Args[1] == keepFlag {
+		keepMain(os.Args[2])
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -28,6 +28,7 @@ type home struct {
 	image, kernel string
 	store         *store.Store
 	options       Options
+	fault         func(flow, step string, when moment) error // of the managers made from here on; may be nil
 }
 
 // newHome makes a home whose VMM is the fake, behaving like how.
@@ -52,9 +53,14 @@ func newHome(t *testing.T, how string) *home {
 	h := &home{t: t, dir: dir, store: db}
 	h.makeImage()
 	h.makeKernel()
-	agentBinary := filepath.Join(dir, "banger-guest")
-	h.write(agentBinary, "init")
-	h.options = Options{
+	h.write(filepath.Join(dir, "banger-guest"), "init")
+	h.options = testOptions(dir, db, self)
+	return h
+}
+
+// testOptions are those of a daemon of the home; self is this test's binary, which is also the VMM.
+func testOptions(dir string, db *store.Store, self string) Options {
+	return Options{
 		Store:   db,
 		Images:  &image.Catalog{Root: filepath.Join(dir, "images"), Store: db, Layers: &oci.Cache{Dir: filepath.Join(dir, "layers")}},
 		Kernels: &kernel.Catalog{Root: filepath.Join(dir, "kernels"), Store: db},
@@ -63,12 +69,11 @@ func newHome(t *testing.T, how string) *home {
 			Network: api.NetworkNone, Subnet: network.DefaultSubnet,
 			BootTimeout: 20 * time.Second, StopTimeout: 10 * time.Second,
 		},
-		Network:     network.NewClient(dir, true, nil), // of VMs without a network it is never asked
+		Network:     network.NewClient(dir, true, []string{self, keepFlag, dir}), // of VMs without a network it is never asked
 		PickVMM:     func(context.Context, string) (string, error) { return self, nil },
-		GuestBinary: agentBinary,
+		GuestBinary: filepath.Join(dir, "banger-guest"),
 		Log:         slog.New(slog.DiscardHandler),
 	}
-	return h
 }
 
 func (h *home) write(path, text string) {
@@ -130,6 +135,7 @@ func (h *home) publish(work, kind, id string, manifest any) {
 func (h *home) manager() *Manager {
 	h.t.Helper()
 	m := New(h.options)
+	m.fault = h.fault
 	if err := m.Recover(h.t.Context()); err != nil {
 		h.t.Fatal(err)
 	}
@@ -196,6 +202,29 @@ func (h *home) await(m *Manager, id string, condition api.WaitFor) api.VM {
 		h.t.Fatalf("wait until %s: %v", condition, err)
 	}
 	return v
+}
+
+// awaitUnlocked returns when nobody holds a VM's lock, as its VMM does until it has ended.
+func (h *home) awaitUnlocked(d Dir) {
+	h.t.Helper()
+	patience := time.After(20 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		lock, err := tryLock(d.Lock())
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		if lock != nil {
+			lock.Close()
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-patience:
+			h.t.Fatalf("%s is held still", d.Lock())
+		}
+	}
 }
 
 // left returns the names of what lies in a VM's folder, without logs and lock.

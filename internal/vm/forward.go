@@ -3,9 +3,7 @@ package vm
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -14,26 +12,10 @@ import (
 	"banger/api"
 	"banger/internal/forward"
 	"banger/internal/guest"
-	"banger/internal/store"
 )
 
-// published is one forward of a VM that runs: a port of the host that is open, or why it is not.
-type published struct {
-	api.Forward
-	open *forward.Forward // nil when err is not
-	err  error
-}
-
-// sameHostPort reports whether two forwards are of one port of the host.
-func sameHostPort(a, b api.Forward) bool {
-	return a.Protocol == b.Protocol && a.Host == b.Host && a.HostPort == b.HostPort
-}
-
-// completeForward checks a forward, fills in the defaults and chooses a port where 0 asks for any.
-func completeForward(f *api.Forward) error {
-	f.Error = ""
-	f.Protocol = orDefault(f.Protocol, api.TCP)
-	f.Host = orDefault(f.Host, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+// checkForward refuses a forward that cannot be.
+func checkForward(f api.Forward) error {
 	switch {
 	case f.Protocol != api.TCP && f.Protocol != api.UDP:
 		return api.Errorf(api.CodeInvalid, "a forward of %q", f.Protocol).WithHint("one of %s, %s", api.TCP, api.UDP)
@@ -41,209 +23,136 @@ func completeForward(f *api.Forward) error {
 		return api.Errorf(api.CodeInvalid, "a forward from %s: an address without a zone is needed", f.Host)
 	case f.GuestPort == 0:
 		return api.Errorf(api.CodeInvalid, "a forward to port 0: the VM's port is needed")
-	case f.HostPort != 0:
-		return nil
-	}
-	open, err := forward.Listen(*f, nil, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return err
-	}
-	f.HostPort = open.HostPort
-	return open.Close()
-}
-
-// openForwards opens the host's ports before there is a VMM: one that is taken is told before anything boots.
-func (m *machine) openForwards(context.Context) error {
-	for _, f := range m.rec.Forwards {
-		if p := m.publish(f); p.err != nil {
-			return p.err
-		}
 	}
 	return nil
 }
 
-// reopenForwards opens the host's ports of a VM that this daemon found running. One that is taken is shown with the VM.
-func (m *machine) reopenForwards() {
-	for _, f := range m.rec.Forwards {
-		if p := m.publish(f); p.err != nil {
-			m.Log.Warn("reopen a forward", "vm", m.rec.ID, "name", m.rec.Name, "forward", f.String(), "error", p.err)
-		}
+// completeForward checks a forward, fills in the defaults and chooses a port where 0 asks for any.
+func completeForward(f *api.Forward) (err error) {
+	*f = f.WithDefaults()
+	f.Error = ""
+	if err := checkForward(*f); err != nil || f.HostPort != 0 {
+		return err
 	}
-}
-
-// publish opens one of the VM's forwards.
-func (m *machine) publish(f api.Forward) *published {
-	p := &published{Forward: f}
-	vsock := guest.OpenVsock(m.dir.VsockSocket(), guest.StreamPort)
-	dial := func(ctx context.Context) (forward.Conn, error) {
-		conn, err := guest.Connect(ctx, vsock, string(f.Protocol), f.GuestPort)
-		if err != nil {
-			return nil, err // not a Conn that is a nil pointer
-		}
-		return conn, nil
-	}
-	p.open, p.err = forward.Listen(f, dial, m.Log.With("vm", m.rec.ID))
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	others := slices.DeleteFunc(m.forwards[m.rec.ID], func(known *published) bool { return sameHostPort(known.Forward, f) })
-	m.forwards[m.rec.ID] = append(others, p)
-	return p
-}
-
-func (p *published) close() error {
-	if p.open == nil {
-		return nil
-	}
-	return p.open.Close()
-}
-
-func (m *machine) closeForwards(context.Context) error {
-	m.mu.Lock()
-	open := m.forwards[m.rec.ID]
-	delete(m.forwards, m.rec.ID)
-	m.mu.Unlock()
-	var errs []error
-	for _, p := range open {
-		errs = append(errs, p.close())
-	}
-	return errors.Join(errs...)
-}
-
-// allForwards lists the forwards of all VMs that run.
-func (m *Manager) allForwards() []*published {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var all []*published
-	for _, some := range m.forwards {
-		all = append(all, some...)
-	}
-	return all
-}
-
-// stopListening gives the host's ports to another daemon. Connections that stand go on until Close.
-func (m *Manager) stopListening() {
-	for _, p := range m.allForwards() {
-		if p.open == nil {
-			continue
-		}
-		if err := p.open.StopListening(); err != nil {
-			m.Log.Error("hand over a forward", "forward", p.String(), "error", err)
-		}
-	}
-}
-
-// WaitForwards returns when no connection of a forward is left; call it after Retire.
-func (m *Manager) WaitForwards() {
-	for _, p := range m.allForwards() {
-		if p.open != nil {
-			p.open.Wait()
-		}
-	}
-}
-
-func (m *Manager) closeAllForwards() (errs []error) {
-	for _, p := range m.allForwards() {
-		errs = append(errs, p.close())
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	clear(m.forwards)
-	return errs
-}
-
-// describeForwards adds to the record what does not work now.
-func (m *Manager) describeForwards(rec store.VM) []api.Forward {
-	if len(rec.Forwards) == 0 {
-		return nil
-	}
-	shown := slices.Clone(rec.Forwards)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for i := range shown {
-		for _, p := range m.forwards[rec.ID] {
-			if p.err != nil && sameHostPort(p.Forward, shown[i]) {
-				shown[i].Error = p.err.Error()
-			}
-		}
-	}
-	return shown
+	f.HostPort, err = forward.FreePort(*f)
+	return err
 }
 
 // AddForward makes a port of the VM reachable at an address of the host, now if the VM runs and whenever it will. One that
 // is there already is opened again if it does not work.
 func (m *Manager) AddForward(ctx context.Context, ref string, f api.Forward) (api.Forward, error) {
-	rec, err := m.Store.VM(ctx, ref)
+	rec, err := m.store.VM(ctx, ref)
 	if err == nil {
 		err = completeForward(&f)
 	}
 	if err != nil {
 		return api.Forward{}, err
 	}
-	err = m.operate(ctx, rec.ID, "forward", 0, func(ctx context.Context) error {
-		if rec, err = m.Store.VM(ctx, rec.ID); err != nil {
-			return err
+	err = m.change(ctx, rec.ID, "forward", 0, func(ctx context.Context, x *machine) error {
+		known := slices.ContainsFunc(x.rec.Forwards, func(have api.Forward) bool {
+			return sameHostPort(have, f) && have.GuestPort == f.GuestPort
+		})
+		if !known && len(x.rec.Forwards) >= maxForwards {
+			return api.Errorf(api.CodeInvalid, "VM %s has %d forwards, which is the most it can have", x.rec.Name, maxForwards)
 		}
-		known := slices.ContainsFunc(rec.Forwards, func(have api.Forward) bool { return sameHostPort(have, f) && have.GuestPort == f.GuestPort })
-		if !known {
-			if len(rec.Forwards) >= maxForwards {
-				return api.Errorf(api.CodeInvalid, "VM %s has %d forwards, which is the most it can have", rec.Name, maxForwards)
-			}
-			if err := m.Store.AddForward(ctx, rec.ID, f); err != nil {
-				return err
-			}
-		}
-		if m.liveOf(rec.ID) == nil || m.works(rec.ID, f) {
-			return nil
-		}
-		p := m.machine(rec).publish(f)
-		if p.err != nil && !known {
-			return errors.Join(p.err, m.forgetForward(ctx, rec.ID, f))
-		}
-		return p.err
+		return m.changeForwards(ctx, x, m.addForwardFlow(x, f, known))
 	})
 	return f, err
 }
 
-// works reports whether the forward is open.
-func (m *Manager) works(id string, f api.Forward) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.ContainsFunc(m.forwards[id], func(p *published) bool { return sameHostPort(p.Forward, f) && p.err == nil })
+// changeForwards performs a flow, and has what is open be what is recorded also when it can neither be done nor undone.
+func (m *Manager) changeForwards(ctx context.Context, x *machine, f flow) error {
+	clean, err := m.perform(ctx, f)
+	if clean || m.vmms.of(x.rec.ID) == nil {
+		return err
+	}
+	ctx, cancel := undoContext(ctx)
+	defer cancel()
+	rec, readErr := m.store.VM(ctx, x.rec.ID)
+	if readErr != nil {
+		return errors.Join(err, readErr)
+	}
+	return errors.Join(err, m.forwards.align(rec.ID, x.dir, rec.Forwards))
+}
+
+// addForwardFlow records a forward that is not known and opens it if the VM runs. The record comes first: it decides whose
+// the port is.
+func (m *Manager) addForwardFlow(x *machine, f api.Forward, known bool) flow {
+	var steps []step
+	if !known {
+		recorded := false // else the record is of another forward of that port, which stays
+		steps = append(steps, step{
+			name: "record forward",
+			do: func(ctx context.Context) error {
+				err := m.store.AddForward(ctx, x.rec.ID, f)
+				recorded = err == nil
+				return err
+			},
+			undo: func(ctx context.Context) error {
+				if !recorded {
+					return nil
+				}
+				return m.store.DeleteForward(ctx, x.rec.ID, f)
+			},
+		})
+	}
+	if m.vmms.of(x.rec.ID) != nil && !m.forwards.works(x.rec.ID, f) {
+		open := step{name: "open forward", do: func(context.Context) error { return m.forwards.publish(x.rec.ID, x.dir, f).err }}
+		if !known { // else it is shown with why it does not work
+			open.undo = func(context.Context) error { return m.forwards.withdraw(x.rec.ID, f) }
+		}
+		steps = append(steps, open)
+	}
+	return flow{name: "add forward", quiet: true, steps: steps}
 }
 
 // RemoveForward ends a forward and its connections.
 func (m *Manager) RemoveForward(ctx context.Context, ref string, f api.Forward) error {
-	rec, err := m.Store.VM(ctx, ref)
+	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
 		return err
 	}
-	f.Protocol, f.Host = orDefault(f.Protocol, api.TCP), orDefault(f.Host, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
-	if !slices.ContainsFunc(rec.Forwards, func(have api.Forward) bool { return sameHostPort(have, f) }) {
-		return api.Errorf(api.CodeNotFound, "VM %s has no forward from %s port %s", rec.Name, f.Protocol, f.Listen()).
-			WithHint("see: banger forward ls %s", rec.Name)
-	}
-	return m.operate(ctx, rec.ID, "forward", 0, func(ctx context.Context) error { return m.forgetForward(ctx, rec.ID, f) })
+	f = f.WithDefaults()
+	return m.change(ctx, rec.ID, "forward", 0, func(ctx context.Context, x *machine) error {
+		at := slices.IndexFunc(x.rec.Forwards, func(have api.Forward) bool { return sameHostPort(have, f) })
+		if at < 0 {
+			return api.Errorf(api.CodeNotFound, "VM %s has no forward from %s port %s", x.rec.Name, f.Protocol, f.Listen()).
+				WithHint("see: banger forward ls %s", x.rec.Name)
+		}
+		return m.changeForwards(ctx, x, m.removeForwardFlow(x, x.rec.Forwards[at]))
+	})
 }
 
-func (m *Manager) forgetForward(ctx context.Context, id string, f api.Forward) error {
-	errs := []error{m.Store.DeleteForward(ctx, id, f)}
-	var closing []*published
-	m.mu.Lock()
-	m.forwards[id] = slices.DeleteFunc(m.forwards[id], func(p *published) bool {
-		same := sameHostPort(p.Forward, f)
-		if same {
-			closing = append(closing, p)
-		}
-		return same
-	})
-	if len(m.forwards[id]) == 0 {
-		delete(m.forwards, id)
-	}
-	m.mu.Unlock()
-	for _, p := range closing {
-		errs = append(errs, p.close())
-	}
-	return errors.Join(errs...)
+// removeForwardFlow takes a forward out of the record and closes it. When it cannot, the forward is as it was, but for the
+// connections that it had.
+func (m *Manager) removeForwardFlow(x *machine, f api.Forward) flow {
+	worked, forgotten := m.forwards.works(x.rec.ID, f), false
+	return flow{name: "remove forward", quiet: true, steps: []step{
+		{
+			name: "forget forward",
+			do: func(ctx context.Context) error {
+				err := m.store.DeleteForward(ctx, x.rec.ID, f)
+				forgotten = err == nil
+				return err
+			},
+			undo: func(ctx context.Context) error {
+				if !forgotten {
+					return nil
+				}
+				return m.store.AddForward(ctx, x.rec.ID, f)
+			},
+		},
+		{
+			name: "close forward",
+			do:   func(context.Context) error { return m.forwards.withdraw(x.rec.ID, f) },
+			undo: func(context.Context) error {
+				if !worked || m.forwards.works(x.rec.ID, f) {
+					return nil
+				}
+				return m.forwards.publish(x.rec.ID, x.dir, f).err
+			},
+		},
+	}}
 }
 
 // Ports lists what listens in a running VM, and where the host reaches it.

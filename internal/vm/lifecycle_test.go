@@ -104,19 +104,19 @@ func TestStartFails(t *testing.T) {
 		{"VMMDiesAtOnce", fakeDies, nil, "ended at once: no /dev/kvm here", api.CodeInternal},
 		{"VMMRefuses", fakeRefuses, nil, "configure VMM: PUT /boot-source: the kernel is no ELF file", api.CodeInternal},
 		{"VMMDiesInStart", fakeDiesAtStart, nil, "boot kernel: ask VMM PUT /actions", api.CodeInternal},
-		{"AgentNeverAnswers", fakeMute, func(_ *home, m *Manager, _ api.VM) { m.Config.BootTimeout = 300 * time.Millisecond }, "the guest's agent did not answer within 300ms", api.CodeTimeout},
-		{"ConsoleIsShown", fakeMute, func(_ *home, m *Manager, _ api.VM) { m.Config.BootTimeout = 300 * time.Millisecond }, "console ends:\n  Linux version 6.12", api.CodeTimeout},
+		{"AgentNeverAnswers", fakeMute, func(_ *home, m *Manager, _ api.VM) { m.config.BootTimeout = 300 * time.Millisecond }, "the guest's agent did not answer within 300ms", api.CodeTimeout},
+		{"ConsoleIsShown", fakeMute, func(_ *home, m *Manager, _ api.VM) { m.config.BootTimeout = 300 * time.Millisecond }, "console ends:\n  Linux version 6.12", api.CodeTimeout},
 		{"NoVMM", fakeWell, func(_ *home, m *Manager, _ api.VM) {
-			m.PickVMM = func(context.Context, string) (string, error) { return "/nonexistent", nil }
+			m.pickVMM = func(context.Context, string) (string, error) { return "/nonexistent", nil }
 		}, "start VMM: start /nonexistent", api.CodeInternal},
 		{"PickVMMFails", fakeWell, func(_ *home, m *Manager, _ api.VM) {
-			m.PickVMM = func(context.Context, string) (string, error) {
+			m.pickVMM = func(context.Context, string) (string, error) {
 				return "", api.Errorf(api.CodeUnavailable, "no VMM here")
 			}
 		}, "check files: no VMM here", api.CodeUnavailable},
 		{"DiskGone", fakeWell, func(_ *home, m *Manager, v api.VM) { os.Remove(m.Dir(v.ID).Disk()) }, "the disk of VM web is gone", api.CodeNotFound},
-		{"ImageDamaged", fakeWell, func(h *home, m *Manager, _ api.VM) { h.write(m.Images.Rootfs(h.image), "rot") }, "file is damaged", api.CodeUnavailable},
-		{"KernelDamaged", fakeWell, func(h *home, m *Manager, _ api.VM) { h.write(m.Kernels.Vmlinux(h.kernel), "rot") }, "file is damaged", api.CodeUnavailable},
+		{"ImageDamaged", fakeWell, func(h *home, m *Manager, _ api.VM) { h.write(m.images.Rootfs(h.image), "rot") }, "file is damaged", api.CodeUnavailable},
+		{"KernelDamaged", fakeWell, func(h *home, m *Manager, _ api.VM) { h.write(m.kernels.Vmlinux(h.kernel), "rot") }, "file is damaged", api.CodeUnavailable},
 		{"LockHeld", fakeWell, func(h *home, m *Manager, v api.VM) {
 			lock, err := tryLock(m.Dir(v.ID).Lock())
 			if err != nil {
@@ -147,7 +147,7 @@ func TestStartFails(t *testing.T) {
 			if now.State != api.StateStopped || !strings.HasPrefix(now.Reason, "start VM web: ") || now.VMM != nil {
 				t.Errorf("after the failure: %s, %q, %v", now.State, now.Reason, now.VMM)
 			}
-			if m.liveOf(v.ID) != nil {
+			if m.vmms.of(v.ID) != nil {
 				t.Error("a VMM is still known")
 			}
 			for _, name := range left(m.Dir(v.ID)) {
@@ -196,7 +196,7 @@ func TestUnaskedEnd(t *testing.T) {
 			m := h.manager()
 			v := h.start(m, h.create(m, api.CreateVM{}).ID)
 			tt.prepare(m.Dir(v.ID))
-			if err := m.liveOf(v.ID).process.Signal(tt.signal); err != nil {
+			if err := m.vmms.of(v.ID).process.Signal(tt.signal); err != nil {
 				t.Fatal(err)
 			}
 			if now := h.await(m, v.ID, api.WaitStopped); now.Reason != tt.want {
@@ -260,7 +260,7 @@ func TestRemove(t *testing.T) {
 	if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeConflict || !strings.Contains(e.Hint, "rm -f") {
 		t.Errorf("Remove of a running VM = %v, want conflict with a hint", err)
 	}
-	process := m.liveOf(v.ID).process
+	process := m.vmms.of(v.ID).process
 	if err := m.Remove(t.Context(), v.ID, true); err != nil {
 		t.Error(err)
 	}

@@ -19,11 +19,11 @@ import (
 
 	"banger/api"
 	"banger/internal/config"
-	"banger/internal/firecracker"
 	"banger/internal/guest"
 	"banger/internal/image"
 	"banger/internal/kernel"
 	"banger/internal/network"
+	"banger/internal/ssh"
 	"banger/internal/store"
 )
 
@@ -54,39 +54,44 @@ type Options struct {
 
 // Manager owns the VMs of one home folder. It is safe for concurrent use.
 type Manager struct {
-	Options
+	store       *store.Store
+	images      *image.Catalog
+	kernels     *kernel.Catalog
+	lan         *lan
+	hostKeys    *hostKeys
+	forwards    *forwards
+	vmms        *runningVMMs
+	config      config.Config
+	pickVMM     func(ctx context.Context, vmlinux string) (string, error)
+	guestBinary string
+	log         *slog.Logger
+
 	vmsDir string
 	ctx    context.Context // ends with Close; operations and watchers end with it
 	cancel context.CancelCauseFunc
 
 	running sync.WaitGroup // operations and watchers
 
-	networkTurn sync.Mutex // one change of the network at a time: its end must not meet a VM that joins
-
-	hostKeyTurn sync.Mutex // one change of the pinned host keys and of the file that has them at a time
+	// fault is asked on both sides of each step of each flow, in tests alone: what it returns is the step's error.
+	fault func(flow, step string, when moment) error
 
 	mu         sync.Mutex // guards the fields below; never held over I/O
 	closing    bool
-	operations map[string]*operation   // by VM id
-	guests     map[string]*live        // by VM id: VMs whose VMM is known to this daemon
-	forwards   map[string][]*published // by VM id: of VMs that run
-	changed    chan struct{}           // closed and replaced whenever a VM's state changes
-}
-
-// live is the VMM of one VM and the way to its guest.
-type live struct {
-	process *firecracker.Process
-	agent   *guest.Client
+	operations map[string]*operation // by VM id
+	changed    chan struct{}         // closed and replaced whenever a VM's state changes
 }
 
 // New returns a Manager for the VMs under the home folder. Call Recover before anything else.
 func New(o Options) *Manager {
 	m := &Manager{
-		Options:    o,
+		store: o.Store, images: o.Images, kernels: o.Kernels, config: o.Config,
+		pickVMM: o.PickVMM, guestBinary: o.GuestBinary, log: o.Log,
+		lan:        newLAN(o.Network, o.Store, o.Log),
+		forwards:   newForwards(o.Log),
+		vmms:       &runningVMMs{byID: map[string]*runningVMM{}},
+		hostKeys:   &hostKeys{ssh: ssh.HomeDir(o.Config.Home), store: o.Store, turn: newTurn()},
 		vmsDir:     o.Config.Home.VMs(),
 		operations: map[string]*operation{},
-		guests:     map[string]*live{},
-		forwards:   map[string][]*published{},
 		changed:    make(chan struct{}),
 	}
 	m.ctx, m.cancel = context.WithCancelCause(context.Background())
@@ -96,17 +101,8 @@ func New(o Options) *Manager {
 // Close cancels all operations, which undo themselves, waits for them and lets go of every guest. VMs that run go on
 // running.
 func (m *Manager) Close() error {
-	m.end()
-	closing := m.closeAllForwards()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var errs []error
-	for id, l := range m.guests {
-		errs = append(errs, l.agent.Close())
-		l.process.Release()
-		delete(m.guests, id)
-	}
-	return errors.Join(append(errs, closing...)...)
+	m.halt()
+	return errors.Join(m.forwards.close(), m.vmms.close())
 }
 
 // Retire hands the VMs over to another daemon: it refuses new operations, lets those under way end (or cancels them
@@ -125,12 +121,15 @@ func (m *Manager) Retire(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-	m.end()
-	m.stopListening()
+	m.halt()
+	m.forwards.stopListening()
 }
 
-// end refuses new operations, cancels those under way and waits for them and for the watchers.
-func (m *Manager) end() {
+// WaitForwards returns when no connection of a forward is left; call it after Retire.
+func (m *Manager) WaitForwards() { m.forwards.wait() }
+
+// halt refuses new operations, cancels those under way and waits for them and for the watchers.
+func (m *Manager) halt() {
 	m.mu.Lock()
 	m.closing = true
 	m.mu.Unlock()
@@ -147,7 +146,7 @@ func (m *Manager) retired() bool {
 
 // VM returns one VM, by name or by a unique prefix of its id.
 func (m *Manager) VM(ctx context.Context, ref string) (api.VM, error) {
-	rec, err := m.Store.VM(ctx, ref)
+	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
 		return api.VM{}, err
 	}
@@ -156,7 +155,7 @@ func (m *Manager) VM(ctx context.Context, ref string) (api.VM, error) {
 
 // VMs returns all VMs, the oldest first.
 func (m *Manager) VMs(ctx context.Context) ([]api.VM, error) {
-	recs, err := m.Store.VMs(ctx)
+	recs, err := m.store.VMs(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -169,17 +168,15 @@ func (m *Manager) VMs(ctx context.Context) ([]api.VM, error) {
 
 // Agent returns the way to a running VM's guest, and the VM.
 func (m *Manager) Agent(ctx context.Context, ref string) (*guest.Client, api.VM, error) {
-	rec, err := m.Store.VM(ctx, ref)
+	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
 		return nil, api.VM{}, err
 	}
-	m.mu.Lock()
-	l := m.guests[rec.ID]
-	m.mu.Unlock()
-	if rec.State != api.StateRunning || l == nil {
+	running := m.vmms.of(rec.ID)
+	if rec.State != api.StateRunning || running == nil {
 		return nil, api.VM{}, notRunning(rec)
 	}
-	return l.agent, m.describe(rec), nil
+	return running.agent, m.describe(rec), nil
 }
 
 // Dir returns the folder of a VM.
@@ -205,9 +202,9 @@ func (m *Manager) describe(rec store.VM) api.VM {
 	}
 	if rec.Address.IsValid() {
 		v.Address, v.MAC = rec.Address.String(), network.MAC(rec.Address)
-		v.Address6, v.Gateway = network.Address6(rec.Address).String(), network.Gateway(m.Config.Subnet).String()
+		v.Address6, v.Gateway = network.Address6(rec.Address).String(), network.Gateway(m.config.Subnet).String()
 	}
-	v.Forwards = m.describeForwards(rec)
+	v.Forwards = m.forwards.describe(rec.ID, rec.Forwards)
 	if rec.VMMPID != 0 {
 		v.VMM = &api.VMM{Binary: rec.VMMBinary, PID: rec.VMMPID}
 	}
@@ -235,16 +232,9 @@ func (m *Manager) nextChange() <-chan struct{} {
 	return m.changed
 }
 
-// liveOf returns the VMM that this daemon knows for a VM, or nil.
-func (m *Manager) liveOf(id string) *live {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.guests[id]
-}
-
 // Wait returns when the VM meets the condition, or ctx ends. A VM that is gone counts as stopped.
 func (m *Manager) Wait(ctx context.Context, ref string, condition api.WaitFor) (api.VM, error) {
-	rec, err := m.Store.VM(ctx, ref)
+	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
 		return api.VM{}, err
 	}
@@ -307,7 +297,7 @@ var ErrHandedOver = api.Errorf(api.CodeReplaced, "the daemon was replaced meanwh
 func (m *Manager) waitState(ctx context.Context, rec store.VM, want api.State) (store.VM, error) {
 	for {
 		next := m.nextChange() // taken before the look, so that no change is missed
-		now, err := m.Store.VM(ctx, rec.ID)
+		now, err := m.store.VM(ctx, rec.ID)
 		switch {
 		case want == api.StateStopped && api.CodeOf(err) == api.CodeNotFound:
 			rec.State = api.StateStopped

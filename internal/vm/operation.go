@@ -41,12 +41,14 @@ func (m *Manager) operate(ctx context.Context, id, name string, how mode, do fun
 		if current == nil {
 			break
 		}
+		left := ctx.Done()
 		if how&preempt != 0 {
 			current.cancel(api.Errorf(api.CodeCanceled, "%s was cancelled by %s", current.name, name))
+			left = nil // it has begun: what it cancelled counts on it
 		}
 		select {
 		case <-current.done:
-		case <-ctx.Done():
+		case <-left:
 			return context.Cause(ctx)
 		case <-opCtx.Done():
 			return context.Cause(opCtx)
@@ -54,6 +56,18 @@ func (m *Manager) operate(ctx context.Context, id, name string, how mode, do fun
 	}
 	defer m.release(id, op)
 	return do(opCtx)
+}
+
+// change runs do as the VM's only operation, on the record as the operation before has left it: what was read before
+// that one ended proves nothing.
+func (m *Manager) change(ctx context.Context, id, name string, how mode, do func(context.Context, *machine) error) error {
+	return m.operate(ctx, id, name, how, func(ctx context.Context) error {
+		rec, err := m.store.VM(ctx, id)
+		if err != nil {
+			return err
+		}
+		return do(ctx, m.machine(rec))
+	})
 }
 
 // claim makes op the VM's operation, or returns the one that is under way.

@@ -86,6 +86,36 @@ func TestOperatePreempts(t *testing.T) {
 	})
 }
 
+// An operation that has cancelled another is done, also when its client has left: nobody else brings the VM to an end.
+func TestOperatePreemptsToTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := bareManager()
+		undone := make(chan struct{})
+		first := make(chan error, 1)
+		go func() {
+			first <- m.operate(t.Context(), "vm", "start", 0, func(ctx context.Context) error {
+				<-ctx.Done()
+				<-undone // a rollback takes its time
+				return context.Cause(ctx)
+			})
+		}()
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		second, done := make(chan error, 1), false
+		go func() {
+			second <- m.operate(ctx, "vm", "kill", preempt|detached, func(context.Context) error { done = true; return nil })
+		}()
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		close(undone)
+		<-first
+		if err := <-second; err != nil || !done {
+			t.Errorf("the kill = %v, done: %v", err, done)
+		}
+	})
+}
+
 func TestOperateDetached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := bareManager()
@@ -166,8 +196,8 @@ func TestRetire(t *testing.T) {
 
 // trace is a step that notes what is done and fails when told to.
 func trace(log *[]string, name string, doErr, undoErr error) step {
-	note := func(what string, err error) func(*machine, context.Context) error {
-		return func(_ *machine, ctx context.Context) error {
+	note := func(what string, err error) func(context.Context) error {
+		return func(ctx context.Context) error {
 			if ctx.Err() != nil {
 				what += " (canceled)"
 			}
@@ -175,7 +205,7 @@ func trace(log *[]string, name string, doErr, undoErr error) step {
 			return err
 		}
 	}
-	return step{name, note("do", doErr), note("undo", undoErr)}
+	return step{name: name, do: note("do", doErr), undo: note("undo", undoErr)}
 }
 
 func TestPerform(t *testing.T) {
@@ -203,7 +233,10 @@ func TestPerform(t *testing.T) {
 				}
 				steps = append(steps, trace(&log, name, err, tt.undoErr))
 			}
-			_, err := perform(t.Context(), &machine{}, steps)
+			clean, err := bareManager().perform(t.Context(), flow{name: "test", steps: steps})
+			if clean != (tt.undoErr == nil) {
+				t.Errorf("clean = %v", clean)
+			}
 			if diff := cmp.Diff(tt.want, strings.Join(log, ", ")); diff != "" {
 				t.Errorf("order (-want +got):\n%s", diff)
 			}
@@ -221,13 +254,41 @@ func TestPerform(t *testing.T) {
 	}
 }
 
+// What uses the rest and cannot be given back keeps the rest.
+func TestUndoLeavesWhatIsUsed(t *testing.T) {
+	var log []string
+	bad := errors.New("bad")
+	steps := []step{trace(&log, "folder", nil, nil), trace(&log, "VMM", nil, bad), trace(&log, "boot", bad, nil)}
+	steps[1].uses = true
+	clean, err := bareManager().perform(t.Context(), flow{name: "test", steps: steps})
+	if got, want := strings.Join(log, ", "), "do folder, do VMM, do boot, undo boot, undo VMM"; got != want || clean {
+		t.Errorf("order = %q, clean %v, want %q", got, clean, want)
+	}
+	if want := "boot: bad\nundo VMM: bad"; err == nil || err.Error() != want {
+		t.Errorf("error %v, want %q", err, want)
+	}
+}
+
+// A note that cannot be written stops nothing.
+func TestPerformGoesOnWithoutNote(t *testing.T) {
+	var log []string
+	steps := []step{trace(&log, "note", errors.New("disk full"), nil), trace(&log, "end", nil, nil)}
+	steps[0].note = true
+	if _, err := bareManager().perform(t.Context(), flow{name: "test", steps: steps}); err != nil {
+		t.Error(err)
+	}
+	if got, want := strings.Join(log, ", "), "do note, do end"; got != want {
+		t.Errorf("order = %q, want %q", got, want)
+	}
+}
+
 // What a step took is given back although the caller has left.
 func TestUndoOutlivesCaller(t *testing.T) {
 	var log []string
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	steps := []step{trace(&log, "a", nil, nil), {"b", func(*machine, context.Context) error { return context.Canceled }, nil}}
-	if _, err := perform(ctx, &machine{}, steps); !errors.Is(err, context.Canceled) {
+	steps := []step{trace(&log, "a", nil, nil), {name: "b", do: func(context.Context) error { return context.Canceled }}}
+	if _, err := bareManager().perform(ctx, flow{name: "test", steps: steps}); !errors.Is(err, context.Canceled) {
 		t.Errorf("perform = %v", err)
 	}
 	if got, want := strings.Join(log, ", "), "do (canceled) a, undo a"; got != want {

@@ -6,18 +6,17 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"time"
 
 	"banger/api"
 	"banger/internal/firecracker"
-	"banger/internal/guest"
+	"banger/internal/store"
 )
 
 // Recover compares every record with what is there, as a daemon must when it starts: it adopts the VMs that run,
 // records the end of those that do not, and finishes or undoes what another daemon had begun. Trouble with one VM is
 // logged and does not keep the others away. It waits for no guest.
 func (m *Manager) Recover(ctx context.Context) error {
-	recs, err := m.Store.VMs(ctx)
+	recs, err := m.store.VMs(ctx)
 	if err != nil {
 		return err
 	}
@@ -25,59 +24,66 @@ func (m *Manager) Recover(ctx context.Context) error {
 	for _, rec := range recs {
 		known[rec.ID] = true
 		if err := m.recoverVM(ctx, m.machine(rec)); err != nil {
-			m.Log.Error("recover a VM", "vm", rec.ID, "name", rec.Name, "state", rec.State, "error", err)
+			m.log.Error("recover a VM", "vm", rec.ID, "name", rec.Name, "state", rec.State, "error", err)
 		}
 	}
-	if err := m.recoverNetwork(ctx, recs); err != nil {
-		m.Log.Error("recover the network", "error", err)
+	if err := m.lan.reconcile(ctx); err != nil {
+		m.log.Error("recover the network", "error", err)
 	}
-	m.running.Go(m.keepNetwork)
-	return m.removeStrangers(ctx, known)
+	m.running.Go(func() { m.lan.keep(m.ctx) })
+	return m.removeOrphans(ctx, known)
 }
 
-func (m *Manager) recoverVM(ctx context.Context, machine *machine) error {
-	rec := machine.rec
-	switch rec.State {
+func (m *Manager) recoverVM(ctx context.Context, x *machine) error {
+	switch x.rec.State {
 	case api.StateStopped:
-		if rec.AutoRemove && !rec.StoppedAt.IsZero() {
-			return m.tearDown(ctx, machine)
+		if x.rec.AutoRemove && !x.rec.StoppedAt.IsZero() {
+			return m.end(ctx, "recover", x, ending{remove: true})
 		}
-		return m.recoverLease(ctx, machine)
+		return m.recoverLease(ctx, x)
 	case api.StateCreating, api.StateRemoving:
-		return m.tearDown(ctx, machine)
+		return m.end(ctx, "recover", x, ending{remove: true})
 	case api.StateStarting:
-		return m.recoverEnd(ctx, machine, "the daemon ended while it was starting")
+		return m.recoverEnd(ctx, x, "the daemon ended while it was starting")
 	}
-	process, free, err := machine.findVMM()
+	process, free, err := x.vmm.find()
 	if err != nil {
 		return err
 	}
 	if free || process == nil {
-		return m.recoverEnd(ctx, machine, unseenEnd(rec.State, machine.dir))
+		return m.recoverEnd(ctx, x, unseenEnd(x.rec.State, x.dir))
 	}
-	m.adopt(machine, process)
-	if rec.State == api.StateStopping {
-		go m.finishStop(machine)
+	if err := m.adopt(ctx, x, process); err != nil {
+		return err
+	}
+	if x.rec.State == api.StateStopping {
+		go m.finishStop(*x.rec)
 		return nil
 	}
-	return m.recoverLease(ctx, machine)
+	return m.recoverLease(ctx, x)
 }
 
 // recoverEnd records the end of a VM that is not running any more; one that belonged to a client which is gone too is removed.
-func (m *Manager) recoverEnd(ctx context.Context, machine *machine, reason string) error {
-	if err := m.tearDownRun(ctx, machine, reason); err != nil || machine.rec.AutoRemove {
+func (m *Manager) recoverEnd(ctx context.Context, x *machine, reason string) error {
+	if err := m.end(ctx, "recover", x, ending{reason: reason}); err != nil || x.rec.AutoRemove {
 		return err
 	}
-	return m.recoverLease(ctx, machine)
+	return m.recoverLease(ctx, x)
 }
 
 // adopt takes over a VMM that another daemon started.
-func (m *Manager) adopt(machine *machine, process *firecracker.Process) {
-	l := &live{process: process, agent: guest.New(guest.DialVsock(machine.dir.VsockSocket(), guest.Port))}
-	machine.setLive(l)
-	machine.reopenForwards()
-	m.watch(machine.rec.ID, l)
-	m.Log.Info("adopted a VM", "vm", machine.rec.ID, "name", machine.rec.Name, "pid", process.PID())
+func (m *Manager) adopt(ctx context.Context, x *machine, process *firecracker.Process) error {
+	rec := x.rec
+	running := m.vmms.add(rec.ID, x.dir, process)
+	m.watch(rec.ID, running)
+	m.log.Info("adopted a VM", "vm", rec.ID, "name", rec.Name, "pid", process.PID())
+	if err := x.ports.take(ctx); err != nil { // each is shown with the VM, too
+		m.log.Warn("reopen forwards", "vm", rec.ID, "name", rec.Name, "error", err)
+	}
+	if rec.Network == api.NetworkNone {
+		return nil
+	}
+	return m.lan.adopt(ctx, rec.ID)
 }
 
 // unseenEnd says why a VMM is gone that ended while no daemon ran.
@@ -88,32 +94,35 @@ func unseenEnd(was api.State, dir Dir) string {
 	return endReason(nil, dir)
 }
 
-// finishStop goes on with a stop that another daemon had begun.
-func (m *Manager) finishStop(machine *machine) {
-	err := m.operate(m.ctx, machine.rec.ID, "stop", 0, func(ctx context.Context) error {
-		return m.stop(ctx, machine, m.Config.StopTimeout)
+// finishStop goes on with a stop that another daemon had begun, unless it has ended meanwhile.
+func (m *Manager) finishStop(rec store.VM) {
+	err := m.change(m.ctx, rec.ID, "stop", 0, func(ctx context.Context, x *machine) error {
+		if x.rec.State != api.StateStopping {
+			return nil
+		}
+		return m.stop(ctx, x, m.config.StopTimeout)
 	})
-	if err != nil && m.ctx.Err() == nil {
-		m.Log.Error("finish the stop of a VM", "vm", machine.rec.ID, "name", machine.rec.Name, "error", err)
+	if err != nil && api.CodeOf(err) != api.CodeNotFound && m.ctx.Err() == nil {
+		m.log.Error("finish the stop of a VM", "vm", rec.ID, "name", rec.Name, "error", err)
 	}
 }
 
 // recoverLease removes a VM whose client is gone: nobody holds its lease. An older daemon that only serves its last
 // sessions may hold it still.
-func (m *Manager) recoverLease(ctx context.Context, machine *machine) error {
-	if !machine.rec.Leased {
+func (m *Manager) recoverLease(ctx context.Context, x *machine) error {
+	if !x.rec.Leased {
 		return nil
 	}
-	lock, err := tryLock(machine.dir.Lease())
+	lock, err := tryLock(x.dir.Lease())
 	if err != nil || lock == nil {
 		return err
 	}
-	return errors.Join(lock.Close(), m.tearDown(ctx, machine))
+	return errors.Join(lock.Close(), m.end(ctx, "recover", x, ending{remove: true}))
 }
 
-// removeStrangers removes folders of VMs that no record knows: a database was lost, or a
+// removeOrphans removes folders of VMs that no record knows: a database was lost, or a
 // teardown of an earlier banger was cut.
-func (m *Manager) removeStrangers(ctx context.Context, known map[string]bool) error {
+func (m *Manager) removeOrphans(ctx context.Context, known map[string]bool) error {
 	entries, err := os.ReadDir(m.vmsDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -125,42 +134,10 @@ func (m *Manager) removeStrangers(ctx context.Context, known map[string]bool) er
 		if known[entry.Name()] {
 			continue
 		}
-		machine := &machine{Manager: m, dir: m.Dir(entry.Name())}
-		machine.rec.ID = entry.Name()
-		if err := m.tearDown(ctx, machine); err != nil {
-			m.Log.Error("remove a left-over VM folder", "folder", machine.dir, "error", err)
+		x := m.machine(store.VM{ID: entry.Name(), Network: api.NetworkNone})
+		if err := m.end(ctx, "recover", x, ending{remove: true}); err != nil {
+			m.log.Error("remove a left-over VM folder", "folder", x.dir, "error", err)
 		}
 	}
 	return nil
-}
-
-// Lease ties a VM to a client: it returns when ctx ends, after the VM was removed. held is called once the lease is
-// taken. When the manager has retired meanwhile, elsewhere removes the VM: by then another daemon owns it.
-func (m *Manager) Lease(ctx context.Context, ref string, held func(), elsewhere func(ctx context.Context, id string) error) error {
-	rec, err := m.Store.VM(ctx, ref)
-	if err != nil {
-		return err
-	}
-	lock, err := tryLock(m.Dir(rec.ID).Lease())
-	if err != nil {
-		return err
-	}
-	if lock == nil {
-		return api.Errorf(api.CodeConflict, "another client holds the lease of VM %s", rec.Name)
-	}
-	defer lock.Close()
-	if err := m.Store.SetLeased(ctx, rec.ID, true); err != nil {
-		return err
-	}
-	held()
-	<-ctx.Done()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
-	defer cancel()
-	if m.retired() {
-		return elsewhere(ctx, rec.ID)
-	}
-	if err := m.Remove(ctx, rec.ID, true); api.CodeOf(err) != api.CodeNotFound {
-		return err
-	}
-	return nil // the client has removed it itself
 }

@@ -74,15 +74,15 @@ func TestRecoverWithoutVMM(t *testing.T) {
 	}
 }
 
-func TestRecoverRemovesStrangers(t *testing.T) {
+func TestRecoverRemovesOrphans(t *testing.T) {
 	h := newHome(t, fakeWell)
-	stranger := filepath.Join(h.dir, "vms", "0123456789ab")
-	h.write(filepath.Join(stranger, "disk.ext4"), "x")
+	orphan := filepath.Join(h.dir, "vms", "0123456789ab")
+	h.write(filepath.Join(orphan, "disk.ext4"), "x")
 	h.write(filepath.Join(h.dir, "vms", "file"), "not a VM; it must not keep the others away")
 	known := h.insert(store.VM{State: api.StateRunning})
 	h.manager()
-	if _, err := os.Stat(stranger); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the stranger's folder: %v", err)
+	if _, err := os.Stat(orphan); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the orphan's folder: %v", err)
 	}
 	if v, err := h.store.VM(t.Context(), known.ID); err != nil || v.State != api.StateStopped {
 		t.Errorf("the known VM = %s, %v", v.State, err)
@@ -104,12 +104,12 @@ func TestAdopt(t *testing.T) {
 			h := newHome(t, fakeWell)
 			old := h.manager()
 			v := h.start(old, h.create(old, api.CreateVM{}).ID)
-			pid := old.liveOf(v.ID).process.PID()
+			pid := old.vmms.of(v.ID).process.PID()
 			if err := errors.Join(old.Close(), tt.before(h, v.ID)); err != nil {
 				t.Fatal(err)
 			}
 			m := h.manager()
-			l := m.liveOf(v.ID)
+			l := m.vmms.of(v.ID)
 			if l == nil || l.process.PID() != pid {
 				t.Fatalf("adopted %+v, want process %d", l, pid)
 			}
@@ -134,7 +134,7 @@ func TestAdoptedVMMDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := h.manager()
-	if err := m.liveOf(v.ID).process.Kill(); err != nil {
+	if err := m.vmms.of(v.ID).process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	if now := h.await(m, v.ID, api.WaitStopped); now.Reason != "vmm died" {
@@ -191,14 +191,9 @@ func TestTearDownIsIdempotent(t *testing.T) {
 	}
 	// As the VM's operation, as everywhere: the watcher of the VMM records its end too.
 	err = m.operate(t.Context(), v.ID, "test", 0, func(ctx context.Context) error {
-		for i := range 2 {
-			if err := m.tearDownRun(ctx, m.machine(rec), "x"); err != nil {
-				t.Errorf("run %d of tearDownRun: %v", i, err)
-			}
-		}
-		for i := range 2 {
-			if err := m.tearDown(ctx, m.machine(rec)); err != nil {
-				t.Errorf("run %d of tearDown: %v", i, err)
+		for _, e := range []ending{{reason: "x"}, {reason: "x"}, {remove: true}, {remove: true}} {
+			if err := m.end(ctx, "test", m.machine(rec), e); err != nil {
+				t.Errorf("end %+v: %v", e, err)
 			}
 		}
 		return nil

@@ -21,8 +21,8 @@ const prepareTimeout = time.Minute
 
 // authorizeKey puts the owner's key where the listening sshd of banger's own images looks for it, so that VMs let each
 // other in when the owner forwards an ssh agent.
-func (m *machine) authorizeKey(ctx context.Context) error {
-	key, err := m.ssh().EnsureKey()
+func (s *starting) authorizeKey(ctx context.Context) error {
+	key, err := s.host.hostKeys.ssh.EnsureKey()
 	if err != nil {
 		return err
 	}
@@ -42,10 +42,8 @@ func (m *machine) authorizeKey(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
 	defer cancel()
-	return m.live.agent.WriteTar(ctx, ssh.RunDir, &file)
+	return s.agent().WriteTar(ctx, ssh.RunDir, &file)
 }
-
-func (m *Manager) ssh() ssh.Dir { return ssh.HomeDir(m.Config.Home) }
 
 // PrepareSSH makes a running VM ready for one ssh connection. The first time it pins the VM's host key, which it has
 // through the agent; later another key is refused, unless newHostKey asks for it to be taken.
@@ -54,7 +52,7 @@ func (m *Manager) PrepareSSH(ctx context.Context, ref string, newHostKey bool) (
 	if err != nil {
 		return api.SSH{}, err
 	}
-	owner, err := m.ssh().EnsureKey()
+	owner, err := m.hostKeys.ssh.EnsureKey()
 	if err != nil {
 		return api.SSH{}, err
 	}
@@ -69,12 +67,12 @@ func (m *Manager) PrepareSSH(ctx context.Context, ref string, newHostKey bool) (
 	if err != nil {
 		return api.SSH{}, err
 	}
-	if err := m.pinHostKey(ctx, v.ID, prepared.HostKey, newHostKey); err != nil {
+	if err := m.hostKeys.pin(ctx, v.ID, prepared.HostKey, newHostKey); err != nil {
 		return api.SSH{}, err
 	}
 	return api.SSH{
 		Command: ssh.ServeCommand(prepared.Server, health.Init == "systemd" && !health.Booted), HostKey: prepared.HostKey, Alias: ssh.Alias(v.ID),
-		KnownHosts: m.ssh().KnownHosts(), Key: m.ssh().Key(),
+		KnownHosts: m.hostKeys.ssh.KnownHosts(), Key: m.hostKeys.ssh.Key(),
 	}, nil
 }
 
@@ -120,46 +118,4 @@ func output(ctx context.Context, agent *guest.Client, argv []string) (stdout, st
 			return nil, nil, guest.Exit{}, fmt.Errorf("the guest wrote more than %d bytes: %w", ssh.MaxPreparedBytes, io.ErrShortBuffer)
 		}
 	}
-}
-
-// pinHostKey records the host key that a VM is known by from now on, or refuses one that is not the one recorded.
-func (m *Manager) pinHostKey(ctx context.Context, id, key string, replace bool) error {
-	m.hostKeyTurn.Lock()
-	defer m.hostKeyTurn.Unlock()
-	rec, err := m.Store.VM(ctx, id)
-	if err != nil {
-		return err
-	}
-	if rec.HostKey != key {
-		if rec.HostKey != "" && !replace {
-			return api.Errorf(api.CodeConflict, "the ssh host key of VM %s has changed since the first connection", rec.Name).
-				WithHint("if you know why (sshd was installed anew, its keys were made again), take the new one: banger ssh --new-host-key %s", rec.Name)
-		}
-		if err := m.Store.SetHostKey(ctx, id, key); err != nil {
-			return err
-		}
-	}
-	return m.writeKnownHosts(ctx)
-}
-
-// forgetHostKey takes a VM that is gone out of the file of known hosts: another of its name has another key.
-func (m *Manager) forgetHostKey(ctx context.Context) error {
-	m.hostKeyTurn.Lock()
-	defer m.hostKeyTurn.Unlock()
-	return m.writeKnownHosts(ctx)
-}
-
-// writeKnownHosts makes the file what the records say. m.hostKeyTurn must be held.
-func (m *Manager) writeKnownHosts(ctx context.Context) error {
-	recs, err := m.Store.VMs(ctx)
-	if err != nil {
-		return err
-	}
-	var hosts []ssh.Host
-	for _, rec := range recs {
-		if rec.HostKey != "" {
-			hosts = append(hosts, ssh.Host{Name: rec.Name, ID: rec.ID, Key: rec.HostKey})
-		}
-	}
-	return m.ssh().WriteKnownHosts(hosts)
 }

@@ -35,7 +35,7 @@ func TestPinHostKey(t *testing.T) {
 		{"another, taken", two, true, "", two},
 		{"the first again", one, false, api.CodeConflict, two},
 	} {
-		err := m.pinHostKey(t.Context(), v.ID, step.key, step.replace)
+		err := m.hostKeys.pin(t.Context(), v.ID, step.key, step.replace)
 		if (err == nil) != (step.code == "") || err != nil && api.CodeOf(err) != step.code {
 			t.Errorf("%s: %v, want code %q", step.name, err, step.code)
 		}
@@ -52,7 +52,7 @@ func TestPinHostKey(t *testing.T) {
 	if got := known(); got != "" {
 		t.Errorf("after the VM known hosts are %q", got)
 	}
-	if err := m.pinHostKey(t.Context(), v.ID, one, false); api.CodeOf(err) != api.CodeNotFound {
+	if err := m.hostKeys.pin(t.Context(), v.ID, one, false); api.CodeOf(err) != api.CodeNotFound {
 		t.Errorf("a VM that is gone: %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,15 +23,15 @@ const lastAnswerTimeout = 2 * time.Second
 // Stop shuts a VM down: the agent syncs and asks the init system to shut down; past the timeout (0 means the configured
 // one) the VM is killed. A VM that is starting is cancelled. Once begun a stop is finished, whatever becomes of ctx.
 func (m *Manager) Stop(ctx context.Context, ref string, timeout time.Duration) (api.VM, error) {
-	rec, err := m.Store.VM(ctx, ref)
+	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
 		return api.VM{}, err
 	}
-	err = m.operate(ctx, rec.ID, "stop", preempt|detached, func(ctx context.Context) error {
-		if rec, err = m.Store.VM(ctx, rec.ID); err != nil || rec.State == api.StateStopped {
-			return err
+	err = m.change(ctx, rec.ID, "stop", preempt|detached, func(ctx context.Context, x *machine) error {
+		if x.rec.State == api.StateStopped {
+			return nil
 		}
-		return m.stop(ctx, m.machine(rec), orDefault(timeout, m.Config.StopTimeout))
+		return m.stop(ctx, x, cmp.Or(timeout, m.config.StopTimeout))
 	})
 	if err != nil {
 		return api.VM{}, fmt.Errorf("stop VM %s: %w", rec.Name, err)
@@ -49,39 +50,43 @@ func (m *Manager) lastSeen(ctx context.Context, rec store.VM) (api.VM, error) {
 }
 
 // stop is the operation itself. It ends early when a kill takes its place.
-func (m *Manager) stop(ctx context.Context, machine *machine, timeout time.Duration) error {
-	if err := m.Store.SetState(ctx, machine.rec.ID, api.StateStopping, ""); err != nil {
-		return err
-	}
-	m.stateChanged()
-	reason := "stopped"
-	if l := m.liveOf(machine.rec.ID); l != nil && !shutDown(ctx, l, timeout) {
-		if ctx.Err() != nil {
+func (m *Manager) stop(ctx context.Context, x *machine, timeout time.Duration) error {
+	e := ending{reason: "stopped"}
+	steps := []step{
+		{name: "note stop", note: true, do: func(ctx context.Context) error {
+			defer m.stateChanged()
+			return m.store.SetState(ctx, x.rec.ID, api.StateStopping, "")
+		}},
+		{name: "shut down guest", do: func(ctx context.Context) error {
+			running := m.vmms.of(x.rec.ID)
+			if running == nil || shutDown(ctx, running, timeout) {
+				return nil
+			}
+			e.reason = fmt.Sprintf("killed: the guest did not shut down within %s", timeout)
 			return context.Cause(ctx) // another operation ends the VM its own way
-		}
-		reason = fmt.Sprintf("killed: the guest did not shut down within %s", timeout)
+		}},
 	}
-	return m.tearDownRun(ctx, machine, reason)
+	return m.endBy(ctx, flow{name: "stop", steps: append(steps, m.endSteps(x, &e)...)}, x, &e)
 }
 
 // shutDown asks the guest to end, then tells it to, and reports whether its VMM ended.
-func shutDown(ctx context.Context, l *live, timeout time.Duration) bool {
-	return endGuest(ctx, l, "shut down guest", false, timeout) || endGuest(ctx, l, "reset guest", true, forceTimeout)
+func shutDown(ctx context.Context, r *runningVMM, timeout time.Duration) bool {
+	return endGuest(ctx, r, "shut down guest", false, timeout) || endGuest(ctx, r, "reset guest", true, forceTimeout)
 }
 
 // endGuest has the agent end the VM, after a sync in any case, and reports whether the VMM ended within the time. An
 // agent may die before its answer is out, so an error alone proves nothing.
-func endGuest(ctx context.Context, l *live, stageName string, force bool, within time.Duration) bool {
+func endGuest(ctx context.Context, r *runningVMM, stageName string, force bool, within time.Duration) bool {
 	stage := progress.Start(ctx, stageName)
 	asked, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	began := time.Now()
-	if err := l.agent.Shutdown(asked, force); err != nil {
+	if err := r.agent.Shutdown(asked, force); err != nil {
 		within = min(within, lastAnswerTimeout)
 	} else {
 		within -= time.Since(began)
 	}
-	if ended(ctx, l, within) {
+	if ended(ctx, r, within) {
 		stage.End(nil)
 		return true
 	}
@@ -90,11 +95,11 @@ func endGuest(ctx context.Context, l *live, stageName string, force bool, within
 }
 
 // ended reports whether the VMM ended within the time.
-func ended(ctx context.Context, l *live, within time.Duration) bool {
+func ended(ctx context.Context, r *runningVMM, within time.Duration) bool {
 	timer := time.NewTimer(within)
 	defer timer.Stop()
 	select {
-	case <-l.process.Done():
+	case <-r.process.Done():
 		return true
 	case <-timer.C:
 	case <-ctx.Done():
@@ -117,27 +122,23 @@ func (m *Manager) Restart(ctx context.Context, ref string, stopTimeout, bootTime
 // Kill sends a signal to a VM's VMM. For a signal that ends the VMM it returns when the VM is stopped; whatever is
 // under way on the VM is cancelled.
 func (m *Manager) Kill(ctx context.Context, ref string, signal unix.Signal) (api.VM, error) {
-	rec, err := m.Store.VM(ctx, ref)
+	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
 		return api.VM{}, err
 	}
 	if signal != unix.SIGKILL && signal != unix.SIGTERM {
-		l := m.liveOf(rec.ID)
-		if l == nil {
+		running := m.vmms.of(rec.ID)
+		if running == nil {
 			return api.VM{}, notRunning(rec)
 		}
-		return m.describe(rec), l.process.Signal(signal)
+		return m.describe(rec), running.process.Signal(signal)
 	}
-	err = m.operate(ctx, rec.ID, "kill", preempt|detached, func(ctx context.Context) error {
-		before := rec.State
-		if rec, err = m.Store.VM(ctx, rec.ID); err != nil {
-			return err
-		}
+	err = m.change(ctx, rec.ID, "kill", preempt|detached, func(ctx context.Context, x *machine) error {
 		switch {
-		case rec.State != api.StateStopped:
-			return m.tearDownRun(ctx, m.machine(rec), "killed")
-		case before == api.StateStopped:
-			return notRunning(rec)
+		case x.rec.State != api.StateStopped:
+			return m.end(ctx, "kill", x, ending{reason: "killed"})
+		case rec.State == api.StateStopped:
+			return notRunning(*x.rec)
 		}
 		return nil // what this kill cancelled has ended the VM
 	})

@@ -4,50 +4,108 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"time"
 
 	"banger/api"
-	"banger/internal/firecracker"
 )
 
-// tearDownRun gives back what a start took, whatever is left of it, and records why the VM is stopped. A VM that
-// removes itself is removed. Idempotent.
-func (m *Manager) tearDownRun(ctx context.Context, machine *machine, reason string) error {
-	defer m.stateChanged()
-	machine.live = m.liveOf(machine.rec.ID)
-	if err := undo(ctx, machine, startSteps); err != nil {
-		return err
-	}
-	if machine.rec.AutoRemove {
-		return m.tearDown(ctx, machine)
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-	defer cancel()
-	return m.Store.SetStopped(ctx, machine.rec.ID, reason, time.Now())
+// ending is what becomes of a VM.
+type ending struct {
+	remove bool
+	reason string // why it is stopped, unless it is removed
 }
 
-// tearDown removes all that there is of a VM: first what runs, then what it is made of, the record last, so that a
-// teardown that was cut is found again. Idempotent.
-func (m *Manager) tearDown(ctx context.Context, machine *machine) error {
-	defer m.stateChanged()
-	recordCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+// endSteps give back what a VM has while it runs, whatever of it there is, and record the end. A VM that removes itself
+// is removed. The reason is read last: a step before may find another one.
+func (m *Manager) endSteps(x *machine, e *ending) []step {
+	steps := giving(x.run())
+	if e.remove {
+		return append(append([]step{m.noteRemoval(x)}, steps...), giving(x.made())...)
+	}
+	if x.rec.AutoRemove {
+		return append(append(steps, m.noteRemoval(x)), giving(x.made())...)
+	}
+	return append(steps, step{name: "record stopped", do: func(ctx context.Context) error { return m.recordStopped(ctx, x, e.reason) }})
+}
+
+// noteRemoval is the step by which a removal that is cut is found again. A database that cannot be written, because the
+// disk is full, is no reason to keep what fills the disk.
+func (m *Manager) noteRemoval(x *machine) step {
+	return step{name: "note removal", note: true, do: func(ctx context.Context) error {
+		ctx, cancel := undoContext(ctx)
+		defer cancel()
+		defer m.stateChanged()
+		err := m.store.SetState(ctx, x.rec.ID, api.StateRemoving, "")
+		if api.CodeOf(err) == api.CodeNotFound {
+			return nil // a folder without a record
+		}
+		return err
+	}}
+}
+
+func (m *Manager) recordStopped(ctx context.Context, x *machine, reason string) error {
+	ctx, cancel := undoContext(ctx)
 	defer cancel()
-	if err := m.Store.SetState(recordCtx, machine.rec.ID, api.StateRemoving, ""); err != nil && api.CodeOf(err) != api.CodeNotFound {
+	return m.store.SetStopped(ctx, x.rec.ID, reason, time.Now())
+}
+
+// end performs a flow that consists of an ending alone.
+func (m *Manager) end(ctx context.Context, name string, x *machine, e ending) error {
+	return m.endBy(ctx, flow{name: name, steps: m.endSteps(x, &e)}, x, &e)
+}
+
+// endBy performs a flow that leads to an ending. Such a flow cannot be undone: when it fails the VM is settled. One that
+// was cancelled is left as it is, because whoever cancelled it ends the VM: another operation, or the next daemon.
+func (m *Manager) endBy(ctx context.Context, f flow, x *machine, e *ending) error {
+	defer m.stateChanged()
+	f.quiet = true
+	_, err := m.perform(ctx, f)
+	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	machine.live = m.liveOf(machine.rec.ID)
-	if err := undo(ctx, machine, startSteps); err != nil {
-		return err // the folder stays while a VMM may write to it
+	return errors.Join(err, m.settle(ctx, x, *e))
+}
+
+// settle brings a VM whose flow failed on the way, and could not be undone, to a state that lasts. A VM whose VMM lives
+// runs, as before, unless it was to be removed; another one comes to the end that it was to have. What fails here too
+// stays recorded as under way; the next operation tries again, or the next daemon.
+func (m *Manager) settle(ctx context.Context, x *machine, e ending) error {
+	defer m.stateChanged()
+	recordCtx, cancel := undoContext(ctx)
+	defer cancel()
+	rec, err := m.store.VM(recordCtx, x.rec.ID)
+	if api.CodeOf(err) == api.CodeNotFound {
+		return nil
 	}
-	return undo(ctx, machine, createSteps)
+	if err != nil {
+		return err
+	}
+	switch rec.State {
+	case api.StateCreating, api.StateRemoving:
+		e.remove = true
+	case api.StateStopped:
+		if !e.remove {
+			return nil
+		}
+	case api.StateRunning, api.StateStopping:
+		running := m.vmms.of(rec.ID)
+		if e.remove || running == nil || !running.alive() {
+			break
+		}
+		if rec.State == api.StateRunning {
+			return nil
+		}
+		return m.store.SetState(recordCtx, rec.ID, api.StateRunning, "")
+	}
+	*x.rec = rec // x itself may hold a lock still
+	_, err = m.perform(ctx, flow{name: "settle", quiet: true, steps: m.endSteps(x, &e)})
+	return err
 }
 
 // Remove deletes a VM. One that is not stopped is refused, or killed first with force. Once begun it is finished,
 // whatever becomes of ctx.
 func (m *Manager) Remove(ctx context.Context, ref string, force bool) error {
-	rec, err := m.Store.VM(ctx, ref)
+	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -55,14 +113,12 @@ func (m *Manager) Remove(ctx context.Context, ref string, force bool) error {
 	if force {
 		how |= preempt
 	}
-	err = m.operate(ctx, rec.ID, "remove", how, func(ctx context.Context) error {
-		if rec, err = m.Store.VM(ctx, rec.ID); err != nil {
-			return err
+	err = m.change(ctx, rec.ID, "remove", how, func(ctx context.Context, x *machine) error {
+		if !force && x.rec.State != api.StateStopped && x.rec.State != api.StateRemoving {
+			return api.Errorf(api.CodeConflict, "VM %s is %s", x.rec.Name, x.rec.State).
+				WithHint("stop it first, or remove it as it is: banger rm -f %s", x.rec.Name)
 		}
-		if !force && rec.State != api.StateStopped && rec.State != api.StateRemoving {
-			return api.Errorf(api.CodeConflict, "VM %s is %s", rec.Name, rec.State).WithHint("stop it first, or remove it as it is: banger rm -f %s", rec.Name)
-		}
-		return m.tearDown(ctx, m.machine(rec))
+		return m.end(ctx, "remove", x, ending{remove: true})
 	})
 	if force && api.CodeOf(err) == api.CodeNotFound {
 		return nil // what was cancelled, or its own auto-remove, has removed it
@@ -71,111 +127,4 @@ func (m *Manager) Remove(ctx context.Context, ref string, force bool) error {
 		return fmt.Errorf("remove VM %s: %w", rec.Name, err)
 	}
 	return nil
-}
-
-// endVMM ends whatever holds the VM's lock and removes what it leaves behind. The VMM is the one this daemon knows, or
-// the one that the record names, or the one that listens at the API socket. Its own children inherit the lock and may
-// outlive it for moments, so the VMM is only gone when the lock is free.
-func (m *machine) endVMM(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, killTimeout)
-	defer cancel()
-	tick := time.NewTicker(lockInterval)
-	defer tick.Stop()
-	for {
-		process, free, err := m.findVMM()
-		if err != nil {
-			return err
-		}
-		if free {
-			break
-		}
-		if process != nil {
-			if err := kill(ctx, process); err != nil {
-				return err
-			}
-			m.forget(process)
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("something still holds %s, which VM %s ran under", m.dir.Lock(), m.rec.Name)
-		}
-	}
-	return m.removeSockets()
-}
-
-// forget lets go of a process that has ended and of the way to its guest.
-func (m *machine) forget(process *firecracker.Process) {
-	process.Release()
-	m.mu.Lock()
-	l := m.guests[m.rec.ID]
-	delete(m.guests, m.rec.ID)
-	m.mu.Unlock()
-	if l != nil {
-		l.agent.Close() // its connection broke with the VMM
-	}
-	m.live = nil
-}
-
-// findVMM returns the process that runs the VM, if it can be found, and reports whether the lock says that there is
-// none.
-func (m *machine) findVMM() (process *firecracker.Process, free bool, err error) {
-	if m.live != nil {
-		return m.live.process, false, nil
-	}
-	if m.lock != nil {
-		return nil, true, nil // a start that failed before its VMM had inherited the lock
-	}
-	lock, err := tryLock(m.dir.Lock())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, true, nil // the folder is gone
-	}
-	if err != nil {
-		return nil, false, err
-	}
-	if lock != nil {
-		return nil, true, lock.Close()
-	}
-	return attach(m.rec.VMMPID, m.rec.VMMStartTicks, m.dir), false, nil
-}
-
-// attach finds the process that holds a VM's lock: the recorded one, or, when the daemon died before it could record
-// it, the one that listens at the API socket. It returns nil when there is neither: the VMM is about to be gone.
-func attach(pid int, startTicks uint64, dir Dir) *firecracker.Process {
-	if pid != 0 {
-		if process, err := firecracker.Attach(pid, startTicks); err == nil {
-			return process
-		}
-	}
-	if process, err := firecracker.AttachSocket(dir.APISocket()); err == nil {
-		return process
-	}
-	return nil
-}
-
-// kill ends a process and waits until it is gone.
-func kill(ctx context.Context, process *firecracker.Process) error {
-	if err := process.Kill(); err != nil {
-		return fmt.Errorf("kill VMM: %w", err)
-	}
-	timer := time.NewTimer(killTimeout)
-	defer timer.Stop()
-	select {
-	case <-process.Done():
-		return nil
-	case <-timer.C:
-		return fmt.Errorf("VMM %d is not gone %s after it was killed", process.PID(), killTimeout)
-	case <-ctx.Done():
-		return fmt.Errorf("kill VMM: %w", ctx.Err())
-	}
-}
-
-func (m *machine) removeSockets() error {
-	var errs []error
-	for _, path := range []string{m.dir.APISocket(), m.dir.VsockSocket()} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("remove socket: %w", err))
-		}
-	}
-	return errors.Join(errs...)
 }

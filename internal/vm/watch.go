@@ -9,12 +9,13 @@ import (
 	"os"
 	"time"
 
+	"banger/api"
 	"banger/internal/disk"
 	"banger/internal/firecracker"
 )
 
 // watch records the VMM's end when nobody asked for it.
-func (m *Manager) watch(id string, l *live) {
+func (m *Manager) watch(id string, running *runningVMM) {
 	m.mu.Lock()
 	if m.closing {
 		m.mu.Unlock()
@@ -24,28 +25,28 @@ func (m *Manager) watch(id string, l *live) {
 	m.mu.Unlock()
 	go func() {
 		defer m.running.Done()
-		if !m.attend(id, l) {
+		if !m.attend(id, running) {
 			return
 		}
-		if err := m.recordEnd(id, l); err != nil && m.ctx.Err() == nil {
-			m.Log.Error("record the end of a VMM", "vm", id, "error", err)
+		if err := m.recordEnd(id, running); err != nil && m.ctx.Err() == nil {
+			m.log.Error("record the end of a VMM", "vm", id, "error", err)
 		}
 	}()
 }
 
 // attend keeps the console's log small until the VMM ends; it reports false when the manager closes before.
-func (m *Manager) attend(id string, l *live) bool {
+func (m *Manager) attend(id string, running *runningVMM) bool {
 	tick := time.NewTicker(trimInterval)
 	defer tick.Stop()
 	for {
 		select {
-		case <-l.process.Done():
+		case <-running.process.Done():
 			return true
 		case <-m.ctx.Done():
 			return false
 		case <-tick.C:
 			if err := trimConsole(m.ctx, m.Dir(id)); err != nil {
-				m.Log.Warn("trim the console's log", "vm", id, "error", err)
+				m.log.Warn("trim the console's log", "vm", id, "error", err)
 			}
 		}
 	}
@@ -76,24 +77,23 @@ func trimConsole(ctx context.Context, dir Dir) error {
 }
 
 // recordEnd does nothing when an operation has dealt with the end already.
-func (m *Manager) recordEnd(id string, l *live) error {
-	return m.operate(m.ctx, id, "record end", 0, func(ctx context.Context) error {
-		if m.liveOf(id) != l {
+func (m *Manager) recordEnd(id string, running *runningVMM) error {
+	err := m.change(m.ctx, id, "record end", 0, func(ctx context.Context, x *machine) error {
+		if m.vmms.of(id) != running {
 			return nil
 		}
-		rec, err := m.Store.VM(ctx, id)
-		if err != nil {
-			return err
-		}
-		machine := m.machine(rec)
-		reason := endReason(l.process, machine.dir)
-		m.Log.Info("a VMM ended", "vm", id, "name", rec.Name, "reason", reason)
-		return m.tearDownRun(ctx, machine, reason)
+		reason := endReason(running.process, x.dir)
+		m.log.Info("a VMM ended", "vm", id, "name", x.rec.Name, "reason", reason)
+		return m.end(ctx, "record end", x, ending{reason: reason})
 	})
+	if api.CodeOf(err) == api.CodeNotFound {
+		return nil // it was removed
+	}
+	return err
 }
 
-// endReason says why a VMM ended that nobody stopped; process is nil when no daemon saw it. Only a child's exit status is known; an adopted VMM that ended
-// well has said so in its log.
+// endReason says why a VMM ended that nobody stopped; process is nil when no daemon saw it. Only a child's exit status is
+// known; an adopted VMM that ended well has said so in its log.
 func endReason(process *firecracker.Process, dir Dir) string {
 	console := tailOf(dir.ConsoleLog(), 16<<10)
 	if i := bytes.LastIndex(console, []byte("Kernel panic - not syncing")); i >= 0 {
