@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == keepFlag {
 		keepMain(os.Args[2])
 	}
+	if len(os.Args) > 2 && os.Args[1] == doomedFlag {
+		doomedMain(os.Args[2:])
+	}
 	goleak.VerifyTestMain(m)
 }
 
