@@ -5,7 +5,7 @@
 // Two processes hold it, both started by Client.Ensure, both outliving the daemon:
 //
 //   - the keeper (package keeper) stays in the host's namespaces. It owns the lock, the control socket, the uplink (package
-//     uplink: pasta for an ordinary user, a veth pair for root), the relay that carries TCP beside pasta (package relay),
+//     uplink: pasta for an ordinary user, a veth pair for root), the relay that carries TCP beside it (package relay),
 //     and the DNS server (package dns), which asks the host's resolvers as the host does, also those on its loopback, and
 //     hears the guests through sockets made inside. One change at a time goes down from it to all that act on it; who
 //     only reads never waits for one.
@@ -49,6 +49,9 @@ type Policy struct {
 	// HostServices are TCP ports of the host's loopback that it reaches at the gateway's address, see CheckHostServices.
 	HostServices []int `json:"host_services,omitempty"`
 }
+
+// HostLinkPrefix is how the names of root's uplinks begin on the host.
+const HostLinkPrefix = "bgr-"
 
 // maxHostServices is how many of the host's ports one VM may reach.
 const maxHostServices = 64
@@ -101,7 +104,7 @@ type Status struct {
 	MTU       int          `json:"mtu"`
 	Uplink    string       `json:"uplink"`  // UplinkUp, or why it is down
 	IPv6      bool         `json:"ipv6"`    // VMs have it between each other
-	Relay     bool         `json:"relay"`   // carries TCP in pasta's place
+	Relay     bool         `json:"relay"`   // carries TCP in the uplink's place
 	Uplink6   string       `json:"uplink6"` // UplinkUp, or why IPv6 has no way out
 	Ports     []Port       `json:"ports"`   // by id
 }

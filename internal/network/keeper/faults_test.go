@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,12 +65,9 @@ func TestKeeperKilled(t *testing.T) {
 
 			one.Want("hello", "keep", nettest.InternetAddress+":7")
 			nettest.Kill(t, h.KeeperPID(t), h.NotHeld)
-			if rootless { // the relay went with it, and says so
-				if got := one.Do("again", "", ""); !strings.Contains(got, "connection reset") {
-					t.Errorf("a connection of the killed relay: %s", got)
-				}
-			} else {
-				one.Want("again", "again", "")
+			// The relay went with it, and says so.
+			if got := one.Do("again", "", ""); !strings.Contains(got, "connection reset") {
+				t.Errorf("a connection of the killed relay: %s", got)
 			}
 			nettest.Check(t, h.Ensure(t.Context()))
 			one.Want("hello", "tcp", nettest.InternetAddress+":7")
@@ -217,6 +215,30 @@ func TestManyAddressesAtOnce(t *testing.T) {
 	one.Want("again", "again", "")
 	if now := h.KeeperPID(t); now != keeper {
 		t.Errorf("keeper %d has become %d", keeper, now)
+	}
+}
+
+// The host reaches root's machines, and what it dials for a machine of another home must not.
+func TestTwoHomesOfRoot(t *testing.T) {
+	if !nettest.InHost(t) {
+		return
+	}
+	w := nettest.NewWorld(t)
+	other := netip.MustParsePrefix("172.31.0.0/16")
+	first := w.Home("a", other, false)
+	nettest.Check(t, first.Ensure(t.Context()))
+	target := first.Port("two", 2, network.Policy{NAT: true})
+	target.Address = netip.MustParseAddr("172.31.0.2")
+	target.MAC = network.MAC(target.Address)
+	first.Boot(target)
+	for name, rootless := range nettest.Modes {
+		h := w.Home(name, network.DefaultSubnet, rootless)
+		nettest.Check(t, h.Ensure(t.Context()))
+		one := h.Boot(h.Port("one", 2, network.Policy{NAT: true}))
+		h.AwaitUplink(t)
+		one.Want("error", "tcp", "172.31.0.2:7")
+		one.Want("error", "tcp", "["+network.Address6(target.Address).String()+"]:7")
+		one.Want("hello", "tcp", nettest.InternetAddress+":7")
 	}
 }
 

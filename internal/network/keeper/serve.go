@@ -40,7 +40,7 @@ type keeper struct {
 	inside   *namespace.Namespace
 	uplink   uplink.Uplink
 	services *relay.Services
-	relay    *relay.Relay // nil when pasta carries TCP, or the uplink is a veth
+	relay    *relay.Relay // nil when the uplink carries TCP
 	log      *slog.Logger
 	stop     context.CancelCauseFunc
 
@@ -130,7 +130,7 @@ func (k *keeper) setUp(ctx context.Context, d network.Dir) (err error) {
 		return err
 	}
 	k.log.InfoContext(ctx, "IPv6", "between VMs", state.IPv6, "uplink", k.uplink.State6())
-	if k.config.Rootless && (state.Relay || k.inside.Found == nil) {
+	if state.Relay || k.inside.Found == nil {
 		if err := k.openRelay(&state); err != nil {
 			return err
 		}
@@ -164,15 +164,15 @@ func (k *keeper) foundState(d network.Dir) (s plan.State, err error) {
 	return s, err
 }
 
-// openRelay has the relay carry TCP, unless the kernel cannot: then pasta does. Rules that are in force lead to the relay, and
-// it is an error that there is none.
+// openRelay has the relay carry TCP, unless the kernel cannot: then the uplink does. Rules that are in force lead to the relay,
+// and it is an error that there is none.
 func (k *keeper) openRelay(s *plan.State) error {
 	files, err := k.inside.RelayFiles()
 	if err == nil {
 		k.relay, err = relay.New(files, k.log)
 	}
 	if err != nil && !s.Relay {
-		k.log.Warn("pasta carries TCP", "err", err)
+		k.log.Warn("the uplink carries TCP", "err", err)
 		return nil
 	}
 	s.Relay = true

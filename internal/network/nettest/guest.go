@@ -117,7 +117,7 @@ func playVM() error {
 	if err := errors.Join(netlink.LinkSetHardwareAddr(link, mac), netlink.LinkSetMTU(link, v.Tap.MTU),
 		netlink.LinkSetTxQLen(link, 2*plan.MaxConns), // so that «connect» loses nothing on the way to the bridge
 		raise("lo"), AddAddress("eth0", v.Port.Address.String()+"/16"),
-		netlink.RouteAdd(&netlink.Route{Gw: network.Gateway(network.DefaultSubnet).AsSlice()})); err != nil {
+		netlink.RouteAdd(&netlink.Route{Gw: v.Gateway.AsSlice()})); err != nil {
 		return err
 	}
 	if v.Tap.Address6.IsValid() {

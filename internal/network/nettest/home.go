@@ -157,7 +157,7 @@ func (h *home) Boot(p network.Port) *VM {
 	Check(t, err)
 	status, err := h.Status(t.Context())
 	Check(t, err)
-	config, _ := json.Marshal(VM{Port: p, Tap: tap})
+	config, _ := json.Marshal(VM{Port: p, Tap: tap, Gateway: status.Gateway})
 	executable, _ := os.Executable()
 	argv := h.Enter(status.HolderPID, []string{executable, filepath.Join(h.path, "vms", p.ID)}) // as a VMM has its VM's folder
 	command := exec.Command(argv[0], argv[1:]...)

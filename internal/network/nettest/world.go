@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -252,9 +253,12 @@ type VM struct {
 	t    *testing.T
 	Port network.Port
 	Tap  network.Tap
-	in   io.Writer
-	out  *bufio.Reader
-	end  func()
+
+	Gateway netip.Addr
+
+	in  io.Writer
+	out *bufio.Reader
+	end func()
 }
 
 func (v *VM) Do(what, to, data string) string {

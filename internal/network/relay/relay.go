@@ -21,17 +21,13 @@ import (
 )
 
 const (
-	// relayDialTimeout is how long the world may take to answer; a Linux guest gives up after about as long.
-	relayDialTimeout = 2 * time.Minute
 	// relayAcceptTimeout is how long a guest may take to finish the handshake that it has begun.
 	relayAcceptTimeout = 10 * time.Second
 )
 
-// relayKeepAlive finds peers in the world that are gone. The guests' own probes end at the relay.
-var relayKeepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 30 * time.Second, Count: 8}
-
-// Relay carries the TCP connections of an ordinary user's VMs to the world, with a socket at each end. pasta, which has
-// the rest of the way out, translates TCP packet by packet, and loses or breaks fast uploads.
+// Relay carries the TCP connections of VMs to the world, with a socket at each end, whatever the uplink is: so one policy
+// holds for both, and what looks into connections has one place. pasta would translate TCP packet by packet, and lose or
+// break fast uploads; root's veth would be faster, and a way of its own.
 //
 // A connection is let in only when the world has answered: its first packet comes to the tun device AskName and is kept while
 // the relay dials, in the host's namespace. Given back there, it opens the connection to the relay's listener, which has any
@@ -234,26 +230,6 @@ func (r *Relay) carry(ctx context.Context, p *passage, first []byte) {
 	case <-late.C:
 	case <-ctx.Done():
 	}
-}
-
-// errHost says that a connection led to this host itself.
-var errHost = fmt.Errorf("the destination is this host: %w", syscall.ECONNREFUSED)
-
-// dialWorld connects to the world from the host's namespace.
-func dialWorld(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
-	dialer := net.Dialer{Timeout: relayDialTimeout, KeepAliveConfig: relayKeepAlive}
-	conn, err := dialer.DialContext(ctx, "tcp", to.String())
-	if err != nil {
-		return nil, err
-	}
-	world := conn.(*net.TCPConn)
-	_ = world.SetLinger(0) // until join: a relay that is killed leaves no connection that seems to have ended well
-	// The rules know the host's addresses, but not one that it has had for less than a moment.
-	if world.LocalAddr().(*net.TCPAddr).IP.Equal(world.RemoteAddr().(*net.TCPAddr).IP) {
-		reset(world)
-		return nil, errHost
-	}
-	return world, nil
 }
 
 // fail tells the VM that its connection was refused, if it was: no answer is none for the VM too.

@@ -14,7 +14,13 @@ func TestRelay(t *testing.T) {
 	if !nettest.InHost(t) {
 		return
 	}
-	h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, true)
+	for name, rootless := range nettest.Modes {
+		t.Run(name, func(t *testing.T) { testRelay(t, rootless) })
+	}
+}
+
+func testRelay(t *testing.T, rootless bool) {
+	h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, rootless)
 	nettest.Check(t, h.Ensure(t.Context()))
 	one := h.Boot(h.Port("one", 2, network.Policy{NAT: true}))
 	h.AwaitUplink(t)

@@ -19,7 +19,7 @@ func CheckConflict(d network.Dir, subnet netip.Prefix, rootless bool) error {
 // ownLinks is how the names of links begin by which a route to the subnet is no conflict.
 func ownLinks(d network.Dir, subnet netip.Prefix, rootless bool) string {
 	if rootless {
-		return hostLinkPrefix // what lies behind other homes' links is no place for this home's VMs to reach
+		return network.HostLinkPrefix // what lies behind other homes' links is no place for this home's VMs to reach
 	}
 	return newVeth(d, subnet).link
 }

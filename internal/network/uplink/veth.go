@@ -17,10 +17,7 @@ import (
 	"banger/internal/network/plan"
 )
 
-const (
-	hostLinkPrefix  = "bgr-"
-	hostTablePrefix = "banger-host-"
-)
+const hostTablePrefix = "banger-host-"
 
 // veth is root's uplink: a pair of interfaces whose host end takes part in the host's routing and is masqueraded there.
 // The host has of it the link; for IPv4, and for IPv6 where it can (see check6), an address, a route, an nftables table and
@@ -36,7 +33,7 @@ type veth struct {
 
 func newVeth(d network.Dir, subnet netip.Prefix) *veth {
 	hash := fmt.Sprintf("%x", sha256.Sum256([]byte(d)))[:8]
-	return &veth{link: hostLinkPrefix + hash, table: hostTablePrefix + hash, subnet: subnet, size: hostMTU(), why6: network.UplinkUp}
+	return &veth{link: network.HostLinkPrefix + hash, table: hostTablePrefix + hash, subnet: subnet, size: hostMTU(), why6: network.UplinkUp}
 }
 
 // check6 reports why the uplink cannot carry IPv6.
