@@ -159,8 +159,14 @@ func (h *home) Boot(p network.Port) *VM {
 	Check(t, err)
 	config, _ := json.Marshal(VM{Port: p, Tap: tap, Gateway: status.Gateway})
 	executable, _ := os.Executable()
-	argv := h.Enter(status.HolderPID, []string{executable, filepath.Join(h.path, "vms", p.ID)}) // as a VMM has its VM's folder
+	folder := filepath.Join(h.path, "vms", p.ID)
+	Check(t, os.MkdirAll(folder, 0o700))
+	lock, err := os.Create(filepath.Join(folder, "lock"))
+	Check(t, err)
+	defer lock.Close()
+	argv := h.Enter(status.HolderPID, []string{executable})
 	command := exec.Command(argv[0], argv[1:]...)
+	command.ExtraFiles = []*os.File{lock} // as a VMM has its VM's
 	command.Env = append(os.Environ(), roleVariable+"=enter-vm", homeVariable+"="+string(config))
 	command.Stderr = os.Stderr
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
