@@ -12,6 +12,7 @@ import (
 	"banger/api"
 	"banger/internal/config"
 	"banger/internal/control"
+	"banger/internal/home"
 	"banger/internal/image"
 	"banger/internal/kernel"
 	"banger/internal/network"
@@ -31,36 +32,37 @@ func New(t *testing.T, how string, defaults api.ImageDefaults) *control.Control 
 	if err != nil {
 		t.Fatal(err)
 	}
-	home, err := os.MkdirTemp("", "bct") // short: socket paths have 107 bytes
+	folder, err := os.MkdirTemp("", "bct") // short: socket paths have 107 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(home) })
-	db, err := store.Open(t.Context(), filepath.Join(home, "state.db"))
+	t.Cleanup(func() { os.RemoveAll(folder) })
+	dir := home.Dir(folder)
+	db, err := store.Open(t.Context(), dir.Database())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
-	if err := vmtest.Fill(t.Context(), home, db, defaults); err != nil {
+	if err := vmtest.Fill(t.Context(), folder, db, defaults); err != nil {
 		t.Fatal(err)
 	}
-	guest := filepath.Join(home, "banger-guest")
+	guest := filepath.Join(folder, "banger-guest")
 	if err := os.WriteFile(guest, []byte("init"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	o := control.Options{
 		Config: config.Config{
-			Home: home, Image: vmtest.Name, Kernel: vmtest.Name, CPUs: 1, MemoryMiB: 128, DiskMiB: 64,
+			Home: dir, Image: vmtest.Name, Kernel: vmtest.Name, CPUs: 1, MemoryMiB: 128, DiskMiB: 64,
 			Network: api.NetworkNone, Subnet: network.DefaultSubnet,
 			BootTimeout: 20 * time.Second, StopTimeout: 10 * time.Second,
 		},
-		Socket: filepath.Join(home, "daemon.sock"), Log: slog.New(slog.DiscardHandler), Store: db,
-		Kernels: &kernel.Catalog{Root: filepath.Join(home, "kernels"), Store: db},
-		Images:  &image.Catalog{Root: filepath.Join(home, "images"), Store: db, Layers: &oci.Cache{Dir: filepath.Join(home, "layers")}},
+		Log: slog.New(slog.DiscardHandler), Store: db,
+		Kernels: &kernel.Catalog{Root: dir.Kernels(), Store: db},
+		Images:  &image.Catalog{Root: dir.Images(), Store: db, Layers: &oci.Cache{Dir: dir.Layers()}},
 	}
 	o.VMs = vm.New(vm.Options{
 		Store: db, Images: o.Images, Kernels: o.Kernels, Config: o.Config, Log: o.Log, GuestBinary: guest,
-		Network: network.NewClient(home, true, nil), // of machines without a network it is never asked
+		Network: network.NewClient(folder, true, nil), // of machines without a network it is never asked
 		PickVMM: func(context.Context, string) (string, error) { return self, nil },
 	})
 	if err := o.VMs.Recover(t.Context()); err != nil {
