@@ -107,9 +107,13 @@ type FrameConn struct {
 	r    *bufio.Reader
 	in   []byte
 
-	mu  sync.Mutex // guards w and the order of frames
-	out []byte
+	mu     sync.Mutex // guards the fields below and the order of frames
+	out    []byte
+	exited bool // a FrameExit was sent, which is the last frame
 }
+
+// errExited is the error of a frame that would come after FrameExit.
+var errExited = errors.New("write frame: the command's end was told already")
 
 // NewFrameConn speaks frames over conn; r holds bytes that were read from it already, or is nil.
 func NewFrameConn(conn net.Conn, r *bufio.Reader) *FrameConn {
@@ -142,6 +146,10 @@ func (f *FrameConn) Read() (Frame, error) {
 func (f *FrameConn) Write(t FrameType, data []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.exited {
+		return errExited
+	}
+	f.exited = t == FrameExit
 	for {
 		n := copy(f.out[5:], data)
 		f.out[0] = byte(t)

@@ -22,6 +22,14 @@ type readOnly struct {
 
 func (r readOnly) Read(p []byte) (int, error) { return r.Reader.Read(p) }
 
+// writeOnly is a connection of which only the writing end matters.
+type writeOnly struct {
+	net.Conn
+	io.Writer
+}
+
+func (w writeOnly) Write(p []byte) (int, error) { return w.Writer.Write(p) }
+
 func framesFrom(data []byte) *FrameConn {
 	return NewFrameConn(readOnly{Reader: bytes.NewReader(data)}, nil)
 }
@@ -140,8 +148,25 @@ func TestFrameWrite(t *testing.T) {
 }
 
 // Frames of several writers never mix, for output, acknowledgements and the exit share one connection.
+// The exit is the last frame, whoever else still has something to say.
+func TestFrameWriteAfterExit(t *testing.T) {
+	var sent bytes.Buffer
+	frames := NewFrameConn(writeOnly{Writer: &sent}, nil)
+	if err := frames.WriteJSON(FrameExit, ExecExit{Code: 1}); err != nil {
+		t.Fatal(err)
+	}
+	for _, late := range []FrameType{FrameStdinAck, FrameStdout, FrameExit} {
+		if err := frames.Write(late, nil); err == nil {
+			t.Errorf("frame %d was sent after the exit", late)
+		}
+	}
+	if want := frame(FrameExit, `{"code":1}`); !bytes.Equal(sent.Bytes(), want) {
+		t.Errorf("sent %q, want %q", sent.Bytes(), want)
+	}
+}
+
 func TestFrameWriteConcurrently(t *testing.T) {
-	const writers, each = 8, 50
+	const writers, each = 6, 50 // the types before FrameExit
 	a, b := pair(t)
 	var group sync.WaitGroup
 	for w := range writers {
