@@ -34,6 +34,9 @@ func (g *Gate) Enter(what string) (leave func(), err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
+		if len(g.inside) == 0 {
+			return nil, api.Errorf(api.CodeReplaced, "the daemon is being replaced").WithHint("try again")
+		}
 		return nil, api.Errorf(api.CodeReplaced, "the daemon is being replaced, %d left: %s", len(g.inside), strings.Join(g.words(), ", ")).
 			WithHint("try again when they are done")
 	}
