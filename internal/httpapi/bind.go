@@ -103,6 +103,7 @@ func upload[In, Out any](s *Server, op api.Op[In, Out], do func(context.Context,
 			fail(w, err)
 			return
 		}
+		defer endsReading(w, r)()
 		value, err := do(r.Context(), in, r.Body)
 		answer(w, value, err)
 	})
@@ -132,10 +133,19 @@ func longUpload[In, Out any](s *Server, op api.Op[In, Out], do func(context.Cont
 			fail(w, err)
 			return
 		}
+		stop := endsReading(w, r)
 		stream(w, r, func(ctx context.Context, in In, _ io.Writer) (Out, error) { return do(ctx, in, r.Body) })
-		if connection.Flush() == nil && connection.SetReadDeadline(time.Now().Add(leftoverTimeout)) == nil {
+		if stop() && connection.Flush() == nil && connection.SetReadDeadline(time.Now().Add(leftoverTimeout)) == nil {
 			_, _ = io.Copy(io.Discard, r.Body) // the client is done, or gone
 		}
+	})
+}
+
+// endsReading makes the end of a request's context end what reads its body, which would wait for a client that sends
+// nothing. stop ends that, and reports whether the context had not ended.
+func endsReading(w http.ResponseWriter, r *http.Request) (stop func() bool) {
+	return context.AfterFunc(r.Context(), func() {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now()) // without it the connection is closed later
 	})
 }
 

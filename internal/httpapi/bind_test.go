@@ -285,6 +285,38 @@ func TestUpload(t *testing.T) {
 	}
 }
 
+// A server that ends does not wait for a client that sends nothing.
+func TestUploadEndsWithServer(t *testing.T) {
+	began, ended := make(chan struct{}, 1), make(chan error, 1)
+	take := func(_ context.Context, _ ref, r io.Reader) (said, error) {
+		began <- struct{}{}
+		_, err := io.Copy(io.Discard, r)
+		ended <- err
+		return said{}, err
+	}
+	for name, bind := range map[string]func(*Server){
+		"Upload":     func(s *Server) { upload(s, opUpload, take) },
+		"LongUpload": func(s *Server) { longUpload(s, opUpload, take) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serveOps(t, bind)
+			body, feed := io.Pipe()
+			result := make(chan error, 1)
+			go func() {
+				_, err := api.Upload(t.Context(), s.client, opUpload, ref{"web"}, body)
+				result <- err
+			}()
+			await(t, began, "begin")
+			s.end()
+			if err := await(t, ended, "end of the work"); err == nil {
+				t.Error("the work took a part for the whole")
+			}
+			feed.Close()
+			await(t, result, "end of the call")
+		})
+	}
+}
+
 // onlyReader hides how long a reader is, as a pipe's length is not known.
 type onlyReader struct{ io.Reader }
 
