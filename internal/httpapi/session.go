@@ -111,10 +111,10 @@ func (s *Server) bindRun(c *control.Control) {
 		ctx := progress.With(n.ctx, func(p api.Progress) { _ = n.frames.WriteJSON(api.FrameProgress, p) }) // as below
 		exited := false
 		err = c.Run(ctx, in, func(started api.RunStarted, command *guest.Exec) error {
-			exited = true
 			if err := n.frames.WriteJSON(api.FrameStarted, started); err != nil {
 				return err
 			}
+			exited = true
 			if command == nil {
 				return n.frames.WriteJSON(api.FrameExit, api.ExecExit{})
 			}

@@ -252,6 +252,7 @@ func TestRunSession(t *testing.T) {
 		{"AutoRemove", api.Run{VM: api.CreateVM{AutoRemove: true}, Argv: shell("echo out; exit 3")}, nil, "out\n", api.ExecExit{Code: 3}, "", 0},
 		{"Detach", api.Run{VM: api.CreateVM{Name: "web"}, Detach: true}, nil, "", api.ExecExit{}, "", 1},
 		{"NameTaken", api.Run{VM: api.CreateVM{Name: "web"}, Argv: shell("true")}, nil, "", api.ExecExit{}, api.CodeConflict, 1},
+		{"TooMuchToTell", api.Run{VM: api.CreateVM{AutoRemove: true, Env: []string{"A=" + strings.Repeat("x", api.MaxFramePayload)}}, Argv: shell("true")}, nil, "", api.ExecExit{}, api.CodeInternal, 1},
 		{"BadWait", api.Run{Wait: api.WaitStopped}, nil, "", api.ExecExit{}, api.CodeInvalid, 1},
 		{"EarlyFrames", api.Run{VM: api.CreateVM{AutoRemove: true}, Argv: shell("cat"), Stdin: true}, func(c *api.FrameConn) error {
 			return errors.Join(c.Write(api.FrameStdin, []byte("early")), c.Write(api.FrameStdinClose, nil))

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
 
 	"banger/internal/guestd/agent"
 	agentv1 "banger/proto/agent/v1"
@@ -45,6 +46,9 @@ func Main() {
 	how := os.Getenv(Variable)
 	if how == "" || len(os.Args) < 3 || os.Args[1] != "--api-sock" {
 		return
+	}
+	for fd := 3; fd < 16; fd++ { // the lock is the VMM's alone: what a guest runs may outlive it for moments
+		unix.CloseOnExec(fd)
 	}
 	listener, err := net.Listen("unix", os.Args[2])
 	if err != nil {
