@@ -173,7 +173,6 @@ func (s *server) stop(ctx context.Context, in api.StopDaemon) error {
 	case <-s.released: // another client was faster
 		return nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 	select {
 	case <-s.released:
@@ -216,7 +215,7 @@ func (s *server) drain(ctx context.Context) error {
 	cancel()
 	s.letGo()
 	defer context.AfterFunc(ctx, s.endRequests)()
-	err := s.http.Shutdown(context.WithoutCancel(ctx)) // returns when no request is left, however long that takes
+	err := s.shutdown(context.WithoutCancel(ctx)) // returns when no request is left, however long that takes
 	s.handler.Wait()
 	s.vms.WaitForwards()
 	s.endRequests()
@@ -233,7 +232,7 @@ func (s *server) cut() error {
 	s.letGo()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	if err := s.http.Shutdown(ctx); err != nil {
+	if err := s.shutdown(ctx); err != nil {
 		errs = append(errs, s.http.Close())
 	}
 	s.handler.Wait()
@@ -246,6 +245,15 @@ func (s *server) letGo() {
 	s.closeSocket()
 	s.release()
 	close(s.released)
+}
+
+// shutdown returns when no request is left, or ctx ends.
+func (s *server) shutdown(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	if errors.Is(err, net.ErrClosed) { // of the listener, which closeSocket has closed
+		return nil
+	}
+	return err
 }
 
 func (s *server) closeSocket() {
