@@ -30,9 +30,15 @@ type running struct {
 func start(t *testing.T, dir home.Dir) *running {
 	t.Helper()
 	c := config.Config{Home: dir, Image: "debian:trixie", Kernel: "debian:trixie", CPUs: 1, MemoryMiB: 128, DiskMiB: 64, VMM: "auto", BootTimeout: time.Second, StopTimeout: time.Second}
+	return startWith(t, Options{Config: c, Log: slog.New(slog.DiscardHandler)})
+}
+
+func startWith(t *testing.T, o Options) *running {
+	t.Helper()
+	c := o.Config
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &running{config: c, client: api.NewClient(dir.Socket()), cancel: cancel, ended: make(chan error, 1)}
-	go func() { r.ended <- Run(ctx, Options{Config: c, Log: slog.New(slog.DiscardHandler)}) }()
+	r := &running{config: c, client: api.NewClient(c.Home.Socket()), cancel: cancel, ended: make(chan error, 1)}
+	go func() { r.ended <- Run(ctx, o) }()
 	t.Cleanup(func() {
 		cancel()
 		r.client.CloseIdle()
