@@ -12,7 +12,8 @@ import (
 const (
 	// diskLabel is the ext4 label by which the guest finds the VM's own disk.
 	diskLabel = "banger-disk"
-	// guestCID is the VM's vsock address; it may be the same in every VM, because each VMM has a socket of its own.
+	// guestCID is the VM's vsock address; it may be the same in every VM, because each VMM has a
+	// socket of its own.
 	guestCID = 3
 	// consoleBytesPerSecond bounds what a guest can write into its console log.
 	consoleBytesPerSecond = 1 << 20
@@ -27,14 +28,16 @@ type guestNetwork struct {
 	subnet  netip.Prefix
 }
 
-// args are the kernel arguments by which banger-guest sets the network. Never ip=, which the kernel would do too early.
+// args are the kernel arguments by which banger-guest sets the network. Never ip=, which the kernel
+// would do too early.
 func (n guestNetwork) args() []string {
 	if n.tap.Name == "" {
 		return nil
 	}
 	gateway := network.Gateway(n.subnet).String()
 	args := []string{
-		"banger.address=" + netip.PrefixFrom(n.address, n.subnet.Bits()).String(), "banger.gateway=" + gateway, "banger.dns=" + gateway,
+		"banger.address=" + netip.PrefixFrom(n.address, n.subnet.Bits()).String(),
+		"banger.gateway=" + gateway, "banger.dns=" + gateway,
 		"banger.mtu=" + strconv.Itoa(n.tap.MTU), "banger.search=" + network.Domain,
 	}
 	if n.tap.Address6.IsValid() {
@@ -54,7 +57,8 @@ func (n guestNetwork) interfaces() []firecracker.NetworkInterface {
 	return []firecracker.NetworkInterface{{IfaceID: "eth0", HostDevName: n.tap.Name, GuestMAC: network.MAC(n.address)}}
 }
 
-// kernelArgs is the kernel command line. Firecracker's default one is replaced, because it holds nomodule.
+// kernelArgs is the kernel command line. Firecracker's default one is replaced, because it holds
+// nomodule.
 func kernelArgs(name string, more []string) string {
 	return strings.Join(append([]string{
 		"console=ttyS0", "quiet",
@@ -102,8 +106,9 @@ func (f bootFiles) args() []string {
 	return args
 }
 
-// planBoot says how a VM is booted from an image and a kernel bundle. The guest finds its drives by what is in them, so
-// their order does not matter; none is a root device, because the initrd joins them.
+// planBoot says how a VM is booted from an image and a kernel bundle. The guest finds its drives by
+// what is in them, so their order does not matter; none is a root device, because the initrd joins
+// them.
 func planBoot(name string, cpus, memoryMiB int, dir Dir, f bootFiles, n guestNetwork) bootPlan {
 	shared := firecracker.Drive{DriveID: "image", PathOnHost: f.rootfs, IsReadOnly: true}
 	if f.inputs != "" {
@@ -116,13 +121,15 @@ func planBoot(name string, cpus, memoryMiB int, dir Dir, f bootFiles, n guestNet
 	if f.modules != "" {
 		drives = append(drives, firecracker.Drive{DriveID: "modules", PathOnHost: f.modules, IsReadOnly: true})
 	}
+	args := kernelArgs(name, append(n.args(), f.args()...))
+	limit := &firecracker.TokenBucket{Size: consoleBytesPerSecond, RefillTimeMS: 1000}
 	return bootPlan{
 		machine: firecracker.MachineConfig{VCPUCount: cpus, MemSizeMiB: memoryMiB},
-		source:  firecracker.BootSource{KernelImagePath: f.vmlinux, InitrdPath: f.initrd, BootArgs: kernelArgs(name, append(n.args(), f.args()...))},
+		source:  firecracker.BootSource{KernelImagePath: f.vmlinux, InitrdPath: f.initrd, BootArgs: args},
 		drives:  drives,
 		nics:    n.interfaces(),
 		vsock:   firecracker.Vsock{GuestCID: guestCID, UDSPath: dir.VsockSocket()},
-		serial:  firecracker.Serial{SerialOutPath: dir.ConsoleLog(), RateLimiter: &firecracker.TokenBucket{Size: consoleBytesPerSecond, RefillTimeMS: 1000}},
+		serial:  firecracker.Serial{SerialOutPath: dir.ConsoleLog(), RateLimiter: limit},
 		balloon: firecracker.Balloon{DeflateOnOOM: true, FreePageReporting: true},
 	}
 }

@@ -16,8 +16,8 @@ import (
 	"banger/internal/store"
 )
 
-// Build describes a throw-away VM in which an image is made. Its root is a private, writable copy of another image: what
-// is done in it, also in /home and /root, becomes the new image.
+// Build describes a throw-away VM in which an image is made. Its root is a private, writable copy
+// of another image: what is done in it, also in /home and /root, becomes the new image.
 type Build struct {
 	ImageName                string // of the image to be
 	From                     store.Image
@@ -31,7 +31,8 @@ type Build struct {
 	MakeInputs func(ctx context.Context, path string) error
 	// Work provisions the VM through its agent.
 	Work func(ctx context.Context, agent *guest.Client) error
-	// Take takes over the finished root filesystem, read-only and without a label of its own, by renaming it.
+	// Take takes over the finished root filesystem, read-only and without a label of its own, by
+	// renaming it.
 	Take func(ctx context.Context, path string) error
 }
 
@@ -47,8 +48,8 @@ func (m *Manager) buildFlow(x *machine, b Build) flow {
 	}}
 }
 
-// provisionFlow does the work in a VM that runs, and hands over what came of it. It is not undone: the VM is removed in
-// any case.
+// provisionFlow does the work in a VM that runs, and hands over what came of it. It is not undone:
+// the VM is removed in any case.
 func (m *Manager) provisionFlow(x *machine, b Build) flow {
 	built := ending{reason: "built"}
 	steps := []step{
@@ -61,15 +62,17 @@ func (m *Manager) provisionFlow(x *machine, b Build) flow {
 	}
 	steps = append(steps, m.endSteps(x, &built)...)
 	return flow{name: "provision", quiet: true, steps: append(steps,
-		step{name: "shrink disk", do: func(ctx context.Context) error { return blameFullDisk(x.dir, finishRoot(ctx, x.dir.Disk())) }},
+		step{name: "shrink disk", do: func(ctx context.Context) error {
+			return blameFullDisk(x.dir, finishRoot(ctx, x.dir.Disk()))
+		}},
 		step{name: "hand over root", do: func(ctx context.Context) error { return b.Take(ctx, x.dir.Disk()) }},
 	)}
 }
 
-// Build makes the VM, has it provisioned, shuts it down cleanly, hands its root over and removes it. It is one operation:
-// what else is asked of the VM meanwhile waits, or cancels it. Whatever happens nothing is left of the VM, unless Keep
-// says otherwise; a VM that a dead daemon leaves is removed at the next start, because its record says leased and nobody
-// holds the lease.
+// Build makes the VM, has it provisioned, shuts it down cleanly, hands its root over and removes
+// it. It is one operation: what else is asked of the VM meanwhile waits, or cancels it. Whatever
+// happens nothing is left of the VM, unless Keep says otherwise; a VM that a dead daemon leaves is
+// removed at the next start, because its record says leased and nobody holds the lease.
 func (m *Manager) Build(ctx context.Context, b Build) error {
 	rec, err := m.planBuild(ctx, b)
 	if err != nil {
@@ -96,12 +99,15 @@ func (m *Manager) Build(ctx context.Context, b Build) error {
 
 // planBuild checks what is asked for and makes the record.
 func (m *Manager) planBuild(ctx context.Context, b Build) (store.VM, error) {
-	rec, err := m.plan(api.CreateVM{CPUs: b.CPUs, MemoryMiB: b.MemoryMiB, DiskMiB: b.SizeMiB, Network: b.Network, Isolated: true, Lease: true})
+	rec, err := m.plan(api.CreateVM{
+		CPUs: b.CPUs, MemoryMiB: b.MemoryMiB, DiskMiB: b.SizeMiB, Network: b.Network, Isolated: true, Lease: true,
+	})
 	if err != nil {
 		return rec, err
 	}
 	if b.From.SizeBytes > int64(rec.DiskMiB)<<20 {
-		return rec, api.Errorf(api.CodeInvalid, "a root of %d MiB: image %s alone has %d MiB", rec.DiskMiB, b.From.Name, (b.From.SizeBytes+1<<20-1)>>20).
+		imageMiB := (b.From.SizeBytes + 1<<20 - 1) >> 20
+		return rec, api.Errorf(api.CodeInvalid, "a root of %d MiB: image %s alone has %d MiB", rec.DiskMiB, b.From.Name, imageMiB).
 			WithHint("give more with --size")
 	}
 	kernel, err := m.kernels.Ensure(ctx, cmp.Or(b.Kernel, m.config.Kernel))
@@ -144,7 +150,8 @@ func (m *Manager) copyImage(ctx context.Context, x *machine) error {
 	return disk.SetLabel(x.dir.Disk(), disk.LabelImage) // whatever the image's own was
 }
 
-// endBuilt shuts the guest down cleanly, or says that it could not: what it has not written is missing in the image.
+// endBuilt shuts the guest down cleanly, or says that it could not: what it has not written is
+// missing in the image.
 func (m *Manager) endBuilt(ctx context.Context, x *machine, timeout time.Duration) error {
 	if endGuest(ctx, m.vmms.of(x.rec.ID), "shut down guest", false, timeout) {
 		return nil
@@ -164,7 +171,8 @@ func blameFullDisk(dir Dir, err error) error {
 	if free, statErr := disk.FreeBytes(string(dir)); statErr != nil || free >= little {
 		return err
 	}
-	return api.Errorf(api.CodeUnavailable, "disk full in %s: %w", dir, err).WithHint("free some space on that filesystem and try again")
+	return api.Errorf(api.CodeUnavailable, "disk full in %s: %w", dir, err).
+		WithHint("free some space on that filesystem and try again")
 }
 
 func finishRoot(ctx context.Context, path string) (err error) {
@@ -182,5 +190,6 @@ func (m *Manager) keepBuild(ctx context.Context, x *machine, err error) error {
 		return errors.Join(err, leaseErr)
 	}
 	return api.Errorf(api.CodeOf(err), "%w", err).
-		WithHint("the machine is kept; enter it: banger shell %s; then remove it: banger rm -f %s", x.rec.Name, x.rec.Name)
+		WithRemedy(api.OpExec.Remedy(api.Exec{VM: x.rec.Name}, "the machine is kept; enter it")).
+		WithRemedy(api.OpRemoveVM.Remedy(api.RemoveVM{VM: x.rec.Name, Force: true}, "then remove it"))
 }

@@ -25,7 +25,8 @@ func buildHome(t *testing.T, how string) (*home, Build) {
 	if err := disk.CreateExt4(t.Context(), rootfs, disk.MinExt4Bytes, "of-another"); err != nil {
 		t.Fatal(err)
 	}
-	// What is checked at the start of the VM is the image's file; the fake image is replaced with all that knows it.
+	// What is checked at the start of the VM is the image's file; the fake image is replaced with
+	// all that knows it.
 	h.adoptImage(rootfs)
 	return h, Build{
 		ImageName: "web", From: store.Image{ID: h.image, Name: "debian:trixie", SizeBytes: disk.MinExt4Bytes}, SizeMiB: 64, Network: api.NetworkNone,
@@ -139,7 +140,8 @@ func TestBuildFails(t *testing.T) {
 	}
 }
 
-// With Keep a failure leaves the VM running, as one of its own: it says how to enter it, and survives a daemon.
+// With Keep a failure leaves the VM running, as one of its own: it says how to enter it, and
+// survives a daemon.
 func TestBuildKept(t *testing.T) {
 	h, b := buildHome(t, fakeWell)
 	m := h.manager()
@@ -149,7 +151,7 @@ func TestBuildKept(t *testing.T) {
 	}
 	err := m.Build(t.Context(), b)
 	e, ok := errors.AsType[*api.Error](err)
-	if !ok || e.Code != api.CodeUnavailable || !strings.Contains(e.Hint, "banger shell build-web") {
+	if !ok || e.Code != api.CodeUnavailable || len(e.Remedies) != 2 || e.Remedies[0].Operation != api.OpExec.Name || e.Remedies[1].Operation != api.OpRemoveVM.Name {
 		t.Fatalf("error %#v", err)
 	}
 	if err := m.Close(); err != nil {

@@ -23,12 +23,14 @@ func (h *home) picture() string {
 	}
 	var all []string
 	for _, r := range recs {
-		all = append(all, fmt.Sprint(r.State, " nat=", r.NAT, " services=", r.HostServices, " leased=", r.Leased, " forwards=", len(r.Forwards)))
+		all = append(all, fmt.Sprintf("%s nat=%v services=%v leased=%v forwards=%d",
+			r.State, r.NAT, r.HostServices, r.Leased, len(r.Forwards)))
 	}
 	return strings.Join(all, "; ")
 }
 
-// awaitSettled waits for what goes on behind an answer: a stop that is finished, an end that is recorded.
+// awaitSettled waits for what goes on behind an answer: a stop that is finished, an end that is
+// recorded.
 func (h *home) awaitSettled(m *Manager) {
 	h.t.Helper()
 	patience := time.After(20 * time.Second)
@@ -53,7 +55,8 @@ func (h *home) awaitSettled(m *Manager) {
 	}
 }
 
-// checkAll fails the test unless all that there is on the host belongs to a VM that should have it, and is whole.
+// checkAll fails the test unless all that there is on the host belongs to a VM that should have it,
+// and is whole.
 func (h *home) checkAll(m *Manager) {
 	h.t.Helper()
 	if m.lan.astray.Load() { // then the daemon tries again
@@ -121,7 +124,8 @@ func (h *home) checkVM(m *Manager, rec store.VM, ports map[string]network.Port) 
 		}
 		h.awaitUnlocked(dir)
 		if joined || rec.VMMPID != 0 || m.vmms.of(rec.ID) != nil {
-			h.t.Errorf("a stopped VM has: a port %v, pid %d, a known VMM %v", joined, rec.VMMPID, m.vmms.of(rec.ID) != nil)
+			h.t.Errorf("a stopped VM has: a port %v, pid %d, a known VMM %v",
+				joined, rec.VMMPID, m.vmms.of(rec.ID) != nil)
 		}
 		return
 	}
@@ -133,7 +137,8 @@ func (h *home) checkVM(m *Manager, rec store.VM, ports map[string]network.Port) 
 		h.t.Errorf("nobody holds the lock of a running VM (%v)", err)
 	}
 	if !joined || p.NAT != rec.NAT || len(p.HostServices) != len(rec.HostServices) {
-		h.t.Errorf("the network has %+v (%v), recorded are nat %v and services %v", p, joined, rec.NAT, rec.HostServices)
+		h.t.Errorf("the network has %+v (%v), recorded are nat %v and services %v",
+			p, joined, rec.NAT, rec.HostServices)
 	}
 	agent, _, err := m.Agent(bg, rec.ID)
 	if err == nil {

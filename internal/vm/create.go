@@ -35,8 +35,8 @@ func (m *Manager) createFlow(x *machine) flow {
 	}}
 }
 
-// Create makes a VM and leaves it stopped. When ctx ends before it returns, nothing is left of the VM; an image or
-// kernel that was made for it stays.
+// Create makes a VM and leaves it stopped. When ctx ends before it returns, nothing is left of the
+// VM; an image or kernel that was made for it stays.
 func (m *Manager) Create(ctx context.Context, want api.CreateVM) (api.VM, error) {
 	rec, err := m.plan(want)
 	if err != nil {
@@ -58,7 +58,9 @@ func (m *Manager) Create(ctx context.Context, want api.CreateVM) (api.VM, error)
 	if err := x.dir.checkSocketPaths(); err != nil {
 		return api.VM{}, err
 	}
-	err = m.operate(ctx, rec.ID, "create", 0, func(ctx context.Context) error { return m.make(ctx, x, m.createFlow(x)) })
+	err = m.operate(ctx, rec.ID, "create", 0, func(ctx context.Context) error {
+		return m.make(ctx, x, m.createFlow(x))
+	})
 	if err != nil {
 		return api.VM{}, fmt.Errorf("create VM %s: %w", x.rec.Name, err)
 	}
@@ -74,7 +76,8 @@ func (m *Manager) plan(want api.CreateVM) (store.VM, error) {
 		Env: want.Env, AutoRemove: want.AutoRemove, Leased: want.Lease, State: api.StateCreating, Forwards: want.Forwards,
 	}
 	if rec.Network != api.NetworkUser && rec.Network != api.NetworkNone {
-		return rec, api.Errorf(api.CodeInvalid, "unknown network %q", rec.Network).WithHint("one of %s, %s", api.NetworkUser, api.NetworkNone)
+		return rec, api.Errorf(api.CodeInvalid, "unknown network %q", rec.Network).
+			WithHint("one of %s, %s", api.NetworkUser, api.NetworkNone)
 	}
 	if rec.Network == api.NetworkUser {
 		if err := network.CheckSubnet(m.config.Subnet); err != nil {
@@ -82,7 +85,8 @@ func (m *Manager) plan(want api.CreateVM) (store.VM, error) {
 		}
 	}
 	if len(rec.HostServices) > 0 && rec.Network == api.NetworkNone {
-		return rec, api.Errorf(api.CodeInvalid, "a VM without a network reaches no service of the host").WithHint("leave out --net none or --host-service")
+		return rec, api.Errorf(api.CodeInvalid, "a VM without a network reaches no service of the host").
+			WithHint("leave out --net none or --host-service")
 	}
 	if err := checkHostServices(rec.HostServices); err != nil {
 		return rec, err
@@ -113,9 +117,11 @@ func checkSize(v store.VM, hostMemoryMiB int) error {
 	case v.MemoryMiB < minMemoryMiB:
 		return api.Errorf(api.CodeInvalid, "%d MiB of memory: a VM needs %d MiB at least", v.MemoryMiB, minMemoryMiB)
 	case v.MemoryMiB > hostMemoryMiB:
-		return api.Errorf(api.CodeInvalid, "%d MiB of memory: this host has %d MiB", v.MemoryMiB, hostMemoryMiB).WithHint("ask for less with --memory")
+		return api.Errorf(api.CodeInvalid, "%d MiB of memory: this host has %d MiB", v.MemoryMiB, hostMemoryMiB).
+			WithHint("ask for less with --memory")
 	case v.DiskMiB < minDiskMiB || v.DiskMiB > maxDiskMiB:
-		return api.Errorf(api.CodeInvalid, "a disk of %d MiB: it can have %d MiB to %d MiB", v.DiskMiB, minDiskMiB, maxDiskMiB)
+		return api.Errorf(api.CodeInvalid, "a disk of %d MiB: it can have %d MiB to %d MiB",
+			v.DiskMiB, minDiskMiB, maxDiskMiB)
 	case len(v.Forwards) > maxForwards:
 		return api.Errorf(api.CodeInvalid, "%d forwards: a VM has at most %d", len(v.Forwards), maxForwards)
 	case len(v.Env) > maxEnv:
@@ -137,14 +143,16 @@ func hostMemoryMiB() (int, error) {
 	return int(info.Totalram * uint64(info.Unit) >> 20), nil
 }
 
-// checkNameFree says so early when a name is taken, before an image is built for nothing; the insert decides.
+// checkNameFree says so early when a name is taken, before an image is built for nothing; the
+// insert decides.
 func (m *Manager) checkNameFree(ctx context.Context, name string) error {
 	if name == "" {
 		return nil
 	}
 	rec, err := m.store.VM(ctx, name)
 	if err == nil && rec.Name == name {
-		return api.Errorf(api.CodeConflict, "a VM named %q exists already", name).WithHint("choose another name, or remove it: banger rm %s", name)
+		return api.Errorf(api.CodeConflict, "a VM named %q exists already", name).
+			WithRemedy(api.OpRemoveVM.Remedy(api.RemoveVM{VM: name}, "choose another name, or remove it"))
 	}
 	if err != nil && api.CodeOf(err) != api.CodeNotFound {
 		return err

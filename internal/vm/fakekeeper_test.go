@@ -21,11 +21,12 @@ import (
 // keepFlag makes this test binary a network's keeper; the home follows it.
 const keepFlag = "--fake-keep"
 
-// refusals is a file in the network's folder with requests that the fake keeper refuses, one a line: "PUT /ports".
+// refusals is a file in the network's folder with requests that the fake keeper refuses, one a
+// line: "PUT /ports".
 const refusals = "refuse"
 
-// fakeKeeper is a network's keeper without a network: ports that are there because it says so. As the real one it
-// outlives the daemon, and ends when it is told to, or a while after the test.
+// fakeKeeper is a network's keeper without a network: ports that are there because it says so. As
+// the real one it outlives the daemon, and ends when it is told to, or a while after the test.
 type fakeKeeper struct {
 	dir   network.Dir
 	lock  *os.File
@@ -60,7 +61,8 @@ func (k *fakeKeeper) listen() (net.Listener, error) {
 	return net.Listen("unix", k.dir.ControlSocket())
 }
 
-// remember is what the real keeper's holder does: a keeper that is killed leaves the ports to the next.
+// remember is what the real keeper's holder does: a keeper that is killed leaves the ports to the
+// next.
 func (k *fakeKeeper) remember() {
 	path := k.dir.HolderSocket()
 	if k.ports == nil {

@@ -21,7 +21,8 @@ import (
 	"banger/proto/agent/v1/agentv1connect"
 )
 
-// fakeVariable makes this test binary a VMM when it is started with Firecracker's flags; its value says how it behaves.
+// fakeVariable makes this test binary a VMM when it is started with Firecracker's flags; its value
+// says how it behaves.
 const fakeVariable = "BANGER_TEST_VMM"
 
 // Behaviours of the fake VMM, joined with commas.
@@ -47,8 +48,9 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// fakeMain is a VMM that holds the inherited lock for its life, takes Firecracker's calls, writes each into calls.log
-// of its folder, and whose guest is an agent on the vsock socket. It dies with the test's binary at the latest.
+// fakeMain is a VMM that holds the inherited lock for its life, takes Firecracker's calls, writes
+// each into calls.log of its folder, and whose guest is an agent on the vsock socket. It dies with
+// the test's binary at the latest.
 func fakeMain(how, socket string) {
 	if strings.Contains(how, fakeDies) && !strings.Contains(how, fakeDiesAtStart) {
 		fmt.Println("no /dev/kvm here")

@@ -35,47 +35,60 @@ type change struct {
 
 var bg = context.Background()
 
-// changes are all flows, in each situation that makes another list of steps of them. Restart is Stop, then Start.
+// changes are all flows, in each situation that makes another list of steps of them. Restart is
+// Stop, then Start.
 func changes() []change {
 	web := api.CreateVM{Name: "web"}
 	forwarded := api.CreateVM{Name: "web", Forwards: []api.Forward{freeForward()}}
 	removing := api.CreateVM{Name: "web", AutoRemove: true}
+	create := func(ctx context.Context, m *Manager) error { _, err := m.Create(ctx, forwarded); return err }
+	start := func(ctx context.Context, m *Manager) error { _, err := m.Start(ctx, "web", 0); return err }
+	stop := func(ctx context.Context, m *Manager) error { _, err := m.Stop(ctx, "web", 0); return err }
+	kill := func(ctx context.Context, m *Manager) error { _, err := m.Kill(ctx, "web", unix.SIGKILL); return err }
+	remove := func(ctx context.Context, m *Manager) error { return m.Remove(ctx, "web", true) }
+	natOff := func(ctx context.Context, m *Manager) error { _, err := m.SetNAT(ctx, "web", false); return err }
+	services := func(ctx context.Context, m *Manager) error {
+		_, err := m.SetHostServices(ctx, "web", []int{80})
+		return err
+	}
+	addForward := func(ctx context.Context, m *Manager) error {
+		_, err := m.AddForward(ctx, "web", forwarded.Forwards[0])
+		return err
+	}
+	lease := func(ctx context.Context, m *Manager) error {
+		ctx, leave := context.WithCancel(ctx)
+		return m.Lease(ctx, "web", leave, nil)
+	}
+	build := func(ctx context.Context, m *Manager) error { return m.Build(ctx, testBuild(ctx, m)) }
 	all := []change{
-		{name: "create", do: func(ctx context.Context, m *Manager) error { _, err := m.Create(ctx, forwarded); return err }},
-		{name: "start", want: forwarded, do: func(ctx context.Context, m *Manager) error { _, err := m.Start(ctx, "web", 0); return err }},
-		{name: "stop", want: forwarded, start: true, do: func(ctx context.Context, m *Manager) error { _, err := m.Stop(ctx, "web", 0); return err }},
-		{name: "stop what removes itself", want: removing, start: true, do: func(ctx context.Context, m *Manager) error { _, err := m.Stop(ctx, "web", 0); return err }},
-		{name: "kill", want: forwarded, start: true, do: func(ctx context.Context, m *Manager) error { _, err := m.Kill(ctx, "web", unix.SIGKILL); return err }},
-		{name: "remove", want: web, do: func(ctx context.Context, m *Manager) error { return m.Remove(ctx, "web", false) }},
-		{name: "remove what runs", want: forwarded, start: true, do: func(ctx context.Context, m *Manager) error { return m.Remove(ctx, "web", true) }},
+		{name: "create", do: create},
+		{name: "start", want: forwarded, do: start},
+		{name: "stop", want: forwarded, start: true, do: stop},
+		{name: "stop what removes itself", want: removing, start: true, do: stop},
+		{name: "kill", want: forwarded, start: true, do: kill},
+		{name: "remove", want: web, do: remove},
+		{name: "remove what runs", want: forwarded, start: true, do: remove},
 		{name: "record end", want: forwarded, start: true, do: killVMM},
-		{name: "nat", want: web, start: true, do: func(ctx context.Context, m *Manager) error { _, err := m.SetNAT(ctx, "web", false); return err }},
-		{name: "nat of a stopped VM", want: web, do: func(ctx context.Context, m *Manager) error { _, err := m.SetNAT(ctx, "web", false); return err }},
-		{name: "host services", want: web, start: true, do: func(ctx context.Context, m *Manager) error {
-			_, err := m.SetHostServices(ctx, "web", []int{80})
-			return err
-		}},
-		{name: "add forward", want: web, start: true, do: func(ctx context.Context, m *Manager) error {
-			_, err := m.AddForward(ctx, "web", forwarded.Forwards[0])
-			return err
-		}},
-		{name: "remove forward", want: forwarded, start: true, do: func(ctx context.Context, m *Manager) error {
-			v, err := m.VM(ctx, "web")
-			if err != nil {
-				return err
-			}
-			return m.RemoveForward(ctx, "web", v.Forwards[0])
-		}},
-		{name: "lease", want: web, do: func(ctx context.Context, m *Manager) error {
-			ctx, leave := context.WithCancel(ctx)
-			return m.Lease(ctx, "web", leave, nil)
-		}},
-		{name: "build", flows: []string{"build", "provision", "remove"}, do: func(ctx context.Context, m *Manager) error { return m.Build(ctx, testBuild(ctx, m)) }},
+		{name: "nat", want: web, start: true, do: natOff},
+		{name: "nat of a stopped VM", want: web, do: natOff},
+		{name: "host services", want: web, start: true, do: services},
+		{name: "add forward", want: web, start: true, do: addForward},
+		{name: "remove forward", want: forwarded, start: true, do: removeForward},
+		{name: "lease", want: web, do: lease},
+		{name: "build", flows: []string{"build", "provision", "remove"}, do: build},
 	}
 	for _, state := range []api.State{api.StateStarting, api.StateStopping, api.StateRemoving} {
 		all = append(all, change{name: "recover what was " + string(state), want: forwarded, start: true, state: state})
 	}
 	return all
+}
+
+func removeForward(ctx context.Context, m *Manager) error {
+	v, err := m.VM(ctx, "web")
+	if err != nil {
+		return err
+	}
+	return m.RemoveForward(ctx, "web", v.Forwards[0])
 }
 
 // freeForward is a forward of a port that nobody has now.
@@ -109,7 +122,8 @@ func testBuild(ctx context.Context, m *Manager) Build {
 		panic(fmt.Sprint("no image: ", err))
 	}
 	return Build{
-		ImageName: "web", From: store.Image{ID: images[0].ID, Name: images[0].Name}, SizeMiB: 64, Network: api.NetworkUser,
+		ImageName: "web", From: store.Image{ID: images[0].ID, Name: images[0].Name}, SizeMiB: 64,
+		Network:    api.NetworkUser,
 		MakeInputs: func(_ context.Context, path string) error { return os.WriteFile(path, []byte("inputs"), 0o600) },
 		Work:       func(ctx context.Context, agent *guest.Client) error { _, err := agent.Health(ctx); return err },
 		Take:       func(_ context.Context, path string) error { return os.Remove(path) },
@@ -174,8 +188,8 @@ func (f *faults) end(t *testing.T) []point {
 	return all
 }
 
-// Whatever fails in a flow, the VM is as before or as after it, and can be used; also when the undo fails too. So it is
-// when the daemon is killed there and another one follows.
+// Whatever fails in a flow, the VM is as before or as after it, and can be used; also when the undo
+// fails too. So it is when the daemon is killed there and another one follows.
 func TestFaults(t *testing.T) {
 	for _, c := range changes() {
 		t.Run(c.name, func(t *testing.T) {
@@ -205,7 +219,9 @@ func TestFaults(t *testing.T) {
 					wantOneOf(t, got, allowed)
 				})
 				if p.when == before {
-					t.Run("killed in undo/"+p.String(), func(t *testing.T) { wantOneOf(t, c.kill(t, []point{trigger}, p), allowed) })
+					t.Run("killed in undo/"+p.String(), func(t *testing.T) {
+						wantOneOf(t, c.kill(t, []point{trigger}, p), allowed)
+					})
 				}
 			}
 		})
@@ -240,8 +256,8 @@ func (c change) home(t *testing.T) (*home, *faults) {
 	return h, f
 }
 
-// prepare brings about the situation and returns what it looks like; the daemon that did it is at its end if the next one
-// is to find it.
+// prepare brings about the situation and returns what it looks like; the daemon that did it is at
+// its end if the next one is to find it.
 func (c change) prepare(h *home, m *Manager) string {
 	h.t.Helper()
 	if c.want.Name == "" {
@@ -260,8 +276,8 @@ func (c change) prepare(h *home, m *Manager) string {
 	return was
 }
 
-// try performs the change while these points fail. It checks what is left, and returns what was seen and how the VM was
-// before and is now.
+// try performs the change while these points fail. It checks what is left, and returns what was
+// seen and how the VM was before and is now.
 func (c change) try(t *testing.T, fail []point) (seen []point, was, is string) {
 	t.Helper()
 	h, f := c.home(t)
@@ -285,8 +301,8 @@ func (c change) ofInterest(seen []point) []point {
 	return slices.DeleteFunc(seen, func(p point) bool { return len(c.flows) > 0 && !slices.Contains(c.flows, p.flow) })
 }
 
-// kill performs the change in a daemon that is killed at a point, after others failed, and returns how the VM is when
-// another daemon has come.
+// kill performs the change in a daemon that is killed at a point, after others failed, and returns
+// how the VM is when another daemon has come.
 func (c change) kill(t *testing.T, fail []point, at point) string {
 	t.Helper()
 	h, _ := c.home(t)

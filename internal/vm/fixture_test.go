@@ -192,7 +192,8 @@ func (h *home) insert(v store.VM) store.VM {
 	return v
 }
 
-// await returns when the condition of a VM holds; it looks again at each change of the manager's VMs.
+// await returns when the condition of a VM holds; it looks again at each change of the manager's
+// VMs.
 func (h *home) await(m *Manager, id string, condition api.WaitFor) api.VM {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), 20*time.Second)

@@ -18,8 +18,8 @@ type step struct {
 	note bool                        // do only notes for the next daemon what is under way: that it cannot stops nothing
 }
 
-// flow is one change of a VM: a list of steps. What a flow takes for the VM are resources (machine.go), so that teardown
-// knows how to give it back whichever flow took it.
+// flow is one change of a VM: a list of steps. What a flow takes for the VM are resources
+// (machine.go), so that teardown knows how to give it back whichever flow took it.
 type flow struct {
 	name  string
 	quiet bool // its steps are no stages that a user sees
@@ -34,9 +34,10 @@ const (
 	after  moment = "after"
 )
 
-// perform does the steps in order. When one fails it and those before it are undone in reverse, in a context of their
-// own that only a deadline ends; the errors are joined. It reports false when the undo failed too, so that something
-// is left. A step that failed because ctx ended is told by ctx's cause.
+// perform does the steps in order. When one fails it and those before it are undone in reverse, in
+// a context of their own that only a deadline ends; the errors are joined. It reports false when
+// the undo failed too, so that something is left. A step that failed because ctx ended is told by
+// ctx's cause.
 func (m *Manager) perform(ctx context.Context, f flow) (clean bool, err error) {
 	for i, s := range f.steps {
 		err := m.performStep(ctx, f, s)
@@ -64,8 +65,8 @@ func (m *Manager) performStep(ctx context.Context, f flow, s step) (err error) {
 	return m.between(f.name, s.name, func() error { return s.do(ctx) })
 }
 
-// undo runs the steps' undos in reverse and joins the errors. One that fails keeps those from being tried that what it
-// should have given back uses, and no others.
+// undo runs the steps' undos in reverse and joins the errors. One that fails keeps those from being
+// tried that what it should have given back uses, and no others.
 func (m *Manager) undo(ctx context.Context, flow string, steps []step) error {
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
@@ -99,7 +100,9 @@ func (m *Manager) between(flow, step string, do func() error) error {
 	return m.fault(flow, step, after)
 }
 
-// undoContext is what a rollback or teardown works in: it does not end with its caller, but after a while.
+// undoContext is what a rollback or teardown works in: it does not end with its caller, but after a
+// while.
 func undoContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(context.WithoutCancel(ctx), undoTimeout, fmt.Errorf("not undone within %s", undoTimeout))
+	cause := fmt.Errorf("not undone within %s", undoTimeout)
+	return context.WithTimeoutCause(context.WithoutCancel(ctx), undoTimeout, cause)
 }

@@ -38,8 +38,8 @@ func completeForward(f *api.Forward) (err error) {
 	return err
 }
 
-// AddForward makes a port of the VM reachable at an address of the host, now if the VM runs and whenever it will. One that
-// is there already is opened again if it does not work.
+// AddForward makes a port of the VM reachable at an address of the host, now if the VM runs and
+// whenever it will. One that is there already is opened again if it does not work.
 func (m *Manager) AddForward(ctx context.Context, ref string, f api.Forward) (api.Forward, error) {
 	rec, err := m.store.VM(ctx, ref)
 	if err == nil {
@@ -53,14 +53,16 @@ func (m *Manager) AddForward(ctx context.Context, ref string, f api.Forward) (ap
 			return sameHostPort(have, f) && have.GuestPort == f.GuestPort
 		})
 		if !known && len(x.rec.Forwards) >= maxForwards {
-			return api.Errorf(api.CodeInvalid, "VM %s has %d forwards, which is the most it can have", x.rec.Name, maxForwards)
+			return api.Errorf(api.CodeInvalid, "VM %s has %d forwards, which is the most it can have",
+				x.rec.Name, maxForwards)
 		}
 		return m.changeForwards(ctx, x, m.addForwardFlow(x, f, known))
 	})
 	return f, err
 }
 
-// changeForwards performs a flow, and has what is open be what is recorded also when it can neither be done nor undone.
+// changeForwards performs a flow, and has what is open be what is recorded also when it can neither
+// be done nor undone.
 func (m *Manager) changeForwards(ctx context.Context, x *machine, f flow) error {
 	clean, err := m.perform(ctx, f)
 	if clean || m.vmms.of(x.rec.ID) == nil {
@@ -75,8 +77,8 @@ func (m *Manager) changeForwards(ctx context.Context, x *machine, f flow) error 
 	return errors.Join(err, m.forwards.align(rec.ID, x.dir, rec.Forwards))
 }
 
-// addForwardFlow records a forward that is not known and opens it if the VM runs. The record comes first: it decides whose
-// the port is.
+// addForwardFlow records a forward that is not known and opens it if the VM runs. The record comes
+// first: it decides whose the port is.
 func (m *Manager) addForwardFlow(x *machine, f api.Forward, known bool) flow {
 	var steps []step
 	if !known {
@@ -97,7 +99,9 @@ func (m *Manager) addForwardFlow(x *machine, f api.Forward, known bool) flow {
 		})
 	}
 	if m.vmms.of(x.rec.ID) != nil && !m.forwards.works(x.rec.ID, f) {
-		open := step{name: "open forward", do: func(context.Context) error { return m.forwards.publish(x.rec.ID, x.dir, f).err }}
+		open := step{name: "open forward", do: func(context.Context) error {
+			return m.forwards.publish(x.rec.ID, x.dir, f).err
+		}}
 		if !known { // else it is shown with why it does not work
 			open.undo = func(context.Context) error { return m.forwards.withdraw(x.rec.ID, f) }
 		}
@@ -116,15 +120,16 @@ func (m *Manager) RemoveForward(ctx context.Context, ref string, f api.Forward) 
 	return m.change(ctx, rec.ID, "forward", 0, func(ctx context.Context, x *machine) error {
 		at := slices.IndexFunc(x.rec.Forwards, func(have api.Forward) bool { return sameHostPort(have, f) })
 		if at < 0 {
-			return api.Errorf(api.CodeNotFound, "VM %s has no forward from %s port %s", x.rec.Name, f.Protocol, f.Listen()).
-				WithHint("see: banger forward ls %s", x.rec.Name)
+			return api.Errorf(api.CodeNotFound, "VM %s has no forward from %s port %s",
+				x.rec.Name, f.Protocol, f.Listen()).
+				WithRemedy(api.OpVM.Remedy(api.VMRef{VM: x.rec.Name}, "see its forwards"))
 		}
 		return m.changeForwards(ctx, x, m.removeForwardFlow(x, x.rec.Forwards[at]))
 	})
 }
 
-// removeForwardFlow takes a forward out of the record and closes it. When it cannot, the forward is as it was, but for the
-// connections that it had.
+// removeForwardFlow takes a forward out of the record and closes it. When it cannot, the forward is
+// as it was, but for the connections that it had.
 func (m *Manager) removeForwardFlow(x *machine, f api.Forward) flow {
 	worked, forgotten := m.forwards.works(x.rec.ID, f), false
 	return flow{name: "remove forward", quiet: true, steps: []step{
@@ -167,15 +172,16 @@ func (m *Manager) Ports(ctx context.Context, ref string) ([]api.Port, error) {
 	}
 	ports := make([]api.Port, 0, len(listening))
 	for _, l := range listening {
-		p := api.Port{Network: l.Network, Address: l.Address.Addr().String(), Port: l.Address.Port(), PID: l.PID, Process: l.Process}
-		p.Reach = reach(v, l, os.Geteuid() == 0)
-		ports = append(ports, p)
+		ports = append(ports, api.Port{
+			Network: l.Network, Address: l.Address.Addr().String(), Port: l.Address.Port(), PID: l.PID, Process: l.Process,
+			Reach: reach(v, l, os.Geteuid() == 0),
+		})
 	}
 	return ports, nil
 }
 
-// reach lists where the host reaches a socket of the VM: through forwards, and at the VM's own address where the host has
-// a route to it, which root's network gives.
+// reach lists where the host reaches a socket of the VM: through forwards, and at the VM's own
+// address where the host has a route to it, which root's network gives.
 func reach(v api.VM, l guest.ListeningPort, routed bool) []string {
 	var at []string
 	for _, f := range v.Forwards {

@@ -15,7 +15,8 @@ type hostKeys struct {
 	turn  turn // held for a change of a record's key, and while the file is made of the records
 }
 
-// pin records the host key that a VM is known by from now on, or refuses one that is not the one recorded.
+// pin records the host key that a VM is known by from now on, or refuses one that is not the one
+// recorded.
 func (k *hostKeys) pin(ctx context.Context, id, key string, replace bool) error {
 	give, err := k.turn.take(ctx)
 	if err != nil {
@@ -28,9 +29,10 @@ func (k *hostKeys) pin(ctx context.Context, id, key string, replace bool) error 
 	}
 	if rec.HostKey != key {
 		if rec.HostKey != "" && !replace {
-			return api.Errorf(api.CodeConflict, "the ssh host key of VM %s has changed since the first connection", rec.Name).
-				WithHint("if you know why (sshd was installed anew, its keys were made again), take the new one: "+
-					"banger ssh --new-host-key %s", rec.Name)
+			return api.Errorf(api.CodeConflict, "the ssh host key of VM %s has changed since the first connection",
+				rec.Name).
+				WithRemedy(api.OpPrepareSSH.Remedy(api.PrepareSSH{VM: rec.Name, NewHostKey: true},
+					"if you know why (sshd was installed anew, its keys were made again), take the new one"))
 		}
 		if err := k.store.SetHostKey(ctx, id, key); err != nil {
 			return err
@@ -39,7 +41,8 @@ func (k *hostKeys) pin(ctx context.Context, id, key string, replace bool) error 
 	return k.write(ctx, "")
 }
 
-// forget takes a VM out of the file of known hosts, before its record goes: another of its name has another key.
+// forget takes a VM out of the file of known hosts, before its record goes: another of its name has
+// another key.
 func (k *hostKeys) forget(ctx context.Context, id string) error {
 	give, err := k.turn.take(ctx)
 	if err != nil {

@@ -13,9 +13,9 @@ import (
 	"banger/internal/store"
 )
 
-// lan is the machines' network as this daemon sees it: who has a port on it, and by which policy. The turn is held for
-// every change, so that the network's end does not meet a machine that joins, and so that what is read of the records
-// stays true until the network is like that.
+// lan is the machines' network as this daemon sees it: who has a port on it, and by which policy.
+// The turn is held for every change, so that the network's end does not meet a machine that joins,
+// and so that what is read of the records stays true until the network is like that.
 type lan struct {
 	client *network.Client
 	store  *store.Store
@@ -30,8 +30,8 @@ func newLAN(client *network.Client, s *store.Store, log *slog.Logger) *lan {
 	return &lan{client: client, store: s, log: log, turn: newTurn(), joined: map[string]bool{}}
 }
 
-// join makes a machine's port, before there is a VMM to use it. The first machine starts the network. What runs the VMM
-// where its tap is comes with the tap.
+// join makes a machine's port, before there is a VMM to use it. The first machine starts the
+// network. What runs the VMM where its tap is comes with the tap.
 func (l *lan) join(ctx context.Context, v store.VM) (network.Tap, func(argv []string) []string, error) {
 	give, err := l.turn.take(ctx)
 	if err != nil {
@@ -64,8 +64,8 @@ func (l *lan) adopt(ctx context.Context, id string) error {
 	return nil
 }
 
-// leave deletes a machine's port, after the VMM's end, which used its tap. The last machine ends the network: nothing of
-// it is left on the host. Idempotent.
+// leave deletes a machine's port, after the VMM's end, which used its tap. The last machine ends
+// the network: nothing of it is left on the host. Idempotent.
 func (l *lan) leave(ctx context.Context, id string) error {
 	give, err := l.turn.take(ctx)
 	if err != nil {
@@ -100,8 +100,8 @@ func (l *lan) endIdle(ctx context.Context) error {
 	return l.client.Stop(ctx)
 }
 
-// enforce gives a joined machine a policy, for who has the turn. Of a machine without a port the network is told at its
-// start.
+// enforce gives a joined machine a policy, for who has the turn. Of a machine without a port the
+// network is told at its start.
 func (l *lan) enforce(ctx context.Context, v store.VM, policy network.Policy) error {
 	if !l.joined[v.ID] {
 		return nil
@@ -131,8 +131,8 @@ func (l *lan) purge(ctx context.Context, inUse func(context.Context) error) erro
 	return uplink.Purge(ctx, l.client)
 }
 
-// reconcile makes the network what the machines that are on it want it to be: it may have died, may hold ports of
-// machines that have ended, or may have missed a change of policy.
+// reconcile makes the network what the machines that are on it want it to be: it may have died, may
+// hold ports of machines that have ended, or may have missed a change of policy.
 func (l *lan) reconcile(ctx context.Context) error {
 	give, err := l.turn.take(ctx)
 	if err != nil {
@@ -150,8 +150,8 @@ func (l *lan) reconcile(ctx context.Context) error {
 	return nil
 }
 
-// align does the work of reconcile. The turn is held, so a record read here says what the network must do: who changes a
-// policy or a port meanwhile waits.
+// align does the work of reconcile. The turn is held, so a record read here says what the network
+// must do: who changes a policy or a port meanwhile waits.
 func (l *lan) align(ctx context.Context) error {
 	recs, err := l.store.VMs(ctx)
 	if err != nil {
@@ -184,8 +184,8 @@ func (l *lan) align(ctx context.Context) error {
 // lanInterval is how often the daemon looks whether the network still has a keeper.
 const lanInterval = 2 * time.Second
 
-// keep replaces a keeper that died, and puts right what could not be done at once, until ctx ends. Machines do not lose
-// their taps with a keeper, only names and changes of policy.
+// keep replaces a keeper that died, and puts right what could not be done at once, until ctx ends.
+// Machines do not lose their taps with a keeper, only names and changes of policy.
 func (l *lan) keep(ctx context.Context) {
 	tick := time.NewTicker(lanInterval)
 	defer tick.Stop()

@@ -38,7 +38,8 @@ func TestTurn(t *testing.T) {
 	})
 }
 
-// reconcileMeanwhile begins to reconcile while the turn is taken, and returns how it ended once that is over.
+// reconcileMeanwhile begins to reconcile while the turn is taken, and returns how it ended once
+// that is over.
 func reconcileMeanwhile(t *testing.T, m *Manager) (ended func() error) {
 	t.Helper()
 	done := make(chan error, 1)
@@ -75,7 +76,8 @@ func TestReconcileKeepsPortOfStartingVM(t *testing.T) {
 	}
 }
 
-// What the network is made like is read in the turn: a nat off that is under way is not undone by an older record.
+// What the network is made like is read in the turn: a nat off that is under way is not undone by
+// an older record.
 func TestReconcileSeesPolicyMadeMeanwhile(t *testing.T) {
 	h := newHome(t, fakeWell).withNetwork()
 	m := h.manager()

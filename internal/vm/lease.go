@@ -12,9 +12,12 @@ import (
 // leaseEndTimeout bounds the removal of a VM whose client has left.
 const leaseEndTimeout = 2 * time.Minute
 
-// Lease ties a VM to a client: it returns when ctx ends, after the VM was removed. held is called once the lease is
-// taken. When the manager has retired meanwhile, elsewhere removes the VM: by then another daemon owns it.
-func (m *Manager) Lease(ctx context.Context, ref string, held func(), elsewhere func(ctx context.Context, id string) error) error {
+// Lease ties a VM to a client: it returns when ctx ends, after the VM was removed. held is called
+// once the lease is taken. When the manager has retired meanwhile, elsewhere removes the VM: by
+// then another daemon owns it.
+func (m *Manager) Lease(
+	ctx context.Context, ref string, held func(), elsewhere func(ctx context.Context, id string) error,
+) error {
 	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
 		return err
@@ -43,7 +46,8 @@ func (m *Manager) Lease(ctx context.Context, ref string, held func(), elsewhere 
 	return nil // the client has removed it itself
 }
 
-// lease is the hold that a client has on a VM: a lock, and a record that tells the next daemon of it.
+// lease is the hold that a client has on a VM: a lock, and a record that tells the next daemon of
+// it.
 type lease struct {
 	host   *Manager
 	id, vm string // the VM, and its name

@@ -257,7 +257,7 @@ func TestRemove(t *testing.T) {
 	m := h.manager()
 	v := h.start(m, h.create(m, api.CreateVM{}).ID)
 	err := m.Remove(t.Context(), v.ID, false)
-	if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeConflict || !strings.Contains(e.Hint, "rm -f") {
+	if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeConflict || len(e.Remedies) != 2 || e.Remedies[1].Operation != api.OpRemoveVM.Name {
 		t.Errorf("Remove of a running VM = %v, want conflict with a hint", err)
 	}
 	process := m.vmms.of(v.ID).process

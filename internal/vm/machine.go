@@ -14,8 +14,9 @@ import (
 	"banger/internal/store"
 )
 
-// resource is one thing that a VM has on the host. give is idempotent and works from the record and the folder alone,
-// because it also runs in teardown, where the thing was taken in another daemon's life or not at all.
+// resource is one thing that a VM has on the host. give is idempotent and works from the record and
+// the folder alone, because it also runs in teardown, where the thing was taken in another daemon's
+// life or not at all.
 type resource interface {
 	name() string // as an error shows it: "network port"
 	uses() bool   // reports whether those that are taken before it are no use to anybody else while it is there
@@ -23,8 +24,8 @@ type resource interface {
 	give(context.Context) error
 }
 
-// machine is one VM as an operation works on it: its record as it was read, and all that it may have on the host. A new
-// kind of resource is named here, and every teardown knows it.
+// machine is one VM as an operation works on it: its record as it was read, and all that it may
+// have on the host. A new kind of resource is named here, and every teardown knows it.
 type machine struct {
 	rec *store.VM
 	dir Dir
@@ -52,8 +53,8 @@ func (m *Manager) machine(rec store.VM) *machine {
 	return x
 }
 
-// made are the resources that a VM is made of, and run those it has besides while it runs, in the order in which they
-// are taken: each may need those before it.
+// made are the resources that a VM is made of, and run those it has besides while it runs, in the
+// order in which they are taken: each may need those before it.
 func (x *machine) made() []resource { return []resource{x.record, x.hostKey, x.folder} }
 func (x *machine) run() []resource  { return []resource{x.lock, x.port, x.ports, x.vmm} }
 
@@ -62,8 +63,9 @@ func taking(name string, r resource) step {
 	return step{name: name, do: r.take, undo: r.give, uses: r.uses()}
 }
 
-// giving are the steps that give resources back, the last one first. The flow ends at one that cannot be given back: it
-// may still be using those before it. Once begun each is finished, whatever becomes of the flow's caller.
+// giving are the steps that give resources back, the last one first. The flow ends at one that
+// cannot be given back: it may still be using those before it. Once begun each is finished,
+// whatever becomes of the flow's caller.
 func giving(resources []resource) (steps []step) {
 	for _, r := range slices.Backward(resources) {
 		steps = append(steps, step{name: "give back " + r.name(), do: func(ctx context.Context) error {
@@ -75,7 +77,8 @@ func giving(resources []resource) (steps []step) {
 	return steps
 }
 
-// record is the VM's record. It is there before all else and goes last, so that what is left of a VM is always found.
+// record is the VM's record. It is there before all else and goes last, so that what is left of a
+// VM is always found.
 type record struct {
 	rec   *store.VM
 	store *store.Store
@@ -85,7 +88,8 @@ type record struct {
 func (r *record) name() string { return "record" }
 func (r *record) uses() bool   { return false }
 
-// take inserts the record. A made-up name that is taken gets digits of the id, which are the VM's own.
+// take inserts the record. A made-up name that is taken gets digits of the id, which are the VM's
+// own.
 func (r *record) take(ctx context.Context) error {
 	r.rec.CreatedAt = time.Now()
 	if r.rec.Name != "" {
@@ -110,12 +114,14 @@ func (r *record) give(ctx context.Context) error { return r.store.DeleteVM(ctx, 
 func (m *Manager) leaseAddress(taken map[netip.Addr]bool) (netip.Addr, error) {
 	address, err := network.NextAddress(m.config.Subnet, taken)
 	if err != nil {
-		return address, api.Errorf(api.CodeUnavailable, "%w", err).WithHint("remove VMs, or choose a larger subnet: see banger config show")
+		return address, api.Errorf(api.CodeUnavailable, "%w", err).
+			WithRemedy(api.OpStatus.Remedy(api.None{}, "remove machines, or set a larger subnet"))
 	}
 	return address, nil
 }
 
-// knownHost is the VM's line in the file of known hosts. The first ssh connection takes it, not a flow.
+// knownHost is the VM's line in the file of known hosts. The first ssh connection takes it, not a
+// flow.
 type knownHost struct {
 	rec  *store.VM
 	keys *hostKeys
@@ -134,7 +140,8 @@ func (f *folder) uses() bool                 { return true }
 func (f *folder) take(context.Context) error { return os.MkdirAll(string(f.dir), 0o700) }
 func (f *folder) give(context.Context) error { return os.RemoveAll(string(f.dir)) }
 
-// networkPort is the VM's place on the network: a tap and its rules. A VM without a network has none.
+// networkPort is the VM's place on the network: a tap and its rules. A VM without a network has
+// none.
 type networkPort struct {
 	rec *store.VM
 	lan *lan
@@ -171,7 +178,8 @@ type hostPorts struct {
 func (p *hostPorts) name() string { return "forwards" }
 func (p *hostPorts) uses() bool   { return false }
 
-// take opens the host's ports before there is a VMM: one that is taken is told before anything boots.
+// take opens the host's ports before there is a VMM: one that is taken is told before anything
+// boots.
 func (p *hostPorts) take(context.Context) error {
 	return p.forwards.publishAll(p.rec.ID, p.dir, p.rec.Forwards)
 }

@@ -1,10 +1,17 @@
-// Package vm is the life cycle of virtual machines: create, start, stop, remove, and finding them again after a crash
-// of the daemon.
+// Package vm is the life cycle of virtual machines: create, start, stop, remove, and finding them
+// again after a crash of the daemon.
 //
-// A VM is a record in the store, a folder (Dir) and, while it runs, a VMM process that holds the folder's lock. The
-// VMM outlives the daemon. A life-cycle change is a list of named steps with their undo (step.go), run as the VM's
-// only operation (operation.go); rollback, remove and the sweep at daemon start share one teardown (teardown.go).
-// Reading a VM and talking to its guest never wait for an operation, so a VM that hangs blocks nobody else.
+// A VM is a record in the store, a folder (Dir) and, while it runs, a VMM process that holds the
+// folder's lock. The VMM outlives the daemon.
+//
+// What a VM has on the host are resources (machine.go): each knows how it is taken and given back.
+// A change is a flow (flow.go), a list of named steps, most of which take or give a resource; it
+// runs as the VM's only operation (operation.go). A flow that fails is undone, and one that leads to
+// an end, or whose undo failed too, is settled (teardown.go). Rollback, remove and the sweep at
+// daemon start give back the same resources, so a new flow needs no teardown of its own.
+//
+// Reading a VM and talking to its guest never wait for an operation, so a VM that hangs blocks
+// nobody else.
 package vm
 
 import (
@@ -72,7 +79,8 @@ type Manager struct {
 
 	running sync.WaitGroup // operations and watchers
 
-	// fault is asked on both sides of each step of each flow, in tests alone: what it returns is the step's error.
+	// fault is asked on both sides of each step of each flow, in tests alone: what it returns is
+	// the step's error.
 	fault func(flow, step string, when moment) error
 
 	mu         sync.Mutex // guards the fields below; never held over I/O
@@ -98,15 +106,16 @@ func New(o Options) *Manager {
 	return m
 }
 
-// Close cancels all operations, which undo themselves, waits for them and lets go of every guest. VMs that run go on
-// running.
+// Close cancels all operations, which undo themselves, waits for them and lets go of every guest.
+// VMs that run go on running.
 func (m *Manager) Close() error {
 	m.halt()
 	return errors.Join(m.forwards.close(), m.vmms.close())
 }
 
-// Retire hands the VMs over to another daemon: it refuses new operations, lets those under way end (or cancels them
-// when ctx ends) and then touches no record any more. Sessions that talk to a guest go on until Close.
+// Retire hands the VMs over to another daemon: it refuses new operations, lets those under way end
+// (or cancels them when ctx ends) and then touches no record any more. Sessions that talk to a
+// guest go on until Close.
 func (m *Manager) Retire(ctx context.Context) {
 	m.mu.Lock()
 	m.closing = true
@@ -187,7 +196,8 @@ func notRunning(rec store.VM) error {
 	if rec.Reason != "" {
 		why = " (" + rec.Reason + ")"
 	}
-	return api.Errorf(api.CodeConflict, "VM %s is %s%s", rec.Name, rec.State, why).WithHint("start it: banger start %s", rec.Name)
+	return api.Errorf(api.CodeConflict, "VM %s is %s%s", rec.Name, rec.State, why).
+		WithRemedy(api.OpStartVM.Remedy(api.StartVM{VM: rec.Name}, "start it"))
 }
 
 // describe turns a record into what the API shows.
@@ -195,8 +205,9 @@ func (m *Manager) describe(rec store.VM) api.VM {
 	v := api.VM{
 		ID: rec.ID, Name: rec.Name, State: rec.State, Reason: rec.Reason,
 		Image: rec.ImageName, ImageID: rec.ImageID, Kernel: rec.KernelName, KernelID: rec.KernelID,
-		Network: rec.Network, NAT: rec.NAT, Isolated: rec.Isolated, HostServices: rec.HostServices, MTU: rec.MTU, HostKey: rec.HostKey,
-		CPUs: rec.CPUs, MemoryMiB: rec.MemoryMiB, DiskMiB: rec.DiskMiB, Env: rec.Env, AutoRemove: rec.AutoRemove,
+		Network: rec.Network, NAT: rec.NAT, Isolated: rec.Isolated, HostServices: rec.HostServices, MTU: rec.MTU,
+		HostKey: rec.HostKey,
+		CPUs:    rec.CPUs, MemoryMiB: rec.MemoryMiB, DiskMiB: rec.DiskMiB, Env: rec.Env, AutoRemove: rec.AutoRemove,
 		CreatedAt: rec.CreatedAt, StartedAt: orNil(rec.StartedAt), StoppedAt: orNil(rec.StoppedAt),
 		Builds: rec.Builds, Dir: string(m.Dir(rec.ID)),
 	}
@@ -293,7 +304,8 @@ func waitListening(ctx context.Context, agent *guest.Client, port int) error {
 // ErrHandedOver ends a wait that this daemon can not answer any more: ask the next one.
 var ErrHandedOver = api.Errorf(api.CodeReplaced, "the daemon was replaced meanwhile").WithHint("ask again")
 
-// waitState waits for a state. Waiting for a VM to run ends with an error when it is stopped and nothing starts it.
+// waitState waits for a state. Waiting for a VM to run ends with an error when it is stopped and
+// nothing starts it.
 func (m *Manager) waitState(ctx context.Context, rec store.VM, want api.State) (store.VM, error) {
 	for {
 		next := m.nextChange() // taken before the look, so that no change is missed

@@ -66,6 +66,9 @@ func (m *Manager) refuseNetworkInUse(ctx context.Context) error {
 	if len(names) == 0 {
 		return nil
 	}
-	return api.Errorf(api.CodeConflict, "the network is in use by %s", strings.Join(names, ", ")).
-		WithHint("stop them first: banger stop %s", strings.Join(names, " "))
+	inUse := api.Errorf(api.CodeConflict, "the network is in use by %s", strings.Join(names, ", "))
+	for _, name := range names {
+		inUse.WithRemedy(api.OpStopVM.Remedy(api.StopVM{VM: name}, "stop it first"))
+	}
+	return inUse
 }

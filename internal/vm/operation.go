@@ -6,8 +6,9 @@ import (
 	"banger/api"
 )
 
-// operation is a life-cycle change that is under way on one VM. A VM has at most one. It is a slot, not a lock:
-// looking at the VM and talking to its guest need none, and a stronger operation ends a weaker one by cancelling it.
+// operation is a life-cycle change that is under way on one VM. A VM has at most one. It is a slot,
+// not a lock: looking at the VM and talking to its guest need none, and a stronger operation ends a
+// weaker one by cancelling it.
 type operation struct {
 	name   string
 	cancel context.CancelCauseFunc
@@ -22,8 +23,8 @@ const (
 	detached                  // goes on when the client that asked for it is gone
 )
 
-// operate runs do as the VM's only operation. do's context ends with ctx (unless detached), with the manager, or when
-// another operation preempts this one; its cause says which.
+// operate runs do as the VM's only operation. do's context ends with ctx (unless detached), with
+// the manager, or when another operation preempts this one; its cause says which.
 func (m *Manager) operate(ctx context.Context, id, name string, how mode, do func(context.Context) error) error {
 	parent := ctx
 	if how&detached != 0 {
@@ -58,9 +59,11 @@ func (m *Manager) operate(ctx context.Context, id, name string, how mode, do fun
 	return do(opCtx)
 }
 
-// change runs do as the VM's only operation, on the record as the operation before has left it: what was read before
-// that one ended proves nothing.
-func (m *Manager) change(ctx context.Context, id, name string, how mode, do func(context.Context, *machine) error) error {
+// change runs do as the VM's only operation, on the record as the operation before has left it:
+// what was read before that one ended proves nothing.
+func (m *Manager) change(
+	ctx context.Context, id, name string, how mode, do func(context.Context, *machine) error,
+) error {
 	return m.operate(ctx, id, name, how, func(ctx context.Context) error {
 		rec, err := m.store.VM(ctx, id)
 		if err != nil {
@@ -94,5 +97,6 @@ func (m *Manager) release(id string, op *operation) {
 }
 
 func errClosing() error {
-	return api.Errorf(api.CodeUnavailable, "the daemon is shutting down").WithHint("try again: the next command starts a new one")
+	return api.Errorf(api.CodeUnavailable, "the daemon is shutting down").
+		WithHint("try again: the next command starts a new one")
 }

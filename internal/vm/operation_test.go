@@ -16,7 +16,8 @@ import (
 
 func bareManager() *Manager { return New(Options{Log: slog.New(slog.DiscardHandler)}) }
 
-// begin starts an operation that goes on until its context ends; the channel gives what it returned.
+// begin starts an operation that goes on until its context ends; the channel gives what it
+// returned.
 func begin(ctx context.Context, m *Manager, name string, how mode) <-chan error {
 	ended := make(chan error, 1)
 	go func() {
@@ -86,7 +87,8 @@ func TestOperatePreempts(t *testing.T) {
 	})
 }
 
-// An operation that has cancelled another is done, also when its client has left: nobody else brings the VM to an end.
+// An operation that has cancelled another is done, also when its client has left: nobody else
+// brings the VM to an end.
 func TestOperatePreemptsToTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := bareManager()

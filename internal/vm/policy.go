@@ -13,7 +13,8 @@ func (m *Manager) SetNAT(ctx context.Context, ref string, on bool) (api.VM, erro
 	return m.changePolicy(ctx, ref, "nat", func(p *network.Policy) { p.NAT = on })
 }
 
-// SetHostServices gives a VM the host's services that it may reach, in place of those it had, at once when it runs.
+// SetHostServices gives a VM the host's services that it may reach, in place of those it had, at
+// once when it runs.
 func (m *Manager) SetHostServices(ctx context.Context, ref string, ports []int) (api.VM, error) {
 	if err := checkHostServices(ports); err != nil {
 		return api.VM{}, err
@@ -28,9 +29,10 @@ func checkHostServices(ports []int) error {
 	return nil
 }
 
-// changePolicy changes what a VM may reach. What the network does is changed first and recorded then, so that a record
-// never promises what is not so; a rule that could not be recorded is put back. All of it is one turn of the network's:
-// whoever makes the network what the records say comes before or after.
+// changePolicy changes what a VM may reach. What the network does is changed first and recorded
+// then, so that a record never promises what is not so; a rule that could not be recorded is put
+// back. All of it is one turn of the network's: whoever makes the network what the records say
+// comes before or after.
 func (m *Manager) changePolicy(ctx context.Context, ref, what string, change func(*network.Policy)) (api.VM, error) {
 	rec, err := m.store.VM(ctx, ref)
 	if err != nil {

@@ -43,7 +43,8 @@ func newForwards(log *slog.Logger) *forwards {
 	return &forwards{log: log, byVM: map[string][]*published{}}
 }
 
-// publish opens one forward of a VM. One that cannot be opened is kept with the reason; a port 0 becomes the one chosen.
+// publish opens one forward of a VM. One that cannot be opened is kept with the reason; a port 0
+// becomes the one chosen.
 func (fs *forwards) publish(id string, dir Dir, f api.Forward) *published {
 	p := &published{Forward: f}
 	vsock := guest.OpenVsock(dir.VsockSocket(), guest.StreamPort)
@@ -59,7 +60,9 @@ func (fs *forwards) publish(id string, dir Dir, f api.Forward) *published {
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	others := slices.DeleteFunc(fs.byVM[id], func(known *published) bool { return sameHostPort(known.Forward, p.Forward) })
+	others := slices.DeleteFunc(fs.byVM[id], func(known *published) bool {
+		return sameHostPort(known.Forward, p.Forward)
+	})
 	fs.byVM[id] = append(others, p)
 	return p
 }
@@ -129,7 +132,9 @@ func closeEach(all []*published) error {
 func (fs *forwards) works(id string, f api.Forward) bool {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	return slices.ContainsFunc(fs.byVM[id], func(p *published) bool { return sameHostPort(p.Forward, f) && p.err == nil })
+	return slices.ContainsFunc(fs.byVM[id], func(p *published) bool {
+		return sameHostPort(p.Forward, f) && p.err == nil
+	})
 }
 
 // all lists the forwards of all VMs that run.

@@ -12,9 +12,10 @@ import (
 	"banger/internal/store"
 )
 
-// Recover compares every record with what is there, as a daemon must when it starts: it adopts the VMs that run,
-// records the end of those that do not, and finishes or undoes what another daemon had begun. Trouble with one VM is
-// logged and does not keep the others away. It waits for no guest.
+// Recover compares every record with what is there, as a daemon must when it starts: it adopts the
+// VMs that run, records the end of those that do not, and finishes or undoes what another daemon
+// had begun. Trouble with one VM is logged and does not keep the others away. It waits for no
+// guest.
 func (m *Manager) Recover(ctx context.Context) error {
 	recs, err := m.store.VMs(ctx)
 	if err != nil {
@@ -63,7 +64,8 @@ func (m *Manager) recoverVM(ctx context.Context, x *machine) error {
 	return m.recoverLease(ctx, x)
 }
 
-// recoverEnd records the end of a VM that is not running any more; one that belonged to a client which is gone too is removed.
+// recoverEnd records the end of a VM that is not running any more; one that belonged to a client
+// which is gone too is removed.
 func (m *Manager) recoverEnd(ctx context.Context, x *machine, reason string) error {
 	if err := m.end(ctx, "recover", x, ending{reason: reason}); err != nil || x.rec.AutoRemove {
 		return err
@@ -107,8 +109,8 @@ func (m *Manager) finishStop(rec store.VM) {
 	}
 }
 
-// recoverLease removes a VM whose client is gone: nobody holds its lease. An older daemon that only serves its last
-// sessions may hold it still.
+// recoverLease removes a VM whose client is gone: nobody holds its lease. An older daemon that only
+// serves its last sessions may hold it still.
 func (m *Manager) recoverLease(ctx context.Context, x *machine) error {
 	if !x.rec.Leased {
 		return nil

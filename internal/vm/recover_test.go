@@ -89,7 +89,8 @@ func TestRecoverRemovesOrphans(t *testing.T) {
 	}
 }
 
-// A VM outlives its daemon, by its record or, when the daemon died before it could record the VMM, by its socket.
+// A VM outlives its daemon, by its record or, when the daemon died before it could record the VMM,
+// by its socket.
 func TestAdopt(t *testing.T) {
 	tests := []struct {
 		name   string

@@ -10,7 +10,8 @@ import (
 	"banger/internal/ssh"
 )
 
-// A VM's host key is pinned at first, then holds until the user takes another one, and is forgotten with the VM.
+// A VM's host key is pinned at first, then holds until the user takes another one, and is forgotten
+// with the VM.
 func TestPinHostKey(t *testing.T) {
 	const one, two = "ssh-ed25519 AAAAone", "ssh-ed25519 AAAAtwo"
 	h := newHome(t, fakeWell)

@@ -44,8 +44,8 @@ func (m *Manager) startFlow(x *machine, bootTimeout time.Duration) flow {
 	}}
 }
 
-// Start starts a VM and returns when its agent answers. A VM that runs is left as it is. When ctx ends before, the
-// VM is stopped again.
+// Start starts a VM and returns when its agent answers. A VM that runs is left as it is. When ctx
+// ends before, the VM is stopped again.
 //
 // bootTimeout is how long the agent may take; 0 means the configured time.
 func (m *Manager) Start(ctx context.Context, ref string, bootTimeout time.Duration) (api.VM, error) {
@@ -55,7 +55,8 @@ func (m *Manager) Start(ctx context.Context, ref string, bootTimeout time.Durati
 	}
 	err = m.change(ctx, rec.ID, "start", 0, func(ctx context.Context, x *machine) error {
 		if x.rec.State != api.StateStopped { // a flow failed on its way, and so did what was to put that right
-			if err := m.settle(ctx, x, ending{reason: "it was " + string(x.rec.State) + " for no operation"}); err != nil {
+			e := ending{reason: "it was " + string(x.rec.State) + " for no operation"}
+			if err := m.settle(ctx, x, e); err != nil {
 				return err
 			}
 			if *x.rec, err = m.store.VM(ctx, x.rec.ID); err != nil || x.rec.State == api.StateRunning {
@@ -92,7 +93,7 @@ func (m *Manager) start(ctx context.Context, x *machine, bootTimeout time.Durati
 func (s *starting) checkFiles(ctx context.Context) error {
 	if _, err := os.Stat(s.x.dir.Disk()); err != nil {
 		return api.Errorf(api.CodeNotFound, "the disk of VM %s is gone: %w", s.x.rec.Name, err).
-			WithHint("its data is lost; remove it: banger rm %s", s.x.rec.Name)
+			WithRemedy(api.OpRemoveVM.Remedy(api.RemoveVM{VM: s.x.rec.Name}, "its data is lost; remove it"))
 	}
 	images, kernels := s.host.images, s.host.kernels
 	if err := images.Verify(ctx, s.x.rec.ImageID); err != nil {
@@ -105,7 +106,9 @@ func (s *starting) checkFiles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.files = bootFiles{vmlinux: kernels.Vmlinux(s.x.rec.KernelID), modules: kernels.Modules(s.x.rec.KernelID), initrd: initrd}
+	s.files = bootFiles{
+		vmlinux: kernels.Vmlinux(s.x.rec.KernelID), modules: kernels.Modules(s.x.rec.KernelID), initrd: initrd,
+	}
 	if s.x.rec.Builds != "" { // its disk is a copy of the image, with a label of ours
 		s.files.inputs = s.x.dir.Inputs()
 	} else {
@@ -118,7 +121,8 @@ func (s *starting) checkFiles(ctx context.Context) error {
 	return err
 }
 
-// recordStart says that from here on a VMM may be there, until stop has recorded that there is none.
+// recordStart says that from here on a VMM may be there, until stop has recorded that there is
+// none.
 func (s *starting) recordStart(ctx context.Context) error {
 	defer s.host.stateChanged()
 	return s.host.store.SetStarting(ctx, s.x.rec.ID, s.x.vmm.binary)
@@ -158,8 +162,8 @@ func (s *starting) configure(ctx context.Context) error {
 // agent is the way to the guest; there is a VMM.
 func (s *starting) agent() *guest.Client { return s.host.vmms.of(s.x.rec.ID).agent }
 
-// waitAgent waits until the agent answers, the VMM dies or the deadline passes; then the error shows the console, and
-// of a VMM that died its last words.
+// waitAgent waits until the agent answers, the VMM dies or the deadline passes; then the error
+// shows the console, and of a VMM that died its last words.
 func (s *starting) waitAgent(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.bootTimeout,
 		api.Errorf(api.CodeTimeout, "the guest's agent did not answer within %s", s.bootTimeout))
@@ -188,7 +192,8 @@ func (s *starting) waitAgent(ctx context.Context) error {
 	return fmt.Errorf("%w%s", err, said)
 }
 
-// setClock gives the guest the host's time and fresh entropy: a VMM may have neither a clock nor a seed for it.
+// setClock gives the guest the host's time and fresh entropy: a VMM may have neither a clock nor a
+// seed for it.
 func (s *starting) setClock(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
 	defer cancel()
@@ -222,7 +227,8 @@ func quoteTail(title, path string) string {
 	return "\n" + title + " ends:\n  " + strings.Join(lines, "\n  ")
 }
 
-// tailOf returns at most the last n bytes of a file, and nothing when it cannot be read: it only adorns an error.
+// tailOf returns at most the last n bytes of a file, and nothing when it cannot be read: it only
+// adorns an error.
 func tailOf(path string, n int64) []byte {
 	file, err := os.Open(path)
 	if err != nil {

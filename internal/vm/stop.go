@@ -17,11 +17,13 @@ import (
 // forceTimeout is how long a guest may take to reset once it was told to skip its own shutdown.
 const forceTimeout = 10 * time.Second
 
-// lastAnswerTimeout is how long a VM may take to end whose agent did not answer: it may have ended the agent first.
+// lastAnswerTimeout is how long a VM may take to end whose agent did not answer: it may have ended
+// the agent first.
 const lastAnswerTimeout = 2 * time.Second
 
-// Stop shuts a VM down: the agent syncs and asks the init system to shut down; past the timeout (0 means the configured
-// one) the VM is killed. A VM that is starting is cancelled. Once begun a stop is finished, whatever becomes of ctx.
+// Stop shuts a VM down: the agent syncs and asks the init system to shut down; past the timeout (0
+// means the configured one) the VM is killed. A VM that is starting is cancelled. Once begun a stop
+// is finished, whatever becomes of ctx.
 func (m *Manager) Stop(ctx context.Context, ref string, timeout time.Duration) (api.VM, error) {
 	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
@@ -74,8 +76,8 @@ func shutDown(ctx context.Context, r *runningVMM, timeout time.Duration) bool {
 	return endGuest(ctx, r, "shut down guest", false, timeout) || endGuest(ctx, r, "reset guest", true, forceTimeout)
 }
 
-// endGuest has the agent end the VM, after a sync in any case, and reports whether the VMM ended within the time. An
-// agent may die before its answer is out, so an error alone proves nothing.
+// endGuest has the agent end the VM, after a sync in any case, and reports whether the VMM ended
+// within the time. An agent may die before its answer is out, so an error alone proves nothing.
 func endGuest(ctx context.Context, r *runningVMM, stageName string, force bool, within time.Duration) bool {
 	stage := progress.Start(ctx, stageName)
 	asked, cancel := context.WithTimeout(ctx, within)
@@ -119,8 +121,8 @@ func (m *Manager) Restart(ctx context.Context, ref string, stopTimeout, bootTime
 	return m.Start(ctx, v.ID, bootTimeout)
 }
 
-// Kill sends a signal to a VM's VMM. For a signal that ends the VMM it returns when the VM is stopped; whatever is
-// under way on the VM is cancelled.
+// Kill sends a signal to a VM's VMM. For a signal that ends the VMM it returns when the VM is
+// stopped; whatever is under way on the VM is cancelled.
 func (m *Manager) Kill(ctx context.Context, ref string, signal unix.Signal) (api.VM, error) {
 	rec, err := m.store.VM(ctx, ref)
 	if err != nil {

@@ -15,8 +15,8 @@ type ending struct {
 	reason string // why it is stopped, unless it is removed
 }
 
-// endSteps give back what a VM has while it runs, whatever of it there is, and record the end. A VM that removes itself
-// is removed. The reason is read last: a step before may find another one.
+// endSteps give back what a VM has while it runs, whatever of it there is, and record the end. A VM
+// that removes itself is removed. The reason is read last: a step before may find another one.
 func (m *Manager) endSteps(x *machine, e *ending) []step {
 	steps := giving(x.run())
 	if e.remove {
@@ -25,11 +25,13 @@ func (m *Manager) endSteps(x *machine, e *ending) []step {
 	if x.rec.AutoRemove {
 		return append(append(steps, m.noteRemoval(x)), giving(x.made())...)
 	}
-	return append(steps, step{name: "record stopped", do: func(ctx context.Context) error { return m.recordStopped(ctx, x, e.reason) }})
+	return append(steps, step{name: "record stopped", do: func(ctx context.Context) error {
+		return m.recordStopped(ctx, x, e.reason)
+	}})
 }
 
-// noteRemoval is the step by which a removal that is cut is found again. A database that cannot be written, because the
-// disk is full, is no reason to keep what fills the disk.
+// noteRemoval is the step by which a removal that is cut is found again. A database that cannot be
+// written, because the disk is full, is no reason to keep what fills the disk.
 func (m *Manager) noteRemoval(x *machine) step {
 	return step{name: "note removal", note: true, do: func(ctx context.Context) error {
 		ctx, cancel := undoContext(ctx)
@@ -54,8 +56,9 @@ func (m *Manager) end(ctx context.Context, name string, x *machine, e ending) er
 	return m.endBy(ctx, flow{name: name, steps: m.endSteps(x, &e)}, x, &e)
 }
 
-// endBy performs a flow that leads to an ending. Such a flow cannot be undone: when it fails the VM is settled. One that
-// was cancelled is left as it is, because whoever cancelled it ends the VM: another operation, or the next daemon.
+// endBy performs a flow that leads to an ending. Such a flow cannot be undone: when it fails the VM
+// is settled. One that was cancelled is left as it is, because whoever cancelled it ends the VM:
+// another operation, or the next daemon.
 func (m *Manager) endBy(ctx context.Context, f flow, x *machine, e *ending) error {
 	defer m.stateChanged()
 	f.quiet = true
@@ -66,9 +69,10 @@ func (m *Manager) endBy(ctx context.Context, f flow, x *machine, e *ending) erro
 	return errors.Join(err, m.settle(ctx, x, *e))
 }
 
-// settle brings a VM whose flow failed on the way, and could not be undone, to a state that lasts. A VM whose VMM lives
-// runs, as before, unless it was to be removed; another one comes to the end that it was to have. What fails here too
-// stays recorded as under way; the next operation tries again, or the next daemon.
+// settle brings a VM whose flow failed on the way, and could not be undone, to a state that lasts.
+// A VM whose VMM lives runs, as before, unless it was to be removed; another one comes to the end
+// that it was to have. What fails here too stays recorded as under way; the next operation tries
+// again, or the next daemon.
 func (m *Manager) settle(ctx context.Context, x *machine, e ending) error {
 	defer m.stateChanged()
 	recordCtx, cancel := undoContext(ctx)
@@ -102,8 +106,8 @@ func (m *Manager) settle(ctx context.Context, x *machine, e ending) error {
 	return err
 }
 
-// Remove deletes a VM. One that is not stopped is refused, or killed first with force. Once begun it is finished,
-// whatever becomes of ctx.
+// Remove deletes a VM. One that is not stopped is refused, or killed first with force. Once begun
+// it is finished, whatever becomes of ctx.
 func (m *Manager) Remove(ctx context.Context, ref string, force bool) error {
 	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
@@ -116,7 +120,8 @@ func (m *Manager) Remove(ctx context.Context, ref string, force bool) error {
 	err = m.change(ctx, rec.ID, "remove", how, func(ctx context.Context, x *machine) error {
 		if !force && x.rec.State != api.StateStopped && x.rec.State != api.StateRemoving {
 			return api.Errorf(api.CodeConflict, "VM %s is %s", x.rec.Name, x.rec.State).
-				WithHint("stop it first, or remove it as it is: banger rm -f %s", x.rec.Name)
+				WithRemedy(api.OpStopVM.Remedy(api.StopVM{VM: x.rec.Name}, "stop it first")).
+				WithRemedy(api.OpRemoveVM.Remedy(api.RemoveVM{VM: x.rec.Name, Force: true}, "or remove it as it is"))
 		}
 		return m.end(ctx, "remove", x, ending{remove: true})
 	})

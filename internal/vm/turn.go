@@ -7,11 +7,12 @@ import (
 	"banger/api"
 )
 
-// turnTimeout is how long somebody waits for a turn: those before may each have the network's keeper replaced.
+// turnTimeout is how long somebody waits for a turn: those before may each have the network's
+// keeper replaced.
 const turnTimeout = 2 * time.Minute
 
-// turn lets one at a time through, as a mutex does, but who waits for it gives up with its context or after a while. It
-// is taken before what it guards is read.
+// turn lets one at a time through, as a mutex does, but who waits for it gives up with its context
+// or after a while. It is taken before what it guards is read.
 type turn chan struct{}
 
 func newTurn() turn { return make(turn, 1) }

@@ -82,7 +82,8 @@ func (k *runningVMMs) close() error {
 	return errors.Join(errs...)
 }
 
-// lock is the lock in the VM's folder until the VMM has inherited it: from then on the VMM holds it, for its whole life.
+// lock is the lock in the VM's folder until the VMM has inherited it: from then on the VMM holds
+// it, for its whole life.
 type lock struct {
 	rec  *store.VM
 	dir  Dir
@@ -92,7 +93,8 @@ type lock struct {
 func (l *lock) name() string { return "lock" }
 func (l *lock) uses() bool   { return false }
 
-// take takes the lock that the VMM will inherit. That it is taken means that a VMM lives that no record knows.
+// take takes the lock that the VMM will inherit. That it is taken means that a VMM lives that no
+// record knows.
 func (l *lock) take(context.Context) error {
 	file, err := tryLock(l.dir.Lock())
 	if err != nil {
@@ -100,7 +102,7 @@ func (l *lock) take(context.Context) error {
 	}
 	if file == nil {
 		return api.Errorf(api.CodeConflict, "another VMM still holds the lock of VM %s", l.rec.Name).
-			WithHint("end it: banger kill %s", l.rec.Name)
+			WithRemedy(api.OpKillVM.Remedy(api.KillVM{VM: l.rec.Name}, "end it"))
 	}
 	l.file = file
 	return nil
@@ -155,7 +157,8 @@ func (v *vmm) take(ctx context.Context) error {
 		return fmt.Errorf("empty console log: %w", err)
 	}
 	process, err := firecracker.Start(ctx, firecracker.Command{
-		Enter: v.port.enter, Binary: v.binary, ID: v.rec.ID, APISocket: v.dir.APISocket(), LogFile: v.dir.VMMLog(), Lock: v.lock.file,
+		Enter: v.port.enter, Binary: v.binary, ID: v.rec.ID,
+		APISocket: v.dir.APISocket(), LogFile: v.dir.VMMLog(), Lock: v.lock.file,
 	})
 	if err != nil {
 		return err
@@ -167,9 +170,10 @@ func (v *vmm) take(ctx context.Context) error {
 	return v.store.SetVMM(ctx, v.rec.ID, process.PID(), process.StartTicks())
 }
 
-// give ends whatever holds the VM's lock and removes what it leaves behind. The VMM is the one this daemon knows, or the
-// one that the record names, or the one that listens at the API socket. Its own children inherit the lock and may outlive
-// it for moments, so the VMM is only gone when the lock is free.
+// give ends whatever holds the VM's lock and removes what it leaves behind. The VMM is the one this
+// daemon knows, or the one that the record names, or the one that listens at the API socket. Its
+// own children inherit the lock and may outlive it for moments, so the VMM is only gone when the
+// lock is free.
 func (v *vmm) give(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
@@ -210,7 +214,8 @@ func (v *vmm) end(ctx context.Context, process *firecracker.Process) error {
 	return nil
 }
 
-// find returns the process that runs the VM, if it can be found, and reports whether the lock says that there is none.
+// find returns the process that runs the VM, if it can be found, and reports whether the lock says
+// that there is none.
 func (v *vmm) find() (process *firecracker.Process, free bool, err error) {
 	if known := v.known.of(v.rec.ID); known != nil {
 		return known.process, false, nil
@@ -231,8 +236,9 @@ func (v *vmm) find() (process *firecracker.Process, free bool, err error) {
 	return attach(v.rec.VMMPID, v.rec.VMMStartTicks, v.dir), false, nil
 }
 
-// attach finds the process that holds a VM's lock: the recorded one, or, when the daemon died before it could record
-// it, the one that listens at the API socket. It returns nil when there is neither: the VMM is about to be gone.
+// attach finds the process that holds a VM's lock: the recorded one, or, when the daemon died
+// before it could record it, the one that listens at the API socket. It returns nil when there is
+// neither: the VMM is about to be gone.
 func attach(pid int, startTicks uint64, dir Dir) *firecracker.Process {
 	if pid != 0 {
 		if process, err := firecracker.Attach(pid, startTicks); err == nil {

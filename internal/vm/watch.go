@@ -34,7 +34,8 @@ func (m *Manager) watch(id string, running *runningVMM) {
 	}()
 }
 
-// attend keeps the console's log small until the VMM ends; it reports false when the manager closes before.
+// attend keeps the console's log small until the VMM ends; it reports false when the manager closes
+// before.
 func (m *Manager) attend(id string, running *runningVMM) bool {
 	tick := time.NewTicker(trimInterval)
 	defer tick.Stop()
@@ -53,14 +54,14 @@ func (m *Manager) attend(id string, running *runningVMM) bool {
 }
 
 const (
-	// maxConsoleBytes is where a console's log is moved aside; together with the limit on its rate it bounds what a
-	// guest can write on the host.
+	// maxConsoleBytes is where a console's log is moved aside; together with the limit on its rate
+	// it bounds what a guest can write on the host.
 	maxConsoleBytes = 16 << 20
 	trimInterval    = 30 * time.Second
 )
 
-// trimConsole moves a large log aside. The VMM goes on appending to the same file, so what it writes between the copy
-// and the cut is lost.
+// trimConsole moves a large log aside. The VMM goes on appending to the same file, so what it
+// writes between the copy and the cut is lost.
 func trimConsole(ctx context.Context, dir Dir) error {
 	info, err := os.Stat(dir.ConsoleLog())
 	if err != nil || info.Size() <= maxConsoleBytes {
@@ -92,8 +93,8 @@ func (m *Manager) recordEnd(id string, running *runningVMM) error {
 	return err
 }
 
-// endReason says why a VMM ended that nobody stopped; process is nil when no daemon saw it. Only a child's exit status is
-// known; an adopted VMM that ended well has said so in its log.
+// endReason says why a VMM ended that nobody stopped; process is nil when no daemon saw it. Only a
+// child's exit status is known; an adopted VMM that ended well has said so in its log.
 func endReason(process *firecracker.Process, dir Dir) string {
 	console := tailOf(dir.ConsoleLog(), 16<<10)
 	if i := bytes.LastIndex(console, []byte("Kernel panic - not syncing")); i >= 0 {
