@@ -19,9 +19,14 @@ import (
 // life or not at all.
 type resource interface {
 	name() string // as an error shows it: "network port"
-	uses() bool   // reports whether those that are taken before it are no use to anybody else while it is there
-	take(context.Context) error
+	uses() bool   // reports whether those that are taken before it must stay while it is there
 	give(context.Context) error
+}
+
+// takable is a resource that a flow takes.
+type takable interface {
+	resource
+	take(context.Context) error
 }
 
 // machine is one VM as an operation works on it: its record as it was read, and all that it may
@@ -59,7 +64,7 @@ func (x *machine) made() []resource { return []resource{x.record, x.hostKey, x.f
 func (x *machine) run() []resource  { return []resource{x.lock, x.port, x.ports, x.vmm} }
 
 // taking is the step that takes a resource.
-func taking(name string, r resource) step {
+func taking(name string, r takable) step {
 	return step{name: name, do: r.take, undo: r.give, uses: r.uses()}
 }
 
@@ -129,7 +134,6 @@ type knownHost struct {
 
 func (k *knownHost) name() string                   { return "known host" }
 func (k *knownHost) uses() bool                     { return false }
-func (k *knownHost) take(context.Context) error     { return nil }
 func (k *knownHost) give(ctx context.Context) error { return k.keys.forget(ctx, k.rec.ID) }
 
 // folder is all that belongs to the VM alone. Its record tells whose it is.

@@ -77,15 +77,16 @@ func (m *Manager) recoverEnd(ctx context.Context, x *machine, reason string) err
 func (m *Manager) adopt(ctx context.Context, x *machine, process *firecracker.Process) error {
 	rec := x.rec
 	running := m.vmms.add(rec.ID, x.dir, process)
-	m.watch(rec.ID, running)
 	m.log.Info("adopted a VM", "vm", rec.ID, "name", rec.Name, "pid", process.PID())
 	if err := x.ports.take(ctx); err != nil { // each is shown with the VM, too
 		m.log.Warn("reopen forwards", "vm", rec.ID, "name", rec.Name, "error", err)
 	}
-	if rec.Network == api.NetworkNone {
-		return nil
+	var err error
+	if rec.Network != api.NetworkNone {
+		err = m.lan.adopt(ctx, rec.ID)
 	}
-	return m.lan.adopt(ctx, rec.ID)
+	m.watch(rec.ID, running) // last: a VMM that ends at once gives back what was taken here
+	return err
 }
 
 // unseenEnd says why a VMM is gone that ended while no daemon ran.
@@ -102,7 +103,10 @@ func (m *Manager) finishStop(rec store.VM) {
 		if x.rec.State != api.StateStopping {
 			return nil
 		}
-		return m.stop(ctx, x, m.config.StopTimeout)
+		if err := m.stop(ctx, x, m.config.StopTimeout); err != nil || x.rec.AutoRemove {
+			return err
+		}
+		return m.recoverLease(ctx, x)
 	})
 	if err != nil && api.CodeOf(err) != api.CodeNotFound && m.ctx.Err() == nil {
 		m.log.Error("finish the stop of a VM", "vm", rec.ID, "name", rec.Name, "error", err)

@@ -204,6 +204,63 @@ func TestTearDownIsIdempotent(t *testing.T) {
 	}
 }
 
+// A stop that a dead daemon began is finished, and then the VM goes whose client has gone too.
+func TestRecoverStopOfLeased(t *testing.T) {
+	h := newHome(t, fakeWell)
+	old := h.manager()
+	v := h.start(old, h.create(old, api.CreateVM{Lease: true}).ID)
+	if err := errors.Join(old.Close(), h.store.SetState(t.Context(), v.ID, api.StateStopping, "")); err != nil {
+		t.Fatal(err)
+	}
+	m := h.manager()
+	patience := time.After(20 * time.Second)
+	for {
+		next := m.nextChange()
+		now, err := m.VM(t.Context(), v.ID)
+		if api.CodeOf(err) == api.CodeNotFound {
+			return
+		}
+		select {
+		case <-next:
+		case <-patience:
+			t.Fatalf("it is %s still, %v", now.State, err)
+		}
+	}
+}
+
+// What a failed flow left on its way, or a VMM that has just ended, keeps nobody from starting the
+// VM.
+func TestStartSettles(t *testing.T) {
+	for _, state := range []api.State{api.StateStarting, api.StateStopping, api.StateRunning} {
+		t.Run(string(state), func(t *testing.T) {
+			h := newHome(t, fakeWell)
+			m := h.manager()
+			v := h.start(m, h.create(m, api.CreateVM{}).ID)
+			running := m.vmms.of(v.ID)
+			err := m.operate(t.Context(), v.ID, "test", 0, func(ctx context.Context) error { // the watcher waits
+				if err := running.process.Kill(); err != nil {
+					return err
+				}
+				<-running.process.Done()
+				if err := h.store.SetState(ctx, v.ID, state, ""); err != nil {
+					return err
+				}
+				rec, err := h.store.VM(ctx, v.ID)
+				if err != nil {
+					return err
+				}
+				return m.settleBeforeStart(ctx, m.machine(rec))
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			if now := h.start(m, v.ID); now.State != api.StateRunning || now.VMM.PID == v.VMM.PID {
+				t.Errorf("Start = %+v", now)
+			}
+		})
+	}
+}
+
 func TestLease(t *testing.T) {
 	tests := []struct {
 		name string

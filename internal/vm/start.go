@@ -54,12 +54,12 @@ func (m *Manager) Start(ctx context.Context, ref string, bootTimeout time.Durati
 		return api.VM{}, err
 	}
 	err = m.change(ctx, rec.ID, "start", 0, func(ctx context.Context, x *machine) error {
-		if x.rec.State != api.StateStopped { // a flow failed on its way, and so did what was to put that right
-			e := ending{reason: "it was " + string(x.rec.State) + " for no operation"}
-			if err := m.settle(ctx, x, e); err != nil {
-				return err
-			}
-			if *x.rec, err = m.store.VM(ctx, x.rec.ID); err != nil || x.rec.State == api.StateRunning {
+		running := m.vmms.of(x.rec.ID)
+		if x.rec.State == api.StateRunning && (running == nil || running.alive()) {
+			return nil
+		}
+		if x.rec.State != api.StateStopped {
+			if err := m.settleBeforeStart(ctx, x); err != nil {
 				return err
 			}
 		}
@@ -69,6 +69,23 @@ func (m *Manager) Start(ctx context.Context, ref string, bootTimeout time.Durati
 		return api.VM{}, err
 	}
 	return m.VM(ctx, rec.ID)
+}
+
+// settleBeforeStart stops a VM whose VMM has just ended, or that a flow left on its way which could
+// be neither done nor undone: no other operation is under way.
+func (m *Manager) settleBeforeStart(ctx context.Context, x *machine) error {
+	e := ending{reason: "it was " + string(x.rec.State) + " for no operation"}
+	if x.rec.State == api.StateRunning {
+		e.reason = endReason(m.vmms.of(x.rec.ID).process, x.dir)
+	}
+	err := m.settle(ctx, x, e)
+	if err == nil {
+		*x.rec, err = m.store.VM(ctx, x.rec.ID)
+	}
+	if err == nil && x.rec.State != api.StateStopped {
+		err = api.Errorf(api.CodeConflict, "VM %s is %s", x.rec.Name, x.rec.State)
+	}
+	return err
 }
 
 // start performs the start and, when it fails, records why the VM is stopped again.
