@@ -42,7 +42,7 @@ func keep(ctx context.Context) error {
 }
 
 func hold(ctx context.Context) error {
-	return holder.Hold(ctx, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	return holder.Run(ctx, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 }
 
 // answer does what each line of the input says, until it ends.

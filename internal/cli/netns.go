@@ -35,7 +35,7 @@ func (a *app) netnsCommand() *cobra.Command {
 			Use: "hold", Short: "Hold the namespaces", Example: "  banger netns hold", Args: args(cobra.NoArgs),
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
-				return holder.Hold(cmd.Context(), a.logger())
+				return holder.Run(cmd.Context(), a.logger())
 			},
 		},
 	)

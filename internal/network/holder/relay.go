@@ -16,9 +16,9 @@ import (
 	"banger/internal/network/plan"
 )
 
-// openRelay makes the holder's part of the relay, and what leads to it: the tun devices AskName and RefuseName, then a
+// openRelay makes the holder's part of the relay, and what leads to it: the tun devices SYNName and ResetName, then a
 // listening socket for each version of IP. An error says that this kernel cannot.
-func openRelay(ctx context.Context) (files heldFiles, err error) {
+func openRelay(ctx context.Context) (files sharedFiles, err error) {
 	if err := canRelay(); err != nil {
 		return nil, fmt.Errorf("try nftables' tproxy: %w", err)
 	}
@@ -28,7 +28,7 @@ func openRelay(ctx context.Context) (files heldFiles, err error) {
 			files = nil
 		}
 	}()
-	for _, name := range []string{plan.AskName, plan.RefuseName} {
+	for _, name := range []string{plan.SYNName, plan.ResetName} {
 		tun, err := openTun(name)
 		if err != nil {
 			return files, err
@@ -55,7 +55,7 @@ func relaySettings() error {
 	const settings = "/proc/sys/net/ipv4/"
 	for _, name := range []string{
 		// What comes back by a tun has a VM's address, which is behind the bridge.
-		"conf/all/rp_filter", "conf/" + plan.AskName + "/rp_filter", "conf/" + plan.RefuseName + "/rp_filter",
+		"conf/all/rp_filter", "conf/" + plan.SYNName + "/rp_filter", "conf/" + plan.ResetName + "/rp_filter",
 		// For IPv6 too. Else the first packet from a port that a VM had used before finds the remains of its socket
 		// (TIME_WAIT), and the kernel forwards no packet that has one.
 		"tcp_early_demux",
@@ -125,7 +125,7 @@ func setUpTun(fd int, name string) error {
 			return err
 		}
 	}
-	if err := netlink.LinkSetTxQLen(link, plan.AskQueue); err != nil {
+	if err := netlink.LinkSetTxQLen(link, plan.SYNQueue); err != nil {
 		return err
 	}
 	return netlink.LinkSetUp(link)
@@ -137,13 +137,13 @@ func routeMarks(f *nft.Family) error {
 	if err != nil {
 		return fmt.Errorf("find loopback: %w", err)
 	}
-	ask, err := netlink.LinkByName(plan.AskName)
+	ask, err := netlink.LinkByName(plan.SYNName)
 	if err != nil {
-		return fmt.Errorf("find %s: %w", plan.AskName, err)
+		return fmt.Errorf("find %s: %w", plan.SYNName, err)
 	}
 	for _, route := range []*netlink.Route{
 		{Table: plan.MarkLocal, LinkIndex: lo.Attrs().Index, Dst: f.Anywhere(), Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST},
-		{Table: plan.MarkAsk, LinkIndex: ask.Attrs().Index, Dst: f.Anywhere(), Scope: netlink.SCOPE_LINK},
+		{Table: plan.MarkSYN, LinkIndex: ask.Attrs().Index, Dst: f.Anywhere(), Scope: netlink.SCOPE_LINK},
 	} {
 		if err := netlink.RouteReplace(route); err != nil {
 			return fmt.Errorf("add route to %s: %w", route.Dst, err)
@@ -162,7 +162,7 @@ func canRelay() error {
 	const name = "banger-trial"
 	for _, f := range nft.Families(nft.HasIPv6()) {
 		trial := nft.Table{Family: f.Table, Name: name, Chains: []nft.Chain{
-			{Name: "relay", Kind: nftables.ChainTypeFilter, Hook: *nftables.ChainHookPrerouting, Rules: []nft.Rule{{nft.InInterface(plan.AskName), nft.TCP, nft.TProxy(f, plan.RelayAddress(f))}}},
+			{Name: "relay", Kind: nftables.ChainTypeFilter, Hook: *nftables.ChainHookPrerouting, Rules: []nft.Rule{{nft.InInterface(plan.SYNName), nft.TCP, nft.TProxy(f, plan.RelayAddress(f))}}},
 			{Name: "input", Kind: nftables.ChainTypeFilter, Hook: *nftables.ChainHookInput, Rules: plan.RelayInput()},
 		}}
 		if err := nft.Apply([]nft.Table{trial}); err != nil {

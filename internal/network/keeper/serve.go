@@ -30,7 +30,7 @@ type Config struct {
 	Subnet     netip.Prefix // see network.CheckSubnet
 	Rootless   bool         // a user namespace and pasta; else the caller is root, and the uplink a veth pair
 	ResolvConf string       // the host's, /etc/resolv.conf
-	Holder     []string     // the command that runs holder.Hold
+	Holder     []string     // the command that runs holder.Run
 	Ready      *os.File     // hears when all runs, or the error, see network.TellReady; closed then
 }
 
@@ -135,9 +135,9 @@ func (k *keeper) setUp(ctx context.Context, d network.Dir) (err error) {
 			return err
 		}
 	}
-	k.enforcers = []enforcer{k.inside.Apply, func(s plan.State) error { return k.services.Serve(s.Ports) }}
+	k.enforcers = []enforcer{k.inside.Apply, func(s plan.State) error { return k.services.Apply(s.Ports) }}
 	if k.relay != nil {
-		k.enforcers = append(k.enforcers, func(s plan.State) error { k.relay.Serve(s.Ports); return nil })
+		k.enforcers = append(k.enforcers, func(s plan.State) error { k.relay.Apply(s.Ports); return nil })
 	}
 	k.now.Store(newSnapshot(state))
 	if err := k.change(ctx, unchanged); err != nil {

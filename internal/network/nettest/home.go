@@ -140,7 +140,7 @@ func playKeeper() error {
 }
 
 func playHolder() error {
-	return holder.Hold(context.Background(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	return holder.Run(context.Background(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 }
 
 func (h *home) Port(name string, n byte, policy network.Policy) network.Port {

@@ -133,7 +133,7 @@ func routedTable(f *nft.Family, s State) nft.Table {
 	if s.Relay {
 		chains = []nft.Chain{relayRules(f, s.Subnet)}
 		input = append(RelayInput(), input...)
-		forward = append(forward, nft.Rule{fromVM, nft.OutInterface(AskName), f.SourceInNAT(), nft.Accept})
+		forward = append(forward, nft.Rule{fromVM, nft.OutInterface(SYNName), f.SourceInNAT(), nft.Accept})
 	}
 	forward = append(
 		forward,

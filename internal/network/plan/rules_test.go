@@ -101,12 +101,12 @@ table ip banger {
 		iifname "br0" ip saddr @nat tcp flags & (fin | syn | rst | ack) == syn update @opening { ip saddr limit rate over 5000/second burst 5000 packets } drop
 		iifname "br0" ip saddr @nat tcp flags & (fin | syn | rst | ack) == syn meta mark set 0x00000066 accept
 		iifname "br0" ip saddr @nat meta l4proto tcp tproxy to 127.0.0.1:15001 meta mark set 0x00000065 accept
-		iifname "ask0" meta l4proto tcp tproxy to 127.0.0.1:15001 meta mark set 0x00000065 accept
-		iifname "refuse0" meta l4proto tcp meta mark set 0x00000065 accept
+		iifname "syn0" meta l4proto tcp tproxy to 127.0.0.1:15001 meta mark set 0x00000065 accept
+		iifname "reset0" meta l4proto tcp meta mark set 0x00000065 accept
 	}
 	chain input {
 		type filter hook input priority 0; policy drop;
-		iifname "refuse0" meta l4proto tcp reject with tcp reset
+		iifname "reset0" meta l4proto tcp reject with tcp reset
 		meta mark 0x00000065 accept
 		iifname "lo" accept
 		iifname "br0" ip daddr 172.30.0.1 ip saddr . tcp dport @services ct state new add @conns { ip saddr ct count over 4096 } drop
@@ -128,7 +128,7 @@ table ip banger {
 		iifname "br0" ip daddr 169.254.0.0/16 drop
 		iifname "br0" ip daddr 172.30.0.0/16 drop
 		iifname "br0" ip daddr @host drop
-		iifname "br0" oifname "ask0" ip saddr @nat accept
+		iifname "br0" oifname "syn0" ip saddr @nat accept
 		iifname "br0" oifname "up0" ip saddr @nat ct state new add @conns { ip saddr ct count over 4096 } drop
 		iifname "br0" oifname "up0" ip saddr @nat accept
 		iifname "up0" oifname "br0" ct state established,related accept
@@ -174,12 +174,12 @@ table ip6 banger {
 		iifname "br0" ip6 saddr @nat tcp flags & (fin | syn | rst | ack) == syn update @opening { ip6 saddr limit rate over 5000/second burst 5000 packets } drop
 		iifname "br0" ip6 saddr @nat tcp flags & (fin | syn | rst | ack) == syn meta mark set 0x00000066 accept
 		iifname "br0" ip6 saddr @nat meta l4proto tcp tproxy to [::1]:15001 meta mark set 0x00000065 accept
-		iifname "ask0" meta l4proto tcp tproxy to [::1]:15001 meta mark set 0x00000065 accept
-		iifname "refuse0" meta l4proto tcp meta mark set 0x00000065 accept
+		iifname "syn0" meta l4proto tcp tproxy to [::1]:15001 meta mark set 0x00000065 accept
+		iifname "reset0" meta l4proto tcp meta mark set 0x00000065 accept
 	}
 	chain input {
 		type filter hook input priority 0; policy drop;
-		iifname "refuse0" meta l4proto tcp reject with tcp reset
+		iifname "reset0" meta l4proto tcp reject with tcp reset
 		meta mark 0x00000065 accept
 		iifname "lo" accept
 		icmpv6 type nd-neighbor-solicit accept
@@ -196,7 +196,7 @@ table ip6 banger {
 		iifname "br0" ip6 daddr fe80::/10 drop
 		iifname "br0" ip6 daddr fd62:616e:6765::ac1e:0/112 drop
 		iifname "br0" ip6 daddr @host drop
-		iifname "br0" oifname "ask0" ip6 saddr @nat accept
+		iifname "br0" oifname "syn0" ip6 saddr @nat accept
 		iifname "br0" oifname "up0" ip6 saddr @nat ct state new add @conns { ip6 saddr ct count over 4096 } drop
 		iifname "br0" oifname "up0" ip6 saddr @nat accept
 		iifname "up0" oifname "br0" ct state established,related accept

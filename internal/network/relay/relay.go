@@ -29,42 +29,42 @@ const (
 // holds for both, and what looks into connections has one place. pasta would translate TCP packet by packet, and lose or
 // break fast uploads; root's veth would be faster, and a way of its own.
 //
-// A connection is let in only when the world has answered: its first packet comes to the tun device AskName and is kept while
+// A connection is let in only when the world has answered: its first packet comes to the tun device SYNName and is kept while
 // the relay dials, in the host's namespace. Given back there, it opens the connection to the relay's listener, which has any
-// address; given to RefuseName it is refused. So a guest sees what it would see without a relay.
+// address; given to ResetName it is refused. So a guest sees what it would see without a relay.
 //
 // The rules let through what a VM may have; the relay looks again, and closes connections of VMs that may no more.
 type Relay struct {
-	files       []*os.File
-	ask, refuse *os.File // the first two
-	listeners   []net.Listener
-	log         *slog.Logger
-	running     sync.WaitGroup
-	ctx         context.Context // ends with Close
-	cancel      context.CancelFunc
-	shortage    sync.Once // of descriptors or memory: logged once, for guests could fill a log
+	files        []*os.File
+	syns, resets *os.File // the first two
+	listeners    []net.Listener
+	log          *slog.Logger
+	running      sync.WaitGroup
+	ctx          context.Context // ends with Close
+	cancel       context.CancelFunc
+	shortage     sync.Once // of descriptors or memory: logged once, for guests could fill a log
 
-	mu       sync.Mutex          // guards what follows
-	allowed  map[netip.Addr]bool // VMs that reach the world, by each of their addresses
-	passages map[*passage]bool   // all of them
-	latest   map[flow]*passage   // a VM may use a port again while what it has sent before is still on its way
-	count    map[netip.Addr]int  // of passages, by VM
+	mu      sync.Mutex          // guards what follows
+	allowed map[netip.Addr]bool // VMs that reach the world, by each of their addresses
+	conns   map[*conn]bool      // all of them
+	latest  map[flow]*conn      // a VM may use a port again while what it has sent before is still on its way
+	count   map[netip.Addr]int  // of connections, by VM
 }
 
-// passage is a connection of a VM to the world, from its first packet on.
-type passage struct {
+// conn is a connection of a VM to the world, from its first packet on.
+type conn struct {
 	flow
 	cancel context.CancelFunc
 	vmEnd  chan *net.TCPConn // gets the VM's end when that has finished its handshake
 
 	// Guarded by the relay's mu:
-	let  bool // the world has answered, and the first packet may come in
-	came bool // the VM's end has
+	answered bool // by the world, so the first packet may come in
+	accepted bool // the VM's end
 }
 
 // New makes a relay of the files that plan.Request.Relay gives, which it takes over.
 func New(files []*os.File, log *slog.Logger) (_ *Relay, err error) {
-	r := &Relay{log: log, passages: map[*passage]bool{}, latest: map[flow]*passage{}, count: map[netip.Addr]int{}}
+	r := &Relay{log: log, conns: map[*conn]bool{}, latest: map[flow]*conn{}, count: map[netip.Addr]int{}}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -75,7 +75,7 @@ func New(files []*os.File, log *slog.Logger) (_ *Relay, err error) {
 	if len(files) < 3 {
 		return nil, errors.New("the network is of an earlier build, which has no relay")
 	}
-	r.ask, r.refuse = files[0], files[1]
+	r.syns, r.resets = files[0], files[1]
 	for _, file := range files[2:] {
 		listener, err := net.FileListener(file)
 		if err != nil {
@@ -89,7 +89,7 @@ func New(files []*os.File, log *slog.Logger) (_ *Relay, err error) {
 // Start begins to take connections. First packets that came while there was no keeper wait for it, so the VMs that reach the
 // world must have been told before, or theirs would be dropped.
 func (r *Relay) Start() {
-	r.running.Go(r.readAsked)
+	r.running.Go(r.readSYNs)
 	for _, listener := range r.listeners {
 		r.running.Go(func() { r.accept(listener) })
 	}
@@ -111,8 +111,8 @@ func (r *Relay) closeFiles() {
 	}
 }
 
-// Serve makes the VMs that reach the world those whose ports say so, and ends the connections of others.
-func (r *Relay) Serve(ports []network.Port) {
+// Apply makes the VMs that reach the world those whose ports say so, and ends the connections of others.
+func (r *Relay) Apply(ports []network.Port) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.allowed = map[netip.Addr]bool{}
@@ -121,18 +121,18 @@ func (r *Relay) Serve(ports []network.Port) {
 			r.allowed[p.Address], r.allowed[network.Address6(p.Address)] = true, true
 		}
 	}
-	for p := range r.passages {
-		if !r.allowed[p.vm.Addr()] {
-			p.cancel()
+	for c := range r.conns {
+		if !r.allowed[c.vm.Addr()] {
+			c.cancel()
 		}
 	}
 }
 
-// readAsked takes the first packets of connections.
-func (r *Relay) readAsked() {
+// readSYNs takes the first packets of connections.
+func (r *Relay) readSYNs() {
 	packet := make([]byte, 1<<16)
 	for {
-		n, err := r.ask.Read(packet)
+		n, err := r.syns.Read(packet)
 		if err != nil {
 			if !errors.Is(err, os.ErrClosed) {
 				r.log.Error("VMs can open no more connections", "err", err)
@@ -143,87 +143,87 @@ func (r *Relay) readAsked() {
 	}
 }
 
-// begin starts the passage of a first packet. One that is sent again waits like the first, or comes in: the other may be lost.
+// begin starts the connection of a first packet. One that is sent again waits like the first, or comes in: the other may be lost.
 func (r *Relay) begin(packet []byte) {
 	f, ok := parseSYN(packet)
 	if !ok {
 		return
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
-	p, let := r.enter(f, cancel)
-	if let {
-		_, _ = r.ask.Write(packet) // fails when the relay ends
+	c, again := r.open(f, cancel)
+	if again {
+		_, _ = r.syns.Write(packet) // fails when the relay ends
 	}
-	if p == nil {
+	if c == nil {
 		cancel()
 		return
 	}
 	first := bytes.Clone(packet)
 	r.running.Go(func() {
-		defer r.leave(p)
-		r.carry(ctx, p, first)
+		defer r.remove(c)
+		r.carry(ctx, c, first)
 	})
 }
 
-// enter makes the passage of a new connection. There is none for a connection that is on its way already, which may have been
+// open notes a new connection. There is none for a connection that is on its way already, which may have been
 // let in, and for one that the VM may not have. A first packet behind a handshake that was finished is of a new connection.
-func (r *Relay) enter(f flow, cancel context.CancelFunc) (p *passage, let bool) {
+func (r *Relay) open(f flow, cancel context.CancelFunc) (c *conn, answered bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if p := r.latest[f]; p != nil && !p.came {
-		return nil, p.let
+	if c := r.latest[f]; c != nil && !c.accepted {
+		return nil, c.answered
 	}
 	if !r.allowed[f.vm.Addr()] || r.count[f.vm.Addr()] >= plan.MaxConns {
 		return nil, false
 	}
-	p = &passage{flow: f, cancel: cancel, vmEnd: make(chan *net.TCPConn, 1)}
-	r.passages[p], r.latest[f] = true, p
+	c = &conn{flow: f, cancel: cancel, vmEnd: make(chan *net.TCPConn, 1)}
+	r.conns[c], r.latest[f] = true, c
 	r.count[f.vm.Addr()]++
-	return p, false
+	return c, false
 }
 
-// let notes that the world has answered.
-func (r *Relay) let(p *passage) {
+// setAnswered notes that the world has answered.
+func (r *Relay) setAnswered(c *conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p.let = true
+	c.answered = true
 }
 
-func (r *Relay) leave(p *passage) {
+func (r *Relay) remove(c *conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p.cancel()
+	c.cancel()
 	select {
-	case vm := <-p.vmEnd: // came too late
+	case vm := <-c.vmEnd: // came too late
 		reset(vm)
 	default:
 	}
-	delete(r.passages, p)
-	if r.latest[p.flow] == p {
-		delete(r.latest, p.flow)
+	delete(r.conns, c)
+	if r.latest[c.flow] == c {
+		delete(r.latest, c.flow)
 	}
-	vm := p.vm.Addr()
+	vm := c.vm.Addr()
 	if r.count[vm]--; r.count[vm] == 0 {
 		delete(r.count, vm)
 	}
 }
 
 // carry is the life of a connection.
-func (r *Relay) carry(ctx context.Context, p *passage, first []byte) {
-	world, err := dialWorld(ctx, p.remote)
+func (r *Relay) carry(ctx context.Context, c *conn, first []byte) {
+	world, err := dialWorld(ctx, c.remote)
 	if err != nil {
-		r.fail(err, first)
+		r.refuse(err, first)
 		return
 	}
 	defer world.Close()
-	r.let(p)
-	if _, err := r.ask.Write(first); err != nil {
+	r.setAnswered(c)
+	if _, err := r.syns.Write(first); err != nil {
 		return // the relay ends
 	}
 	late := time.NewTimer(relayAcceptTimeout)
 	defer late.Stop()
 	select {
-	case vm := <-p.vmEnd:
+	case vm := <-c.vmEnd:
 		defer vm.Close()
 		defer context.AfterFunc(ctx, func() { reset(world); reset(vm) })()
 		join(world, vm)
@@ -232,11 +232,11 @@ func (r *Relay) carry(ctx context.Context, p *passage, first []byte) {
 	}
 }
 
-// fail tells the VM that its connection was refused, if it was: no answer is none for the VM too.
-func (r *Relay) fail(err error, first []byte) {
+// refuse tells the VM that its connection was refused, if it was: no answer is none for the VM too.
+func (r *Relay) refuse(err error, first []byte) {
 	for _, answer := range []error{syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EACCES, syscall.EPERM} {
 		if errors.Is(err, answer) {
-			_, _ = r.refuse.Write(first) // fails when the relay ends
+			_, _ = r.resets.Write(first) // fails when the relay ends
 			return
 		}
 	}
@@ -250,7 +250,7 @@ func (r *Relay) fail(err error, first []byte) {
 // accept takes the VMs' ends.
 func (r *Relay) accept(listener net.Listener) {
 	for {
-		conn, err := accept.Next(r.ctx, listener, func(err error) {
+		guest, err := accept.Next(r.ctx, listener, func(err error) {
 			r.shortage.Do(func() { r.log.Error("take a VM's connection", "err", err) })
 		})
 		if err != nil {
@@ -259,23 +259,23 @@ func (r *Relay) accept(listener net.Listener) {
 			}
 			return
 		}
-		r.admit(conn.(*net.TCPConn))
+		r.deliver(guest.(*net.TCPConn))
 	}
 }
 
-// admit gives a VM's end to its passage.
-func (r *Relay) admit(vm *net.TCPConn) {
+// deliver gives a VM's end to its connection.
+func (r *Relay) deliver(vm *net.TCPConn) {
 	f := flow{addrPort(vm.RemoteAddr()), addrPort(vm.LocalAddr())}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := r.latest[f]
-	// A VM that is gone is told by serve; for the rest see dialWorld.
-	if p == nil || p.came || errors.Join(vm.SetKeepAlive(false), vm.SetLinger(0)) != nil {
+	c := r.latest[f]
+	// A VM that is gone is told by Apply; for the rest see dialWorld.
+	if c == nil || c.accepted || errors.Join(vm.SetKeepAlive(false), vm.SetLinger(0)) != nil {
 		reset(vm)
 		return
 	}
-	p.came = true
-	p.vmEnd <- vm // has room
+	c.accepted = true
+	c.vmEnd <- vm // has room
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

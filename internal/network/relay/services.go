@@ -51,9 +51,9 @@ func NewServices(open func(at netip.AddrPort) (net.Listener, error), gateway net
 	return s
 }
 
-// Serve makes the services those of the ports' policies. When it fails, those that it could not open are missing. One call
+// Apply makes the services those of the ports' policies. When it fails, those that it could not open are missing. One call
 // at a time.
-func (s *Services) Serve(ports []network.Port) error {
+func (s *Services) Apply(ports []network.Port) error {
 	var errs []error
 	for _, port := range s.allow(ports) {
 		listener, err := s.open(netip.AddrPortFrom(s.gateway, port))
@@ -115,7 +115,7 @@ func (s *Services) Close() {
 	s.running.Wait()
 }
 
-// accept takes VMs' connections until the listener has ended. One that ended by itself is opened anew by the next Serve.
+// accept takes VMs' connections until the listener has ended. One that ended by itself is opened anew by the next Apply.
 func (s *Services) accept(listener net.Listener, port uint16) {
 	defer s.forget(listener, port)
 	for {
@@ -145,10 +145,10 @@ func (s *Services) forget(listener net.Listener, port uint16) {
 // carry joins a VM's connection with one to the host's service.
 func (s *Services) carry(vm *net.TCPConn, port uint16) {
 	defer vm.Close()
-	if !s.enter(vm, port) {
+	if !s.add(vm, port) {
 		return
 	}
-	defer s.leave(vm)
+	defer s.remove(vm)
 	ctx, cancel := context.WithTimeout(s.ctx, serviceDialTimeout)
 	defer cancel()
 	var dialer net.Dialer
@@ -162,8 +162,8 @@ func (s *Services) carry(vm *net.TCPConn, port uint16) {
 	join(host, vm)
 }
 
-// enter notes a connection of a VM that may have it.
-func (s *Services) enter(conn *net.TCPConn, port uint16) bool {
+// add notes a connection of a VM that may have it.
+func (s *Services) add(conn *net.TCPConn, port uint16) bool {
 	remote, ok := netip.AddrFromSlice(conn.RemoteAddr().(*net.TCPAddr).IP)
 	if !ok {
 		return false
@@ -185,7 +185,7 @@ func (s *Services) enter(conn *net.TCPConn, port uint16) bool {
 	return true
 }
 
-func (s *Services) leave(conn *net.TCPConn) {
+func (s *Services) remove(conn *net.TCPConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, conn)

@@ -71,7 +71,7 @@ func TestServiceOutlivesShortage(t *testing.T) {
 	s := NewServices(open, netip.MustParseAddr("172.30.0.1"), slog.New(slog.DiscardHandler))
 	defer s.Close()
 	vm := network.Port{Address: netip.MustParseAddr("127.0.0.1"), Policy: network.Policy{HostServices: []int{hello(t)}}}
-	must(t, s.Serve([]network.Port{vm}))
+	must(t, s.Apply([]network.Port{vm}))
 	inside.next <- syscall.EMFILE
 	inside.next <- syscall.ECONNABORTED
 	guest, theirs := tcpPair(t)
@@ -92,15 +92,15 @@ func TestServiceThatEndedIsOpenedAnew(t *testing.T) {
 	s := NewServices(open, netip.MustParseAddr("172.30.0.1"), slog.New(slog.DiscardHandler))
 	defer s.Close()
 	ports := []network.Port{{Address: netip.MustParseAddr("127.0.0.1"), Policy: network.Policy{HostServices: []int{80}}}}
-	must(t, s.Serve(ports))
+	must(t, s.Apply(ports))
 	first := <-opened
-	must(t, s.Serve(ports))
+	must(t, s.Apply(ports))
 	if len(opened) != 0 {
 		t.Fatal("a service that listens was opened again")
 	}
 	first.next <- syscall.EINVAL
 	<-first.closed
-	must(t, s.Serve(ports))
+	must(t, s.Apply(ports))
 	if len(opened) != 1 {
 		t.Error("the service was not opened again")
 	}
@@ -121,10 +121,10 @@ func TestServicesWhileOneIsOpened(t *testing.T) {
 	defer s.Close()
 	port := hello(t)
 	vm := network.Port{Address: netip.MustParseAddr("127.0.0.1"), Policy: network.Policy{HostServices: []int{port}}}
-	must(t, s.Serve([]network.Port{vm}))
+	must(t, s.Apply([]network.Port{vm}))
 	served := make(chan error, 1)
 	vm.HostServices = []int{port, 81}
-	go func() { served <- s.Serve([]network.Port{vm}) }()
+	go func() { served <- s.Apply([]network.Port{vm}) }()
 	<-asked
 	guest, theirs := tcpPair(t)
 	inside.next <- theirs

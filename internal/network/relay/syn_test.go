@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Packets as they come from ask0; the ports are 0x1234 and 80.
+// Packets as they come from syn0; the ports are 0x1234 and 80.
 const (
 	syn4 = "450000280000400040060000" + "ac1e0002" + "c0000201" + "12340050" + "00000001000000005002ffff00000000"
 	syn6 = "6000000000140640" + "fd62616e676500000000000000000002" + "20010db8000000000000000000000001" + "12340050" + "00000001000000005002ffff00000000"

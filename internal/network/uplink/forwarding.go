@@ -84,10 +84,10 @@ func hasTable(f *nft.Family, is func(name string) bool) (bool, error) {
 	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return is(t.Name) }), nil
 }
 
-// admit has the host's own firewall let pass what the uplink's link sends and gets, where that drops what it does not
+// allowForward has the host's own firewall let pass what the uplink's link sends and gets, where that drops what it does not
 // know, as Docker's and ufw's do: a packet must be accepted by every table. What our own table drops stays dropped. It
 // sees the firewalls that nft(8) and iptables-nft(8) make, iptables-legacy's are hidden.
-func admit(link string) error {
+func allowForward(link string) error {
 	conn, chains, err := foreignForwardChains()
 	if err != nil {
 		return err
@@ -99,7 +99,7 @@ func admit(link string) error {
 		for _, match := range []nft.Clause{nft.InInterface(link), nft.OutInterface(link)} {
 			// The counter is what iptables(8) needs to show the rule.
 			exprs := slices.Concat(match.Exprs, []expr.Any{&expr.Counter{}}, nft.Accept.Exprs)
-			conn.InsertRule(&nftables.Rule{Table: c.Table, Chain: c, Exprs: exprs, UserData: admitComment(link)})
+			conn.InsertRule(&nftables.Rule{Table: c.Table, Chain: c, Exprs: exprs, UserData: allowComment(link)})
 		}
 	}
 	if err := conn.Flush(); err != nil {
@@ -108,8 +108,8 @@ func admit(link string) error {
 	return nil
 }
 
-// unadmit takes back what admit did.
-func unadmit(link string) error {
+// disallowForward takes back what allowForward did.
+func disallowForward(link string) error {
 	conn, chains, err := foreignForwardChains()
 	if err != nil {
 		return err
@@ -120,7 +120,7 @@ func unadmit(link string) error {
 			return fmt.Errorf("list rules of %s: %w", c.Table.Name, err)
 		}
 		for _, r := range rules {
-			if !bytes.Equal(r.UserData, admitComment(link)) {
+			if !bytes.Equal(r.UserData, allowComment(link)) {
 				continue
 			}
 			if err := conn.DelRule(r); err != nil {
@@ -134,8 +134,8 @@ func unadmit(link string) error {
 	return nil
 }
 
-// admitComment marks our rules in tables of others, as a comment that nft(8) and iptables(8) show.
-func admitComment(link string) []byte {
+// allowComment marks our rules in tables of others, as a comment that nft(8) and iptables(8) show.
+func allowComment(link string) []byte {
 	return userdata.AppendString(nil, userdata.TypeComment, "banger "+link)
 }
 

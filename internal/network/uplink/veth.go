@@ -23,12 +23,12 @@ const hostTablePrefix = "banger-host-"
 // The host has of it the link; for IPv4, and for IPv6 where it can (see check6), an address, a route, an nftables table and
 // forwarding turned on; and two rules in each foreign chain that drops forwarded packets.
 type veth struct {
-	link   string
-	table  string
-	subnet netip.Prefix
-	size   int    // MTU in bytes
-	why6   string // UplinkUp, or why it does not carry IPv6
-	shut   error  // why the host's firewall may drop what machines send
+	link     string
+	table    string
+	subnet   netip.Prefix
+	size     int    // MTU in bytes
+	why6     string // UplinkUp, or why it does not carry IPv6
+	firewall error  // why the host's firewall may drop what machines send
 }
 
 func newVeth(d network.Dir, subnet netip.Prefix) *veth {
@@ -65,8 +65,8 @@ func startVeth(d network.Dir, subnet netip.Prefix, holder int, ipv6 bool, log *s
 		return nil, errors.Join(err, v.Close())
 	}
 	// Machines reach each other all the same, and the table of another may belong to its process alone.
-	if v.shut = admit(v.link); v.shut != nil {
-		log.Warn("the host's firewall may drop what machines send", "err", v.shut)
+	if v.firewall = allowForward(v.link); v.firewall != nil {
+		log.Warn("the host's firewall may drop what machines send", "err", v.firewall)
 	}
 	return v, nil
 }
@@ -82,8 +82,8 @@ func (v *veth) State() string {
 	if l, err := netlink.LinkByName(v.link); err != nil || l.Attrs().Flags&net.FlagUp == 0 {
 		return "down: " + v.link + " is missing or down"
 	}
-	if v.shut != nil {
-		return "the host's firewall may drop what machines send: " + v.shut.Error()
+	if v.firewall != nil {
+		return "the host's firewall may drop what machines send: " + v.firewall.Error()
 	}
 	return network.UplinkUp
 }
@@ -148,7 +148,7 @@ func (v *veth) Close() error {
 }
 
 func (v *veth) removeHostSide() error {
-	errs := []error{unadmit(v.link)}
+	errs := []error{disallowForward(v.link)}
 	if l, err := netlink.LinkByName(v.link); err == nil {
 		if err := netlink.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
 			errs = append(errs, fmt.Errorf("delete %s: %w", v.link, err))

@@ -21,12 +21,12 @@ import (
 	"banger/internal/network/plan"
 )
 
-// SocketFD is where Hold finds its listening socket, inherited from the keeper.
+// SocketFD is where Run finds its listening socket, inherited from the keeper.
 const SocketFD = 3
 
-// Hold is the process inside the namespaces: it sets up loopback and forwarding there, and serves one keeper after another
-// on the socket at HolderSocketFD. It returns when a keeper tells it to stop, or ctx ends.
-func Hold(ctx context.Context, log *slog.Logger) error {
+// Run is the process inside the namespaces: it sets up loopback and forwarding there, and serves one keeper after another
+// on the socket at SocketFD. It returns when a keeper tells it to stop, or ctx ends.
+func Run(ctx context.Context, log *slog.Logger) error {
 	file := os.NewFile(SocketFD, "holder socket")
 	listener, err := net.FileListener(file)
 	if err != nil {
@@ -38,10 +38,10 @@ func Hold(ctx context.Context, log *slog.Logger) error {
 	if err := prepareNamespace(); err != nil {
 		return err
 	}
-	var holding holding
+	var s server
 	defer func() {
-		holding.dns.close()
-		holding.relay.close()
+		s.dns.close()
+		s.relay.close()
 	}()
 	for {
 		conn, err := accept.Next(ctx, listener, func(err error) { log.WarnContext(ctx, "take a keeper", "err", err) })
@@ -49,7 +49,7 @@ func Hold(ctx context.Context, log *slog.Logger) error {
 			return errors.Join(ctx.Err(), err)
 		}
 		end := context.AfterFunc(ctx, func() { conn.Close() })
-		stop, err := holding.serveKeeper(ctx, conn.(*net.UnixConn))
+		stop, err := s.serveKeeper(ctx, conn.(*net.UnixConn))
 		end()
 		conn.Close()
 		if stop {
@@ -59,24 +59,24 @@ func Hold(ctx context.Context, log *slog.Logger) error {
 	}
 }
 
-// holding is what the holder keeps for its keepers. What comes to the files while there is none waits there for the next.
-type holding struct {
+// server is what the holder keeps for its keepers. What comes to the files while there is none waits there for the next.
+type server struct {
 	last  *plan.State // nil before the first
-	dns   heldFiles   // none before they are asked for, as with relay
-	relay heldFiles
+	dns   sharedFiles // none before they are asked for, as with relay
+	relay sharedFiles
 }
 
-// heldFiles are shared with one keeper after another.
-type heldFiles []*os.File
+// sharedFiles are shared with one keeper after another.
+type sharedFiles []*os.File
 
-func (files heldFiles) close() {
+func (files sharedFiles) close() {
 	for _, f := range files {
 		f.Close()
 	}
 }
 
 // share returns duplicates to be sent away, and opens the files the first time.
-func (files *heldFiles) share(open func() (heldFiles, error)) (shared heldFiles, err error) {
+func (files *sharedFiles) share(open func() (sharedFiles, error)) (shared sharedFiles, err error) {
 	if *files == nil {
 		if *files, err = open(); err != nil {
 			return nil, err
@@ -94,10 +94,10 @@ func (files *heldFiles) share(open func() (heldFiles, error)) (shared heldFiles,
 }
 
 // serveKeeper answers one keeper until it goes or says stop.
-func (h *holding) serveKeeper(ctx context.Context, conn *net.UnixConn) (stop bool, err error) {
+func (s *server) serveKeeper(ctx context.Context, conn *net.UnixConn) (stop bool, err error) {
 	limited := &io.LimitedReader{R: conn}
 	in := json.NewDecoder(limited)
-	reply := plan.Reply{PID: os.Getpid(), IPv6: nft.HasIPv6(), State: h.last}
+	reply := plan.Reply{PID: os.Getpid(), IPv6: nft.HasIPv6(), State: s.last}
 	var files []*os.File
 	for {
 		if err := writeReply(conn, reply, files); err != nil {
@@ -113,14 +113,14 @@ func (h *holding) serveKeeper(ctx context.Context, conn *net.UnixConn) (stop boo
 		case request.Stop:
 			return true, nil
 		case request.DNS.IsValid():
-			files, err = h.dns.share(func() (heldFiles, error) { return dnsSockets(ctx, request.DNS) })
+			files, err = s.dns.share(func() (sharedFiles, error) { return dnsSockets(ctx, request.DNS) })
 		case request.Service.IsValid():
 			files, err = serviceSocket(ctx, request.Service)
 		case request.Relay:
-			files, err = h.relay.share(func() (heldFiles, error) { return openRelay(ctx) })
+			files, err = s.relay.share(func() (sharedFiles, error) { return openRelay(ctx) })
 		case request.State != nil:
-			if err = applyState(*request.State, h.last == nil); err == nil {
-				h.last = request.State
+			if err = applyState(*request.State, s.last == nil); err == nil {
+				s.last = request.State
 			}
 		}
 		if err != nil {
@@ -152,7 +152,7 @@ func writeReply(conn *net.UnixConn, reply plan.Reply, files []*os.File) error {
 }
 
 // dnsSockets opens port 53 on the gateway's address, UDP and TCP.
-func dnsSockets(ctx context.Context, gateway netip.Addr) (heldFiles, error) {
+func dnsSockets(ctx context.Context, gateway netip.Addr) (sharedFiles, error) {
 	at := netip.AddrPortFrom(gateway, 53).String()
 	var listening net.ListenConfig
 	packets, err := listening.ListenPacket(ctx, "udp4", at)
@@ -173,7 +173,7 @@ func dnsSockets(ctx context.Context, gateway netip.Addr) (heldFiles, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("share DNS socket: %w", err), udp.Close())
 	}
-	return heldFiles{udp, tcp}, nil
+	return sharedFiles{udp, tcp}, nil
 }
 
 // serviceSocket opens a TCP socket for one of the host's services.
