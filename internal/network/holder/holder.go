@@ -38,6 +38,11 @@ func Run(ctx context.Context, log *slog.Logger) error {
 	if err := prepareNamespace(); err != nil {
 		return err
 	}
+	return serve(ctx, listener, log)
+}
+
+// serve serves one keeper after another.
+func serve(ctx context.Context, listener net.Listener, log *slog.Logger) error {
 	var s server
 	defer func() {
 		s.dns.close()

@@ -140,6 +140,31 @@ func TestChangeAndItsContext(t *testing.T) {
 	}
 }
 
+// A policy goes down whole to all that enforces it, in their order, and is shown when all have it.
+func TestPolicyGoesDown(t *testing.T) {
+	want := network.Policy{NAT: true, Isolated: true, HostServices: []int{80, 5432}}
+	var told []string
+	var k *keeper
+	var enforcers []enforcer
+	for i := range 3 {
+		enforcers = append(enforcers, func(s plan.State) error {
+			told = append(told, fmt.Sprint(i, s.Ports[0].Policy))
+			if shown := k.now.Load().Ports[0].Policy; shown.NAT {
+				t.Errorf("%+v is shown before it is enforced", shown)
+			}
+			return nil
+		})
+	}
+	k = newKeeper(enforcers...)
+	must(t, k.change(t.Context(), setPolicy("id-one", want)))
+	if wanted := []string{fmt.Sprint(0, want), fmt.Sprint(1, want), fmt.Sprint(2, want)}; !slices.Equal(told, wanted) {
+		t.Errorf("told %q, want %q", told, wanted)
+	}
+	if got := k.now.Load().Ports[0].Policy; fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("%+v is shown, want %+v", got, want)
+	}
+}
+
 // All that acts on the state acts on the one before when one of them fails, and nobody reads the other.
 func TestEnforceFails(t *testing.T) {
 	failure, stuck := errors.New("failure"), errors.New("stuck")
@@ -281,11 +306,10 @@ func TestEdits(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := plan.State{Subnet: network.DefaultSubnet, Ports: []network.Port{port("one", 2), port("two", 3)}}
-			got := ""
-			if err := tt.edit(&s); err != nil {
+			err := tt.edit(&s)
+			got := names(s)
+			if err != nil {
 				got = err.Error()
-			} else {
-				got = names(s)
 			}
 			if got != tt.want && (strings.HasPrefix(tt.name, "Err") && !strings.Contains(got, tt.want) || !strings.HasPrefix(tt.name, "Err")) {
 				t.Errorf("got %q, want %q", got, tt.want)

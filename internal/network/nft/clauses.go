@@ -36,8 +36,9 @@ var (
 		match(expr.PayloadBaseNetworkHeader, 0, []byte{0, 1}), match(expr.PayloadBaseNetworkHeader, 2, []byte{0x08, 0x00}),
 		match(expr.PayloadBaseNetworkHeader, 4, []byte{6}), match(expr.PayloadBaseNetworkHeader, 5, []byte{4}))}
 
-	// UDPTo53 and TCPTo53 hold for a packet to a name server.
+	// UDPTo53 holds for a packet to a name server.
 	UDPTo53 = Clause{"udp dport 53", transport(unix.IPPROTO_UDP, 2, []byte{0, 53})}
+	// TCPTo53 holds for one by TCP.
 	TCPTo53 = Clause{"tcp dport 53", transport(unix.IPPROTO_TCP, 2, []byte{0, 53})}
 
 	newConnection = connectionState("new", expr.CtStateBitNEW)
