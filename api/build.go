@@ -4,7 +4,7 @@ package api
 type BuildImage struct {
 	Name          string      `json:"name"`
 	From          string      `json:"from,omitempty"`       // the source image; the configured default image
-	Preset        string      `json:"preset,omitempty"`     // base (the default), dev or agent
+	Preset        Preset      `json:"preset,omitempty"`     // base is the default
 	Packages      []string    `json:"packages,omitempty"`   // besides the preset's
 	Docker        bool        `json:"docker,omitempty"`     //
 	SizeMiB       int         `json:"size_mib,omitempty"`   // of the root while it is built, 8 GiB; not less than the source. The image takes what it needs
@@ -21,6 +21,27 @@ type BuildImage struct {
 	// The VM's timeouts, as StartVM and StopVM have them.
 	BootTimeoutMS int64 `json:"boot_timeout_ms,omitempty"`
 	StopTimeoutMS int64 `json:"stop_timeout_ms,omitempty"`
+}
+
+// Preset is what a build installs before what it is asked for.
+type Preset string
+
+// All presets.
+const (
+	PresetBase  Preset = "base"
+	PresetDev   Preset = "dev"
+	PresetAgent Preset = "agent"
+)
+
+// Presets are all of them, the smallest first, each with what it adds to the one before. The first is
+// that of a build that names none.
+var Presets = []struct {
+	Name Preset
+	Adds string
+}{
+	{PresetBase, "what one logs in to"},
+	{PresetDev, "compilers, tmux and mise"},
+	{PresetAgent, "the coding agent opencode, as a service on port 4096"},
 }
 
 // BuildFile is a file or folder that goes into an image.

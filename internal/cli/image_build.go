@@ -40,8 +40,10 @@ func (a *app) imageBuildCommand() *cobra.Command {
 		Short: "Make an image inside a machine that is thrown away afterwards",
 		Long: `Boot a machine on a copy of an image, provision it as root, and keep its disk as the image NAME.
 
-The presets: base (what one logs in to), dev (compilers, tmux and mise besides), agent (the coding agent opencode
-besides, as a service on port 4096). Files are copied before scripts run; both as root, in the order given.
+The presets, each with all of the one before:
+
+` + presetList() + `
+Files are copied before scripts run; both as root, in the order given.
 
 An image of that name that was made from the same inputs is kept as it is; --force builds it anew, with the
 packages that the archive has now. Where downloads come from are the settings sources.*: banger config show.
@@ -82,10 +84,26 @@ The same flags can stand in a file (-f banger.toml), with paths relative to it; 
 	return cmd
 }
 
+// presetList tells the presets, a line each.
+func presetList() string {
+	var list strings.Builder
+	for _, p := range api.Presets {
+		fmt.Fprintf(&list, "  %-6s  %s\n", p.Name, p.Adds)
+	}
+	return list.String()
+}
+
+func presetNames() (names []string) {
+	for _, p := range api.Presets {
+		names = append(names, string(p.Name))
+	}
+	return names
+}
+
 func (f *buildFile) register(a *app, cmd *cobra.Command) {
 	set := cmd.Flags()
 	set.StringVar(&f.From, "from", "", "image to start from (default from the settings)")
-	set.StringVar(&f.Preset, "preset", "", "base, dev or agent (default base)")
+	set.StringVar(&f.Preset, "preset", "", "what is installed besides what is given here (default "+presetNames()[0]+")")
 	set.StringArrayVar(&f.Package, "package", nil, "package to install besides the preset's; many")
 	set.BoolVar(&f.Docker, "docker", false, "install Docker")
 	set.StringVar(&f.Size, "size", "", "size of the root while it is built; the image only takes what it holds (default 8GiB)")
@@ -95,7 +113,7 @@ func (f *buildFile) register(a *app, cmd *cobra.Command) {
 	set.StringVarP(&f.Memory, "memory", "m", "", "memory of the machine (default from the settings)")
 	set.BoolVar(&f.Keep, "keep-on-failure", false, "keep the machine when the build fails, to look around in it")
 	registerCompletion(cmd, "from", a.completeImages)
-	registerCompletion(cmd, "preset", cobra.FixedCompletions([]string{"base", "dev", "agent"}, cobra.ShellCompDirectiveNoFileComp))
+	registerCompletion(cmd, "preset", cobra.FixedCompletions(presetNames(), cobra.ShellCompDirectiveNoFileComp))
 }
 
 // buildRequest joins the flags and the file into what the API takes.
@@ -199,7 +217,7 @@ func (f buildFile) overriddenBy(flags buildFile, given func(flag string) bool) b
 
 func (f buildFile) request(cmd *cobra.Command) (api.BuildImage, error) {
 	want := api.BuildImage{
-		Name: f.Name, From: f.From, Preset: f.Preset, Packages: f.Package, Docker: f.Docker, Scripts: f.Script, CPUs: f.CPUs, KeepOnFailure: f.Keep,
+		Name: f.Name, From: f.From, Preset: api.Preset(f.Preset), Packages: f.Package, Docker: f.Docker, Scripts: f.Script, CPUs: f.CPUs, KeepOnFailure: f.Keep,
 	}
 	for _, size := range []struct {
 		flag, text string

@@ -5,6 +5,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -114,7 +115,7 @@ func Load(getenv func(string) string) (Config, []api.Setting, error) {
 	for _, s := range settings {
 		value, origin := s.standard, "default"
 		if s.key == "home" {
-			value = filepath.Join(orElse(getenv("XDG_DATA_HOME"), filepath.Join(userHome, ".local", "share")), "banger")
+			value = filepath.Join(cmp.Or(getenv("XDG_DATA_HOME"), filepath.Join(userHome, ".local", "share")), "banger")
 		}
 		if v, ok := inFile[s.key]; ok {
 			value, origin = v, path
@@ -139,7 +140,7 @@ func filePath(getenv func(string) string) string {
 	if path := getenv("BANGER_CONFIG"); path != "" {
 		return path
 	}
-	return filepath.Join(orElse(getenv("XDG_CONFIG_HOME"), filepath.Join(getenv("HOME"), ".config")), "banger", "config.toml")
+	return filepath.Join(cmp.Or(getenv("XDG_CONFIG_HOME"), filepath.Join(getenv("HOME"), ".config")), "banger", "config.toml")
 }
 
 // readFile returns the file's keys, tables joined with dots; a missing file has none.
@@ -168,13 +169,6 @@ func flatten(flat map[string]string, prefix string, tree map[string]any) {
 		}
 		flat[prefix+key] = fmt.Sprint(value)
 	}
-}
-
-func orElse(value, other string) string {
-	if value == "" {
-		return other
-	}
-	return value
 }
 
 func setText(to *string, v string) error {

@@ -7,6 +7,7 @@
 package provision
 
 import (
+	"cmp"
 	"embed"
 	"fmt"
 	"os"
@@ -60,14 +61,15 @@ type step struct {
 
 // NewPlan checks what is asked for and says how it is done, with c's sources.
 func NewPlan(want api.BuildImage, c config.Config) (Plan, error) {
-	preset, err := readPreset(orDefault(want.Preset, DefaultPreset))
+	name := string(cmp.Or(want.Preset, api.Presets[0].Name))
+	preset, err := readPreset(name)
 	if err != nil {
 		return Plan{}, err
 	}
 	if err := checkPackages(want.Packages); err != nil {
 		return Plan{}, err
 	}
-	p := Plan{Preset: orDefault(want.Preset, DefaultPreset), PresetSHA256: preset.sha256, Packages: append(slices.Clone(preset.packages), want.Packages...)}
+	p := Plan{Preset: name, PresetSHA256: preset.sha256, Packages: append(slices.Clone(preset.packages), want.Packages...)}
 	slices.Sort(p.Packages)
 	p.Packages = slices.Compact(p.Packages)
 	mirror := c.DebianMirror
@@ -152,7 +154,7 @@ func (p *Plan) tmux(c config.Config) error {
 			copied = "git/" + plugin.name
 			p.inputs = append(p.inputs, hostFile{at: copied, path: repo.folder, why: "setting " + plugin.key})
 		}
-		lines = append(lines, strings.Join([]string{plugin.name, repo.url, orDefault(repo.ref, "-"), copied}, " "))
+		lines = append(lines, strings.Join([]string{plugin.name, repo.url, cmp.Or(repo.ref, "-"), copied}, " "))
 		s.sources = append(s.sources, plugin.key)
 	}
 	s.env = []string{"PLUGINS=" + strings.Join(lines, "\n")}
@@ -273,11 +275,4 @@ func hasInterpreter(script string) (bool, error) {
 	begin := make([]byte, 2)
 	n, _ := file.ReadAt(begin, 0) // a shorter file has no interpreter
 	return n == 2 && string(begin) == "#!", nil
-}
-
-func orDefault(text, other string) string {
-	if text == "" {
-		return other
-	}
-	return text
 }

@@ -232,7 +232,12 @@ func FuzzParseRepository(f *testing.F) {
 }
 
 func TestPresets(t *testing.T) {
-	for _, name := range Presets {
+	files, err := presetFiles.ReadDir("presets")
+	if err != nil || len(files) != len(api.Presets) {
+		t.Errorf("%d files of presets, %v; want %d", len(files), err, len(api.Presets))
+	}
+	for _, preset := range api.Presets {
+		name := string(preset.Name)
 		p, err := readPreset(name)
 		if err != nil {
 			t.Fatal(err)

@@ -10,14 +10,8 @@ import (
 	"banger/api"
 )
 
-// DefaultPreset is the preset of a build that names none.
-const DefaultPreset = "base"
-
 //go:embed presets/*.txt
 var presetFiles embed.FS
-
-// Presets are the names of all presets, the smallest first.
-var Presets = []string{"base", "dev", "agent"}
 
 // preset is what one file of presets holds.
 type preset struct {
@@ -28,8 +22,12 @@ type preset struct {
 
 // readPreset reads a preset: a package a line, or "step NAME".
 func readPreset(name string) (preset, error) {
-	if !slices.Contains(Presets, name) {
-		return preset{}, api.Errorf(api.CodeInvalid, "unknown preset %q", name).WithHint("one of %s", strings.Join(Presets, ", "))
+	var names []string
+	for _, p := range api.Presets {
+		names = append(names, string(p.Name))
+	}
+	if !slices.Contains(names, name) {
+		return preset{}, api.Errorf(api.CodeInvalid, "unknown preset %q", name).WithHint("one of %s", strings.Join(names, ", "))
 	}
 	text, err := presetFiles.ReadFile("presets/" + name + ".txt")
 	if err != nil {
