@@ -16,6 +16,7 @@ import (
 	"banger/internal/builder"
 	"banger/internal/config"
 	"banger/internal/host"
+	"banger/internal/hostinfo"
 	"banger/internal/image"
 	"banger/internal/kernel"
 	"banger/internal/store"
@@ -61,7 +62,7 @@ func (c *Control) Status(ctx context.Context, _ api.None) (api.DaemonStatus, err
 	if err != nil {
 		return api.DaemonStatus{}, err
 	}
-	rss, err := host.ProcessRSSBytes(os.Getpid())
+	rss, err := hostinfo.ProcessRSSBytes(os.Getpid())
 	if err != nil {
 		return api.DaemonStatus{}, err
 	}

@@ -10,7 +10,7 @@ import (
 
 	"banger/api"
 	"banger/internal/disk"
-	"banger/internal/host"
+	"banger/internal/hostinfo"
 )
 
 // VMs lists all machines.
@@ -160,7 +160,7 @@ func (c *Control) StatsVM(ctx context.Context, in api.VMRef) (api.Stats, error) 
 	}
 	stats.HostDiskBytes = usage.AllocatedBytes
 	if v.VMM != nil {
-		stats.HostMemoryBytes, err = host.TreeRSSBytes(v.VMM.PID)
+		stats.HostMemoryBytes, err = hostinfo.TreeRSSBytes(v.VMM.PID)
 	}
 	return stats, err
 }

@@ -1,6 +1,6 @@
 // Package hostinfo is what banger must know of the host it runs on, judged once: where programs
-// are, and whether a user may have a user namespace with ids of its own. What the doctor says of
-// the host and what a build finds in it come from here.
+// are, whether a user may have a user namespace with ids of its own, and what processes use. What
+// the doctor says of the host and what a build finds in it come from here.
 package hostinfo
 
 import (
