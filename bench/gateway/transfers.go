@@ -9,10 +9,10 @@ import (
 	"strconv"
 	"time"
 
-	"banger/internal/network"
-
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"banger/internal/network"
 )
 
 const (

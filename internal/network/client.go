@@ -1,13 +1,10 @@
 package network
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -17,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/unixhttp"
 )
 
 const (
@@ -41,20 +40,16 @@ type Client struct {
 	d        Dir
 	rootless bool
 	command  []string
-	http     *http.Client
+	http     *unixhttp.Client
 }
 
 // NewClient returns the client of a home's network. The command starts its keeper: a process that calls Serve, with
 // the keeper's Config.Ready at ReadyFD.
 func NewClient(home string, rootless bool, command []string) *Client {
 	d := HomeDir(home)
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var dialer net.Dialer
-		return dialer.DialContext(ctx, "unix", d.ControlSocket())
-	}
 	return &Client{
 		d: d, rootless: rootless, command: command,
-		http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: requestTimeout},
+		http: unixhttp.New(d.ControlSocket(), requestTimeout, MaxMessageBytes),
 	}
 }
 
@@ -224,38 +219,16 @@ func Enter(pid int, rootless bool, argv []string) []string {
 
 // call makes a request and decodes the answer into out, unless that is nil.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
-	var body io.Reader
-	if in != nil {
-		data, err := json.Marshal(in)
-		if err != nil {
-			return err
-		}
-		body = bytes.NewReader(data)
-	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://network"+path, body)
-	if err != nil {
+	err := c.http.Call(ctx, method, path, in, out)
+	refused, ok := errors.AsType[*unixhttp.StatusError](err)
+	if !ok {
 		return err
-	}
-	response, err := c.http.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(response.Body, MaxMessageBytes))
-	if err != nil {
-		return err
-	}
-	if response.StatusCode == http.StatusOK {
-		if out == nil {
-			return nil
-		}
-		return json.Unmarshal(data, out)
 	}
 	var failure Failure
-	if err := json.Unmarshal(data, &failure); err != nil {
-		return fmt.Errorf("%s: %w", response.Status, err)
+	if err := json.Unmarshal(refused.Body, &failure); err != nil {
+		return fmt.Errorf("%w: %w", refused, err)
 	}
-	if response.StatusCode == http.StatusNotFound {
+	if refused.Code == http.StatusNotFound {
 		return fmt.Errorf("%w: %s", ErrNotFound, failure.Error)
 	}
 	return errors.New(failure.Error)

@@ -7,9 +7,9 @@ import (
 	"os"
 	"testing"
 
-	"banger/internal/home"
-
 	"golang.org/x/crypto/ssh/agent"
+
+	"banger/internal/home"
 )
 
 // An agent ends while a client holds a connection, as an ssh in the background does.

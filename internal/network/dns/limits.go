@@ -7,9 +7,9 @@ import (
 	"net/netip"
 	"sync"
 
-	"banger/internal/accept"
-
 	"golang.org/x/time/rate"
+
+	"banger/internal/accept"
 )
 
 // What one guest may have. Together they are bounded by the number of guests, whose addresses the bridge has verified.
