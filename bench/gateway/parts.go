@@ -16,6 +16,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"banger/internal/home"
 	"banger/internal/network"
 	"banger/internal/network/holder"
 	"banger/internal/network/keeper"
@@ -36,7 +37,7 @@ func keep(ctx context.Context) error {
 		return err
 	}
 	return keeper.Serve(ctx, keeper.Config{
-		Home: os.Args[1], ResolvConf: os.Args[2], Subnet: network.DefaultSubnet, Rootless: rootless,
+		Home: home.Dir(os.Args[1]), ResolvConf: os.Args[2], Subnet: network.DefaultSubnet, Rootless: rootless,
 		Holder: []string{"/usr/bin/env", roleVariable + "=holder", os.Args[3]}, Ready: os.NewFile(network.ReadyFD, "ready"),
 	}, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"banger/internal/home"
 	"banger/internal/network"
 )
 
@@ -66,9 +67,9 @@ func newWorld(ctx context.Context) (_ *world, err error) {
 		return nil, err
 	}
 	client := func(name string, rootless bool) *network.Client {
-		home := filepath.Join(w.root, name)
+		path := filepath.Join(w.root, name)
 		role := roleVariable + "=keeper"
-		return network.NewClient(home, rootless, []string{"/usr/bin/env", role, executable, home, w.resolvConf(), executable, strconv.FormatBool(rootless)})
+		return network.NewClient(home.Dir(path), rootless, []string{"/usr/bin/env", role, executable, path, w.resolvConf(), executable, strconv.FormatBool(rootless)})
 	}
 	w.network, w.asRoot = client("home", true), client("root", false)
 	return w, nil

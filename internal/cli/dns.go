@@ -23,7 +23,7 @@ users reach their machines by: banger ssh-config, banger forward`,
 		Example: "  banger dns --install\n  banger dns --uninstall",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client := network.NewClient(string(a.config.Home), os.Geteuid() != 0, nil)
+			client := network.NewClient(a.config.Home, os.Geteuid() != 0, nil)
 			switch {
 			case install && uninstall:
 				return badUsage(cmd, "--install and --uninstall are opposites")

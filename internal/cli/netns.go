@@ -26,7 +26,7 @@ func (a *app) netnsCommand() *cobra.Command {
 				}
 				signal.Ignore(syscall.SIGHUP, syscall.SIGINT) // they are meant for the command that the daemon served
 				return keeper.Serve(cmd.Context(), keeper.Config{
-					Home: string(a.config.Home), Subnet: a.config.Subnet, Rootless: os.Geteuid() != 0, ResolvConf: "/etc/resolv.conf",
+					Home: a.config.Home, Subnet: a.config.Subnet, Rootless: os.Geteuid() != 0, ResolvConf: "/etc/resolv.conf",
 					Holder: []string{tools.Self, "netns", "hold"}, Ready: os.NewFile(network.ReadyFD, "ready"),
 				}, a.logger())
 			},

@@ -116,7 +116,7 @@ func (s *server) wire(ctx, requests context.Context) error {
 		return err
 	}
 	s.vms = vm.New(vm.Options{
-		Network: network.NewClient(string(c.Home), os.Geteuid() != 0, []string{s.Tools.Self, "netns", "keep"}),
+		Network: network.NewClient(c.Home, os.Geteuid() != 0, []string{s.Tools.Self, "netns", "keep"}),
 		Store:   s.store, Images: images, Kernels: kernels, Config: c, Log: s.Log, GuestBinary: s.Tools.Guest,
 		PickVMM: func(ctx context.Context, vmlinux string) (string, error) {
 			choice, err := host.PickVMM(ctx, c, s.Tools, vmlinux)

@@ -179,7 +179,6 @@ var renames = map[string]string{
 	"internal/cli":        "a log that has become long is moved aside",
 	"internal/guestd":     "in the guest",
 	"internal/builder":    "a machine's disk becomes an image",
-	"internal/network":    "the keeper's note is still written by hand",
 }
 
 func TestFilesAreReplacedByAtomicfile(t *testing.T) {

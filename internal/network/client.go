@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/home"
 	"banger/internal/unixhttp"
 )
 
@@ -45,8 +46,8 @@ type Client struct {
 
 // NewClient returns the client of a home's network. The command starts its keeper: a process that calls Serve, with
 // the keeper's Config.Ready at ReadyFD.
-func NewClient(home string, rootless bool, command []string) *Client {
-	d := HomeDir(home)
+func NewClient(h home.Dir, rootless bool, command []string) *Client {
+	d := HomeDir(h)
 	return &Client{
 		d: d, rootless: rootless, command: command,
 		http: unixhttp.New(d.ControlSocket(), requestTimeout, MaxMessageBytes),

@@ -1,15 +1,19 @@
 package network
 
 import (
-	"fmt"
 	"path/filepath"
+
+	"banger/internal/home"
 )
 
 // Dir is the folder of a home's network.
 type Dir string
 
 // HomeDir returns the folder of a home's network.
-func HomeDir(home string) Dir { return Dir(filepath.Join(home, "net")) }
+func HomeDir(h home.Dir) Dir { return Dir(h.Network()) }
+
+// Home is the home that has the network.
+func (d Dir) Home() home.Dir { return home.Dir(filepath.Dir(string(d))) }
 
 // Lock is the file whose flock says that a keeper runs.
 func (d Dir) Lock() string { return filepath.Join(string(d), "lock") }
@@ -32,13 +36,5 @@ func (d Dir) PortsNote() string { return filepath.Join(string(d), "ports.json") 
 // DNSNote is there while the host is to ask for names of VMs.
 func (d Dir) DNSNote() string { return filepath.Join(string(d), "dns-is-routed") }
 
-// socketPathMax is the longest usable path of a unix socket, sun_path without its NUL (unix(7)).
-const socketPathMax = 107
-
-// Check reports a path that is too long for a socket.
-func (d Dir) Check() error {
-	if n := len(d.ControlSocket()); n > socketPathMax {
-		return fmt.Errorf("path of the network's socket has %d bytes, %d is the limit; choose a shorter home folder", n, socketPathMax)
-	}
-	return nil
-}
+// Check refuses a path that is too long for a socket.
+func (d Dir) Check() error { return home.CheckSocketPath(d.ControlSocket()) }

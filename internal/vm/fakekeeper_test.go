@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"banger/api"
+	homefolder "banger/internal/home"
 	"banger/internal/network"
 )
 
@@ -34,8 +35,8 @@ type fakeKeeper struct {
 	ports []network.Port
 }
 
-func keepMain(home string) {
-	k := &fakeKeeper{dir: network.HomeDir(home)}
+func keepMain(dir homefolder.Dir) {
+	k := &fakeKeeper{dir: network.HomeDir(dir)}
 	ready := os.NewFile(network.ReadyFD, "ready")
 	listener, err := k.listen()
 	_ = network.TellReady(ready, err)

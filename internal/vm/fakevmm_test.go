@@ -17,6 +17,7 @@ import (
 	"connectrpc.com/connect"
 	"go.uber.org/goleak"
 
+	homefolder "banger/internal/home"
 	agentv1 "banger/proto/agent/v1"
 	"banger/proto/agent/v1/agentv1connect"
 )
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 		fakeMain(how, os.Args[2])
 	}
 	if len(os.Args) > 2 && os.Args[1] == keepFlag {
-		keepMain(os.Args[2])
+		keepMain(homefolder.Dir(os.Args[2]))
 	}
 	if len(os.Args) > 2 && os.Args[1] == doomedFlag {
 		doomedMain(os.Args[2:])

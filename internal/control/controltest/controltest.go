@@ -62,7 +62,7 @@ func New(t *testing.T, how string, defaults api.ImageDefaults) *control.Control 
 	}
 	o.VMs = vm.New(vm.Options{
 		Store: db, Images: o.Images, Kernels: o.Kernels, Config: o.Config, Log: o.Log, GuestBinary: guest,
-		Network: network.NewClient(folder, true, nil), // of machines without a network it is never asked
+		Network: network.NewClient(dir, true, nil), // of machines without a network it is never asked
 		PickVMM: func(context.Context, string) (string, error) { return self, nil },
 	})
 	if err := o.VMs.Recover(t.Context()); err != nil {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 
+	"banger/internal/atomicfile"
 	"banger/internal/network"
 )
 
@@ -17,11 +18,8 @@ func remember(d network.Dir, ports []network.Port) error {
 	if err != nil {
 		return err
 	}
-	temp := d.PortsNote() + ".new"
-	if err := os.WriteFile(temp, text, 0o600); err != nil {
-		return fmt.Errorf("note ports: %w", err)
-	}
-	if err := os.Rename(temp, d.PortsNote()); err != nil {
+	// It need not outlive the host: the ports of a network do not.
+	if err := atomicfile.Write(d.PortsNote(), text, 0o600, atomicfile.Volatile); err != nil {
 		return fmt.Errorf("note ports: %w", err)
 	}
 	return nil

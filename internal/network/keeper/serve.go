@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"banger/internal/atomicfile"
+	"banger/internal/home"
 	"banger/internal/network"
 	"banger/internal/network/dns"
 	"banger/internal/network/namespace"
@@ -26,7 +28,7 @@ import (
 
 // Config is what the keeper is started with.
 type Config struct {
-	Home       string       // the home folder; the network's files lie in its folder net
+	Home       home.Dir     // the home folder; the network's files lie in its folder net
 	Subnet     netip.Prefix // see network.CheckSubnet
 	Rootless   bool         // a user namespace and pasta; else the caller is root, and the uplink a veth pair
 	ResolvConf string       // the host's, /etc/resolv.conf
@@ -75,6 +77,9 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 		return fmt.Errorf("make network's folder: %w", err)
 	}
 	if err := takeLock(d); err != nil {
+		return err
+	}
+	if err := atomicfile.Sweep(string(d)); err != nil { // what a killed keeper was writing
 		return err
 	}
 	ctx, stop := context.WithCancelCause(ctx)

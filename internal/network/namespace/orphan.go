@@ -49,7 +49,7 @@ func inodeOf(path string) (inode, bool) {
 // filesOfVMs are what lies in the folders of the home's VMs, which no other user can open.
 func filesOfVMs(d network.Dir) map[inode]bool {
 	files := map[inode]bool{}
-	paths, _ := filepath.Glob(filepath.Join(filepath.Dir(string(d)), "vms", "*", "*"))
+	paths, _ := filepath.Glob(filepath.Join(d.Home().VM("*"), "*"))
 	for _, path := range paths {
 		if file, ok := inodeOf(path); ok {
 			files[file] = true

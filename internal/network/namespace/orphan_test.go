@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"banger/internal/home"
 	"banger/internal/network"
 )
 
@@ -34,9 +35,9 @@ func start(t *testing.T, word string, open ...*os.File) (pid int) {
 
 // A process is taken for a VMM of the home by what it holds open there, and not by what it says of itself.
 func TestFindOrphan(t *testing.T) {
-	home := t.TempDir()
-	d := network.HomeDir(home)
-	folder := filepath.Join(home, "vms", "id-one")
+	h := home.Dir(t.TempDir())
+	d := network.HomeDir(h)
+	folder := h.VM("id-one")
 	check(t, os.MkdirAll(folder, 0o700))
 	lock, err := os.Create(filepath.Join(folder, "lock"))
 	check(t, err)

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	homefolder "banger/internal/home"
 	"banger/internal/network"
 	"banger/internal/network/holder"
 	"banger/internal/network/keeper"
@@ -90,20 +91,21 @@ func (h *home) AwaitUplink(t *testing.T) {
 type home struct {
 	*network.Client
 	world *world
-	path  string
+	path  homefolder.Dir
 }
 
 // keeperConfig travels to playKeeper in the environment.
 type keeperConfig struct {
-	Home, ResolvConf string
-	Subnet           netip.Prefix
-	Rootless         bool
+	Home       homefolder.Dir
+	ResolvConf string
+	Subnet     netip.Prefix
+	Rootless   bool
 }
 
 // Home returns a running network.
 func (w *world) Home(name string, subnet netip.Prefix, rootless bool) *home {
 	w.t.Helper()
-	path := filepath.Join(w.Root, name)
+	path := homefolder.Dir(filepath.Join(w.Root, name))
 	config, err := json.Marshal(keeperConfig{path, filepath.Join(w.Root, "resolv.conf"), subnet, rootless})
 	Check(w.t, err)
 	command := []string{"/usr/bin/env", roleVariable + "=keeper", homeVariable + "=" + string(config), "/proc/self/exe"}
@@ -159,7 +161,7 @@ func (h *home) Boot(p network.Port) *VM {
 	Check(t, err)
 	config, _ := json.Marshal(VM{Port: p, Tap: tap, Gateway: status.Gateway})
 	executable, _ := os.Executable()
-	folder := filepath.Join(h.path, "vms", p.ID)
+	folder := h.path.VM(p.ID)
 	Check(t, os.MkdirAll(folder, 0o700))
 	lock, err := os.Create(filepath.Join(folder, "lock"))
 	Check(t, err)

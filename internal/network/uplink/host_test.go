@@ -14,6 +14,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"banger/internal/home"
 	"banger/internal/network"
 	"banger/internal/network/nettest"
 	"banger/internal/network/nft"
@@ -132,7 +133,7 @@ func TestRouteDNS(t *testing.T) {
 			t.Errorf("resolved was told %q, want %q", got, want)
 		}
 	}
-	if err := uplink.RouteDNS(t.Context(), network.NewClient(w.Root, true, nil)); err == nil {
+	if err := uplink.RouteDNS(t.Context(), network.NewClient(home.Dir(w.Root), true, nil)); err == nil {
 		t.Error("an ordinary user's network was routed")
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/hostinfo"
 	"banger/internal/network"
 	"banger/internal/network/plan"
 )
@@ -48,7 +49,7 @@ type pasta struct {
 // startPasta finds pasta and keeps it running until close. That pasta cannot run now (a host without a default route) is
 // told by state alone: VMs still reach each other, and it is tried again.
 func startPasta(d network.Dir, holder int, ipv6 bool, log *slog.Logger) (*pasta, error) {
-	binary, err := exec.LookPath("pasta")
+	binary, err := hostinfo.LookPath("pasta")
 	if err != nil {
 		return nil, fmt.Errorf("find pasta: %w (install the package passt: apt-get install passt, dnf install passt)", err)
 	}
