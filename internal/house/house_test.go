@@ -179,6 +179,7 @@ var renames = map[string]string{
 	"internal/cli":        "a log that has become long is moved aside",
 	"internal/guestd":     "in the guest",
 	"internal/builder":    "a machine's disk becomes an image",
+	"internal/vmtest":     "folders of a test",
 }
 
 func TestFilesAreReplacedByAtomicfile(t *testing.T) {
