@@ -112,3 +112,90 @@ func TestParseVersion(t *testing.T) {
 		t.Errorf("missing QEMU: got %v, want a hint", err)
 	}
 }
+
+// options reads a key=value list as QEMU does, where a comma in a value is written twice.
+func options(list string) map[string]string {
+	const comma = "\x00" // no argument can hold it
+	all := map[string]string{}
+	for option := range strings.SplitSeq(strings.ReplaceAll(list, ",,", comma), ",") {
+		key, value, _ := strings.Cut(option, "=")
+		all[key] = strings.ReplaceAll(value, comma, ",")
+	}
+	return all
+}
+
+// A path of the API's user names a file, and never an option of its own.
+func FuzzDrivePath(f *testing.F) {
+	f.Add("/disk,read-only=off", "/console,,append=off")
+	f.Add(",", ",,,")
+	f.Add("/a=b\n", "-x")
+	f.Fuzz(func(t *testing.T, disk, console string) {
+		if strings.Contains(disk+console, "\x00") || console == "" {
+			return
+		}
+		got := options(Drive{ID: "0", Path: disk, ReadOnly: true}.args()[1])
+		want := map[string]string{
+			"driver": "file", "node-name": "file-0-0", "filename": disk, "read-only": "on", "cache.no-flush": "off", "locking": "off",
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("disk %q (-want +got):\n%s", disk, diff)
+		}
+		got = options(Serial{Path: console}.chardev())
+		if diff := cmp.Diff(map[string]string{"file": "", "id": "serial", "append": "on", "path": console}, got); diff != "" {
+			t.Errorf("console %q (-want +got):\n%s", console, diff)
+		}
+	})
+}
+
+// The places for devices are counted as QEMU counts them: each of the kinds takes one.
+func TestTransports(t *testing.T) {
+	full := Plan{
+		Drives: make([]Drive, 10), NICs: make([]NIC, 11), VsockFD: 4, Entropy: &Entropy{}, Balloon: &Balloon{},
+	}
+	if got := full.transports(); got != MaxDevices {
+		t.Errorf("got %d, want %d", got, MaxDevices)
+	}
+	if _, err := full.Args(); err != nil {
+		t.Errorf("as many as there are places for: %v", err)
+	}
+	full.NICs = append(full.NICs, NIC{})
+	if _, err := full.Args(); err == nil || err.Error() != "25 virtio devices: QEMU's microvm has places for 24" {
+		t.Errorf("one too many: %v", err)
+	}
+	for n, want := range map[int]string{8: "ioapic2=off", 9: "ioapic2=on"} {
+		if got := (Plan{Drives: make([]Drive, n)}).machine(); !strings.Contains(got, want) {
+			t.Errorf("%d devices: %s, want %s", n, got, want)
+		}
+	}
+}
+
+// A limit of entropy needs both its halves, threads need a second CPU, and TCG's words stand behind the user's.
+func TestArgsOfFeatures(t *testing.T) {
+	tests := []struct {
+		name string
+		plan Plan
+		want string
+		not  string
+	}{
+		{"EntropyWithoutLimit", Plan{Entropy: &Entropy{}}, "virtio-rng-device,rng=rng", "max-bytes"},
+		{"EntropyWithoutPeriod", Plan{Entropy: &Entropy{MaxBytes: 10}}, "virtio-rng-device,rng=rng", "max-bytes"},
+		{"OneCPUHasNoThreads", Plan{VCPUs: 1, SMT: true}, "-smp 1 ", "threads"},
+		{"TwoCPUsHaveThreads", Plan{VCPUs: 2, SMT: true}, "-smp 2,threads=2 ", ""},
+		{"TCG", Plan{Accel: TCG, TSCKHz: 7, BootArgs: "quiet"}, "-append quiet tsc_early_khz=7 tsc=reliable ", "-cpu host"},
+		{"NICWithoutMAC", Plan{NICs: []NIC{{ID: "0", FD: 9}}}, "virtio-net-device,id=nic-0,netdev=net-0", "mac="},
+		{"Reporting", Plan{Balloon: &Balloon{FreePageReporting: true}}, "deflate-on-oom=off,free-page-reporting=on", ""},
+		{"NoInitrd", Plan{}, "-kernel", "-initrd"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			args, err := tt.plan.Args()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := strings.Join(args, " ")
+			if !strings.Contains(got, tt.want) || tt.not != "" && strings.Contains(got, tt.not) {
+				t.Errorf("got %s, want %q and not %q", got, tt.want, tt.not)
+			}
+		})
+	}
+}
