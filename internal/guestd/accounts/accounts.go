@@ -15,8 +15,8 @@ import (
 	"strings"
 )
 
-// Bounds of what is read: a line beyond maxLine ends the reading with an error, groups beyond maxGroups are left out, as
-// the kernel takes no more (NGROUPS_MAX).
+// Bounds of what is read: a line beyond maxLine ends the reading with an error, groups beyond
+// maxGroups are left out, as the kernel takes no more (NGROUPS_MAX).
 const (
 	maxLine   = 64 << 10
 	maxGroups = 65536

@@ -67,7 +67,9 @@ func New(config Config) *Server {
 	}
 	s.booted = watchBoot(config)
 	// Without compression, which Connect has on by default: the bytes do not leave the machine.
-	_, handler := agentv1connect.NewAgentHandler(s, connect.WithReadMaxBytes(agentv1.MaxMessageBytes), connect.WithCompression("gzip", nil, nil))
+	_, handler := agentv1connect.NewAgentHandler(
+		s, connect.WithReadMaxBytes(agentv1.MaxMessageBytes), connect.WithCompression("gzip", nil, nil),
+	)
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	s.http = &http.Server{

@@ -168,7 +168,8 @@ func lookPath(name, dir string, env []string) (string, error) {
 	return "", found
 }
 
-// executable gives a *notStarted unless path is a file with some execute bit; whether this user may run it, execve says.
+// executable gives a *notStarted unless path is a file with some execute bit; whether this user may
+// run it, execve says.
 func executable(path string) error {
 	info, err := os.Stat(path)
 	switch {
@@ -187,7 +188,8 @@ func startError(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return &notStarted{codeNotFound, path + ": no such file or directory"}
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENOEXEC), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ETXTBSY):
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENOEXEC), errors.Is(err, syscall.ELOOP),
+		errors.Is(err, syscall.ETXTBSY):
 		return &notStarted{codeNotExecutable, fmt.Sprintf("%s: %v", path, underlying(err))}
 	}
 	return fmt.Errorf("start %s: %w", path, underlying(err))

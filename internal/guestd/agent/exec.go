@@ -57,7 +57,8 @@ func (s *Server) run(ctx context.Context, stream *execStream, p *process, start 
 
 	out := &output{stream: stream}
 	pumps := new(errgroup.Group)
-	if err := out.send(&agentv1.ExecResponse{Response: &agentv1.ExecResponse_Started{Started: &agentv1.ExecStarted{Pid: uint32(pid)}}}); err != nil {
+	started := &agentv1.ExecResponse_Started{Started: &agentv1.ExecStarted{Pid: uint32(pid)}}
+	if err := out.send(&agentv1.ExecResponse{Response: started}); err != nil {
 		_ = p.signal(syscall.SIGKILL)
 		p.wait()
 		return err

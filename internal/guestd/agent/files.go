@@ -15,7 +15,9 @@ import (
 )
 
 // ReadFiles sends a file or folder as tar.
-func (s *Server) ReadFiles(ctx context.Context, r *agentv1.ReadFilesRequest, stream *connect.ServerStream[agentv1.ReadFilesResponse]) error {
+func (s *Server) ReadFiles(
+	ctx context.Context, r *agentv1.ReadFilesRequest, stream *connect.ServerStream[agentv1.ReadFilesResponse],
+) error {
 	path, err := guestPath(r.Path)
 	if err != nil {
 		return err
@@ -28,9 +30,12 @@ func (s *Server) ReadFiles(ctx context.Context, r *agentv1.ReadFilesRequest, str
 }
 
 // WriteFiles unpacks a tar stream.
-func (s *Server) WriteFiles(_ context.Context, stream *connect.ClientStream[agentv1.WriteFilesRequest]) (*agentv1.WriteFilesResponse, error) {
+func (s *Server) WriteFiles(
+	_ context.Context, stream *connect.ClientStream[agentv1.WriteFilesRequest],
+) (*agentv1.WriteFilesResponse, error) {
 	if !stream.Receive() {
-		return nil, errors.Join(stream.Err(), connect.NewError(connect.CodeInvalidArgument, errors.New("write files: no request")))
+		none := connect.NewError(connect.CodeInvalidArgument, errors.New("write files: no request"))
+		return nil, errors.Join(stream.Err(), none)
 	}
 	path, err := guestPath(stream.Msg().Path)
 	if err != nil {
@@ -54,7 +59,8 @@ func (s *Server) WriteFiles(_ context.Context, stream *connect.ClientStream[agen
 // guestPath gives the path as the guest's root has it: a relative one is below /.
 func guestPath(path string) (string, error) {
 	if path == "" || len(path) > agentv1.MaxPathBytes || strings.IndexByte(path, 0) >= 0 {
-		return "", connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("path of 1 to %d bytes expected", agentv1.MaxPathBytes))
+		err := fmt.Errorf("path of 1 to %d bytes expected", agentv1.MaxPathBytes)
+		return "", connect.NewError(connect.CodeInvalidArgument, err)
 	}
 	return "/" + strings.TrimLeft(path, "/"), nil
 }

@@ -23,8 +23,8 @@ func (s *Server) Protect() error {
 	return s.oom.set("-1000")
 }
 
-// lend runs start with an ordinary score. Children inherit it at fork, so that to set it afterwards would miss their own
-// children.
+// lend runs start with an ordinary score. Children inherit it at fork, so that to set it afterwards
+// would miss their own children.
 func (o *oomScore) lend(start func() error) error {
 	if o.file == nil {
 		return start()

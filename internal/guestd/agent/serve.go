@@ -30,7 +30,8 @@ func (s *Server) ServeHost(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
-	for port, serve := range map[uint32]func(net.Listener) error{agentv1.Port: s.Serve, agentv1.StreamPort: s.ServeStreams} {
+	ports := map[uint32]func(net.Listener) error{agentv1.Port: s.Serve, agentv1.StreamPort: s.ServeStreams}
+	for port, serve := range ports {
 		l, err := vsock.Listen(port, nil)
 		if err != nil {
 			s.config.Log.Debug("guest has no vsock", "err", err)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -94,7 +93,8 @@ func (s *streams) carry(host net.Conn) {
 			cancel()
 		}
 	})
-	if fromHost(socket, r) != nil { // the host's first data are here already: the socket has them before the host its answer
+	// The host's first data are here already: the socket has them before the host has its answer.
+	if fromHost(socket, r) != nil {
 		cancel()
 	}
 	answers.Wait()
@@ -118,7 +118,8 @@ func connectSocket(ctx context.Context, target agentv1.StreamTarget) (conn net.C
 	dialer := net.Dialer{KeepAlive: -1} // its peer is this kernel, and each option is a call
 	try := func(addresses ...netip.Addr) bool {
 		for _, address := range addresses {
-			conn, err = dialer.DialContext(ctx, target.Network, net.JoinHostPort(address.String(), strconv.Itoa(int(target.Port))))
+			at := netip.AddrPortFrom(address, target.Port)
+			conn, err = dialer.DialContext(ctx, target.Network, at.String())
 			if err == nil {
 				return true
 			}
@@ -146,7 +147,10 @@ func ownAddresses() (addresses []netip.Addr) {
 }
 
 // frames are buffers of one frame, header and all.
-var frames = sync.Pool{New: func() any { b := make([]byte, agentv1.StreamHeaderBytes+agentv1.MaxChunkBytes); return &b }}
+var frames = sync.Pool{New: func() any {
+	b := make([]byte, agentv1.StreamHeaderBytes+agentv1.MaxChunkBytes)
+	return &b
+}}
 
 // fromHost writes to the socket what the host sends; nil says that the host has sent all.
 func fromHost(socket net.Conn, host io.Reader) error {
@@ -201,7 +205,8 @@ func toHost(host io.Writer, socket net.Conn) error {
 	}
 }
 
-// unreachableDatagram reports whether an error only says that nobody took an earlier datagram: its service may come yet.
+// unreachableDatagram reports whether an error only says that nobody took an earlier datagram: its
+// service may come yet.
 func unreachableDatagram(socket net.Conn, err error) bool {
 	_, datagrams := socket.(*net.UDPConn)
 	return datagrams && errors.Is(err, syscall.ECONNREFUSED)

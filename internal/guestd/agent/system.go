@@ -137,7 +137,8 @@ func (s *Server) SetTime(_ context.Context, r *agentv1.SetTimeRequest) (*agentv1
 // AddEntropy gives the kernel bytes nobody else knows, and has it use them at once: random(4), RNDADDENTROPY.
 func (s *Server) AddEntropy(_ context.Context, r *agentv1.AddEntropyRequest) (*agentv1.AddEntropyResponse, error) {
 	if len(r.Data) == 0 || len(r.Data) > agentv1.MaxEntropyBytes {
-		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("add entropy: want 1 to %d bytes", agentv1.MaxEntropyBytes))
+		err := fmt.Errorf("add entropy: want 1 to %d bytes", agentv1.MaxEntropyBytes)
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}
 	f, err := os.OpenFile("/dev/random", os.O_WRONLY, 0)
 	if err != nil {
@@ -145,7 +146,8 @@ func (s *Server) AddEntropy(_ context.Context, r *agentv1.AddEntropyRequest) (*a
 	}
 	defer f.Close()
 	pool := poolInfo(r.Data)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&pool[0]))); errno != 0 {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&pool[0])))
+	if errno != 0 {
 		return nil, fmt.Errorf("add entropy: %w", errno)
 	}
 	const reseed = 0x5207 // RNDRESEEDCRNG of linux/random.h

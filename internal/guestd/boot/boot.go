@@ -1,5 +1,5 @@
-// Package boot is the first process of a VM: it turns the initramfs, the drives and the kernel command line into a
-// running system, and hands over to the image's own init.
+// Package boot is the first process of a VM: it turns the initramfs, the drives and the kernel
+// command line into a running system, and hands over to the image's own init.
 //
 // The order, each step named as it appears in errors and in the boot stages that the agent reports:
 //
@@ -12,14 +12,14 @@
 //  6. mount kernel modules: the modules drive over the root's lib/modules
 //  7. write identity: host name, hosts line, machine-id
 //  8. finish modules: the network card's is among them
-//  9. set up network: loopback, and the network card with the static addresses of "banger.address" and "banger.address6",
-//     if there are any, and the kernel has IPv6
+//  9. set up network: loopback, and the network card with the static addresses of "banger.address"
+//     and "banger.address6", if there are any, and the kernel has IPv6
 //  10. switch root: free the initramfs, keep this program in /run/banger
 //  11. start agent: a process of its own, which outlives the hand-over
 //  12. start init: exec the image's init, or stay as PID 1 when it has none
 //
-// A step that fails ends the boot: one line on the console, then a reset, which is the only way a VM ends under
-// Firecracker. Nothing here waits without a deadline.
+// A step that fails ends the boot: one line on the console, then a reset, which is the only way a
+// VM ends under Firecracker. Nothing here waits without a deadline.
 package boot
 
 import (

@@ -16,7 +16,7 @@ const (
 // Cmdline is what the kernel command line tells banger-guest. Empty fields were not given.
 type Cmdline struct {
 	Identity identity.Spec // banger.hostname
-	Image    string        // banger.image: UUID of the image's file system, 32 hex digits, when its label is not LabelImage
+	Image    string        // banger.image: UUID of the image's file system, 32 hex digits; empty for LabelImage
 	Modules  string        // banger.modules: "none" when there is no such drive to wait for
 	OwnRoot  bool          // banger.root=own: the image drive is this VM's alone, and its root as it is
 	Network  netcfg.Config // banger.address and the other keys of netcfg.Parse

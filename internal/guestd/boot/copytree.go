@@ -76,7 +76,8 @@ func copyFile(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// copyMeta comes after the content: writing changes times, and chown clears set-user-ID, so that the mode is next to last.
+// copyMeta comes after the content: writing changes times, and chown clears set-user-ID, so that
+// the mode is next to last.
 func copyMeta(from, to string, info os.FileInfo) error {
 	stat := info.Sys().(*syscall.Stat_t)
 	if err := os.Lchown(to, int(stat.Uid), int(stat.Gid)); err != nil {

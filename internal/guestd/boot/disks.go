@@ -28,9 +28,12 @@ type Disks struct {
 	Image, Disk, Modules string
 }
 
-// waitDisks looks for the drives until it has the image and, unless ownRoot, the disk, at most for deadline; the modules drive has grace
-// to follow them, for drives appear one after another. image is the UUID of an image without our label, or empty.
-func waitDisks(ctx context.Context, sysBlock, dev, image string, ownRoot bool, deadline, grace time.Duration) (Disks, error) {
+// waitDisks looks for the drives until it has the image and, unless ownRoot, the disk, at most for
+// deadline; the modules drive has grace to follow them, for drives appear one after another. image
+// is the UUID of an image without our label, or empty.
+func waitDisks(
+	ctx context.Context, sysBlock, dev, image string, ownRoot bool, deadline, grace time.Duration,
+) (Disks, error) {
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
 	tick := time.NewTicker(diskPoll)

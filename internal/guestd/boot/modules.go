@@ -74,7 +74,8 @@ func (s *state) mountModules(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := (mount{s.disks.Modules, target, "ext4", unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV, ""}).do(); err != nil {
+	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV
+	if err := (mount{s.disks.Modules, target, "ext4", flags, ""}).do(); err != nil {
 		return fmt.Errorf("modules drive: %w", err)
 	}
 	return nil

@@ -11,8 +11,9 @@ import (
 // hostsMark ends the VM's own lines in /etc/hosts, by which a later boot finds them when address or name have changed.
 const hostsMark = "# banger"
 
-// hostsFor gives the hosts file in which own are the lines of the machine itself, in place of those of an earlier boot, or
-// of the one of 127.0.1.1, which Debian keeps for this. All other lines stay.
+// hostsFor gives the hosts file in which own are the lines of the machine itself, in place of those
+// of an earlier boot, or of the one of 127.0.1.1, which Debian keeps for this. All other lines
+// stay.
 func hostsFor(old []byte, own []string) []byte {
 	var out bytes.Buffer
 	if len(old) == 0 {
@@ -55,8 +56,8 @@ func ownNames(hostname, search string) string {
 	return hostname
 }
 
-// ownHosts are the lines of a VM for itself in /etc/hosts: at its addresses, or without a network at 127.0.1.1, which Debian
-// keeps for that.
+// ownHosts are the lines of a VM for itself in /etc/hosts: at its addresses, or without a network
+// at 127.0.1.1, which Debian keeps for that.
 func ownHosts(hostname string, network netcfg.Config) []string {
 	addresses := []string{"127.0.1.1"}
 	if network.Address.IsValid() {

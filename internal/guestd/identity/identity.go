@@ -1,6 +1,6 @@
-// Package identity gives a guest its name and its machine-id: what the kernel answers to uname, and the files of /etc
-// that say who the machine is. The boot does so before the image's init runs, the agent again in a machine that was made
-// of another one's memory.
+// Package identity gives a guest its name and its machine-id: what the kernel answers to uname, and
+// the files of /etc that say who the machine is. The boot does so before the image's init runs, the
+// agent again in a machine that was made of another one's memory.
 package identity
 
 import (

@@ -78,9 +78,10 @@ type managerFile struct{ path, content string }
 //   - ifupdown, and the ifup of busybox, take the card for one they have configured: no DHCP client starts, which
 //     would wait for a minute and then take the address away.
 func (c Config) managerFiles(card string) []managerFile {
+	unmanaged := lines("[main]", "dns=none", "", "[keyfile]", "unmanaged-devices=interface-name:"+card)
 	files := []managerFile{
 		{"systemd/network/00-banger.network", lines(c.networkd(card)...)},
-		{"NetworkManager/conf.d/00-banger.conf", lines("[main]", "dns=none", "", "[keyfile]", "unmanaged-devices=interface-name:"+card)},
+		{"NetworkManager/conf.d/00-banger.conf", unmanaged},
 		{"network/ifstate", lines(card + "=" + card)},
 		{"network/ifstate." + card, lines(card)},
 		{"ifstate", lines(card + "=" + card)},
@@ -100,7 +101,8 @@ func (c Config) networkd(card string) []string {
 	}
 	out := []string{
 		"[Match]", "Name=" + card, "",
-		"[Network]", "Address=" + c.Address.String(), "KeepConfiguration=yes", "LinkLocalAddressing=" + linkLocal, "IPv6AcceptRA=no",
+		"[Network]", "Address=" + c.Address.String(), "KeepConfiguration=yes",
+		"LinkLocalAddressing=" + linkLocal, "IPv6AcceptRA=no",
 	}
 	for _, gateway := range []netip.Addr{c.Gateway, c.Gateway6} {
 		if gateway.IsValid() {

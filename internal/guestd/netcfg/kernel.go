@@ -160,8 +160,9 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// keepSecondaries lets the addresses of a subnet outlive its first one, which without it takes them along: ours when the
-// new one is of the old one's subnet, and those that somebody added. What it gives puts the setting back.
+// keepSecondaries lets the addresses of a subnet outlive its first one, which without it takes them
+// along: ours when the new one is of the old one's subnet, and those that somebody added. What it
+// gives puts the setting back.
 func keepSecondaries(name string) (restore func() error, err error) {
 	file := settings4 + name + "/promote_secondaries"
 	old, err := os.ReadFile(file)

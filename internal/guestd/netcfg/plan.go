@@ -140,6 +140,6 @@ func planGateways(now state, earlier []Config, want Config) []change {
 
 // linkLocal is the address that the kernel makes of a MAC (RFC 4291, appendix A).
 func linkLocal(mac net.HardwareAddr) netip.Prefix {
-	b := [16]byte{0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]}
+	b := [16]byte{0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]}
 	return netip.PrefixFrom(netip.AddrFrom16(b), 64)
 }

@@ -14,9 +14,9 @@ import (
 // mark names in the environment the test that is to run inside.
 const mark = "BANGER_TEST_IN_NAMESPACE"
 
-// In runs the test again in a mount namespace of its own and in those that the flags (CLONE_NEW...) ask for, as root: an
-// ordinary user is that of a user namespace. It reports whether this is that run; the first one only waits for it, and
-// fails as it does.
+// In runs the test again in a mount namespace of its own and in those that the flags (CLONE_NEW...)
+// ask for, as root: an ordinary user is that of a user namespace. It reports whether this is that
+// run; the first one only waits for it, and fails as it does.
 func In(t *testing.T, cloneFlags uintptr) bool {
 	t.Helper()
 	if inside(t) {
@@ -28,8 +28,9 @@ func In(t *testing.T, cloneFlags uintptr) bool {
 	return false
 }
 
-// InUntil is In for a run that is to end by a signal of the kernel, as PID 1 does when it resets its machine: a reset in
-// a PID namespace ends that alone. The run has the environment on top of this one's.
+// InUntil is In for a run that is to end by a signal of the kernel, as PID 1 does when it resets
+// its machine: a reset in a PID namespace ends that alone. The run has the environment on top of
+// this one's.
 func InUntil(t *testing.T, cloneFlags uintptr, end syscall.Signal, environment ...string) bool {
 	t.Helper()
 	if inside(t) {

@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// Socket states in /proc/net, see the kernel's include/net/tcp_states.h: a listening TCP socket, and a UDP one without a
-// peer.
+// Socket states in /proc/net, see the kernel's include/net/tcp_states.h: a listening TCP socket,
+// and a UDP one without a peer.
 const (
 	stateListen = "0A"
 	stateClose  = "07"
@@ -52,7 +52,8 @@ func Ports(proc string, max int) ([]Port, error) {
 		return nil, err
 	}
 	slices.SortFunc(ports, func(a, b Port) int {
-		return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.Address.Port(), b.Address.Port()), a.Address.Compare(b.Address))
+		byPort := cmp.Compare(a.Address.Port(), b.Address.Port())
+		return cmp.Or(cmp.Compare(a.Network, b.Network), byPort, a.Address.Compare(b.Address))
 	})
 	return ports, nil
 }
@@ -88,7 +89,8 @@ func parsePorts(network string, table []byte) ([]Port, error) {
 	return ports, nil
 }
 
-// parseAddress reads "0100007F:0016": 32-bit words in the byte order of the machine, little-endian wherever banger runs.
+// parseAddress reads "0100007F:0016": 32-bit words in the byte order of the machine, little-endian
+// wherever banger runs.
 func parseAddress(s string) (netip.AddrPort, error) {
 	host, port, _ := strings.Cut(s, ":")
 	b, err := hex.DecodeString(host)
