@@ -91,7 +91,8 @@ func (m *Machine) removeUnused(ctx context.Context, files *driveFiles) error {
 	return nil
 }
 
-// BalloonStats are the guest's memory statistics by QEMU's names (stat-free-memory, in bytes); those it has not told are absent.
+// BalloonStats are the guest's memory statistics by QEMU's names (stat-free-memory, in bytes);
+// those it has not told are absent.
 type BalloonStats map[string]int64
 
 // SetBalloon makes the balloon's target such that remainingMiB are left to the guest.
@@ -99,7 +100,8 @@ func (m *Machine) SetBalloon(ctx context.Context, remainingMiB int) error {
 	return m.Execute(ctx, "balloon", map[string]any{"value": int64(remainingMiB) << 20}, nil)
 }
 
-// BalloonRemaining is how many bytes the balloon leaves to the guest now. It fails while the guest has no driver for it.
+// BalloonRemaining is how many bytes the balloon leaves to the guest now. It fails while the guest
+// has no driver for it.
 func (m *Machine) BalloonRemaining(ctx context.Context) (int64, error) {
 	var info struct{ Actual int64 }
 	err := m.Execute(ctx, "query-balloon", nil, &info)
@@ -118,8 +120,8 @@ func (m *Machine) BalloonStats(ctx context.Context) (BalloonStats, error) {
 	var guest struct {
 		Stats map[string]uint64 `json:"stats"`
 	}
-	err := m.Execute(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + balloonID, "property": "guest-stats"}, &guest)
-	if err != nil {
+	of := map[string]any{"path": "/machine/peripheral/" + balloonID, "property": "guest-stats"}
+	if err := m.Execute(ctx, "qom-get", of, &guest); err != nil {
 		return nil, fmt.Errorf("read balloon statistics: %w", err)
 	}
 	stats := BalloonStats{}

@@ -15,8 +15,8 @@ import (
 // fakeAct names in the environment of this test's program what it is to do as a QEMU.
 const fakeAct = "QEMU_TEST_FAKE"
 
-// fakeBinary is a QEMU that speaks QMP as the real one does and has no machine: what it does once it is to run is in act,
-// see playQEMU. It stands for hosts and guests that are not at hand.
+// fakeBinary is a QEMU that speaks QMP as the real one does and has no machine: what it does once
+// it is to run is in act, see playQEMU. It stands for hosts and guests that are not at hand.
 func fakeBinary(t *testing.T, act string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "qemu")

@@ -41,10 +41,13 @@ type Stdio struct {
 	Out io.Writer
 }
 
-// Start runs QEMU with plan and waits until it has built the machine, which is then stopped. taps are the files of plan.NICs, in order; Start sets
-// their FD fields and those of the sockets. A vsockPort that is not empty adds a port of that name, whose host end is Vsock. QEMU dies with this
-// process.
-func Start(ctx context.Context, binary string, plan Plan, taps []*os.File, vsockPort string, stdio Stdio) (*Machine, error) {
+// Start runs QEMU with plan and waits until it has built the machine, which is then stopped. taps
+// are the files of plan.NICs, in order; Start sets their FD fields and those of the sockets. A
+// vsockPort that is not empty adds a port of that name, whose host end is Vsock. QEMU dies with
+// this process.
+func Start(
+	ctx context.Context, binary string, plan Plan, taps []*os.File, vsockPort string, stdio Stdio,
+) (*Machine, error) {
 	m := &Machine{done: make(chan struct{}), closed: make(chan struct{}, 1), drives: map[string]*driveFiles{}}
 	monitor, monitorFile, err := socketPair("monitor")
 	if err != nil {
@@ -88,7 +91,9 @@ func Start(ctx context.Context, binary string, plan Plan, taps []*os.File, vsock
 	return m, nil
 }
 
-func (m *Machine) start(ctx context.Context, binary string, plan Plan, files []*os.File, monitor net.Conn, stdio Stdio) error {
+func (m *Machine) start(
+	ctx context.Context, binary string, plan Plan, files []*os.File, monitor net.Conn, stdio Stdio,
+) error {
 	args, err := plan.Args()
 	if err != nil {
 		return err

@@ -1,8 +1,9 @@
-// Package qemu runs one microVM under QEMU: the command line as a plan ([Plan.Args]), the process ([Start]), its monitor ([Monitor]) and
-// the question whether KVM works here ([Probe]).
+// Package qemu runs one microVM under QEMU: the command line as a plan ([Plan.Args]), the process
+// ([Start]), its monitor ([Monitor]) and the question whether KVM works here ([Probe]).
 //
-// The machine is `-M microvm` with what a guest finds under Firecracker: ACPI, virtio-mmio, one serial console, an i8042 for Ctrl-Alt-Del and
-// reboot=k. The kernel is an ELF vmlinux, entered by PVH. Package fcqemu puts Firecracker's API in front of it.
+// The machine is `-M microvm` with what a guest finds under Firecracker: ACPI, virtio-mmio, one
+// serial console, an i8042 for Ctrl-Alt-Del and reboot=k. The kernel is an ELF vmlinux, entered by
+// PVH. Package fcqemu puts Firecracker's API in front of it.
 package qemu
 
 import (
@@ -95,15 +96,17 @@ func (p Plan) Args() ([]string, error) {
 		args = append(args, "-initrd", p.Initrd)
 	}
 	if p.MonitorFD != 0 {
-		args = append(args, "-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", p.MonitorFD), "-mon", "chardev=monitor,mode=control")
+		args = append(args,
+			"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", p.MonitorFD), "-mon", "chardev=monitor,mode=control")
 	}
 	args = append(args, "-chardev", p.Serial.chardev(), "-serial", "chardev:serial", "-device", "i8042")
 	return append(args, devices...), nil
 }
 
-// machine leaves PIT and PIC out. The ACPI tables say hardware-reduced, so that Linux does not program the PIC; where PIT and PIC are there all the same
-// the firmware's timer may be pending when Linux first enables interrupts, and arrives as vector 0, a divide error: 14 of 46 boots died of it. The
-// clock they would calibrate is known from tsc_early_khz, or kvmclock.
+// machine leaves PIT and PIC out. The ACPI tables say hardware-reduced, so that Linux does not
+// program the PIC; where PIT and PIC are there all the same the firmware's timer may be pending
+// when Linux first enables interrupts, and arrives as vector 0, a divide error: 14 of 46 boots died
+// of it. The clock they would calibrate is known from tsc_early_khz, or kvmclock.
 func (p Plan) machine() string {
 	ioapic2 := "off"
 	if p.transports() > devicesWithoutIOAPIC2 {
@@ -127,7 +130,8 @@ func (p Plan) cpu() string {
 	return "max,-erms,-fsrm"
 }
 
-// append adds what TCG needs: the guest's TSC runs at the host's rate, but calibrating it against microvm's PIT hangs in 6 of 15 boots.
+// append adds what TCG needs: the guest's TSC runs at the host's rate, but calibrating it against
+// microvm's PIT hangs in 6 of 15 boots.
 func (p Plan) append() string {
 	if p.Accel == KVM {
 		return p.BootArgs
@@ -155,7 +159,8 @@ func (p Plan) devices() []string {
 	}
 	if p.VsockFD != 0 {
 		args = append(args, "-chardev", fmt.Sprintf("socket,id=vsock,fd=%d", p.VsockFD),
-			"-device", "virtio-serial-device,id=ports", "-device", "virtserialport,bus=ports.0,chardev=vsock,id=vsockport,name="+escape(p.Port))
+			"-device", "virtio-serial-device,id=ports",
+			"-device", "virtserialport,bus=ports.0,chardev=vsock,id=vsockport,name="+escape(p.Port))
 	}
 	if p.Entropy != nil {
 		limit := ""
@@ -189,8 +194,10 @@ func (d Drive) args() []string {
 	return []string{
 		"-blockdev", fmt.Sprintf("driver=file,node-name=%s,filename=%s,read-only=%s,cache.no-flush=%s,locking=off",
 			fileNode(d.ID, 0), escape(d.Path), onOff(d.ReadOnly), onOff(d.NoFlush)),
-		"-blockdev", fmt.Sprintf("driver=raw,node-name=%s,file=%s,read-only=%s", nodeName(d.ID), fileNode(d.ID, 0), onOff(d.ReadOnly)),
-		"-device", fmt.Sprintf("virtio-blk-device,id=%s,drive=%s,werror=report,rerror=report", deviceID(d.ID), nodeName(d.ID)),
+		"-blockdev", fmt.Sprintf("driver=raw,node-name=%s,file=%s,read-only=%s",
+			nodeName(d.ID), fileNode(d.ID, 0), onOff(d.ReadOnly)),
+		"-device", fmt.Sprintf("virtio-blk-device,id=%s,drive=%s,werror=report,rerror=report",
+			deviceID(d.ID), nodeName(d.ID)),
 	}
 }
 

@@ -38,8 +38,9 @@ type Prober struct {
 	KVMPath  string // /dev/kvm if empty
 }
 
-// Probe boots vmlinux under KVM, without initrd, and believes in KVM only when the kernel has spoken and ended: /dev/kvm that opens, and even
-// VMs that can be made, prove nothing (nested and emulated hosts). Probes may run concurrently, in several processes too.
+// Probe boots vmlinux under KVM, without initrd, and believes in KVM only when the kernel has
+// spoken and ended: /dev/kvm that opens, and even VMs that can be made, prove nothing (nested and
+// emulated hosts). Probes may run concurrently, in several processes too.
 func (p Prober) Probe(ctx context.Context, vmlinux string) (Verdict, error) {
 	version, err := CheckVersion(ctx, p.Binary)
 	if err != nil {
@@ -85,7 +86,8 @@ func (p Prober) try(ctx context.Context, vmlinux string) (Accel, string) {
 	kvm, err := os.OpenFile(device, os.O_RDWR, 0)
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return TCG, fmt.Sprintf("%v: give your user the right to it (group kvm: sudo usermod -aG kvm $USER, then log in again)", err)
+		const repair = "give your user the right to it (group kvm: sudo usermod -aG kvm $USER, then log in again)"
+		return TCG, fmt.Sprintf("%v: %s", err, repair)
 	case err != nil:
 		return TCG, fmt.Sprintf("no KVM: %v", err)
 	}
@@ -180,7 +182,8 @@ func (p Prober) kept(version, vmlinux string) (verdict.File[Verdict], error) {
 		kvm.Close()
 		allowed = "opens"
 	}
-	key := fmt.Sprintf("%q %q %q %s %d %d %d", p.Binary, version, p.KVMPath, allowed, inode, info.Size(), info.ModTime().UnixNano())
+	key := fmt.Sprintf("%q %q %q %s %d %d %d",
+		p.Binary, version, p.KVMPath, allowed, inode, info.Size(), info.ModTime().UnixNano())
 	name := fmt.Sprintf("accel-%x.json", sha256.Sum256([]byte(key)))
 	return verdict.File[Verdict]{Path: filepath.Join(p.CacheDir, name), Key: key}, nil
 }

@@ -27,9 +27,11 @@ type process struct {
 	err    error         // of Wait; read after done
 }
 
-// startProcess forks from a thread which it keeps: the kernel sends PDEATHSIG when the parent's thread ends, not its process.
+// startProcess forks from a thread which it keeps: the kernel sends PDEATHSIG when the parent's
+// thread ends, not its process.
 func startProcess(binary string, args []string, stdin io.Reader, stdout io.Writer, files []*os.File) (*process, error) {
-	p := &process{cmd: exec.Command(binary, args...), stderr: &tail{}, done: make(chan struct{})} //nolint:noctx // its owner ends it, see kill
+	cmd := exec.Command(binary, args...) //nolint:noctx // its owner ends it, see kill
+	p := &process{cmd: cmd, stderr: &tail{}, done: make(chan struct{})}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, stdout, p.stderr
 	p.cmd.ExtraFiles = files
 	p.cmd.WaitDelay = outputDelay

@@ -51,7 +51,8 @@ type answer struct {
 	Event
 }
 
-// newMonitor reads from conn until it ends, and calls onEvent from that goroutine for each event. conn belongs to the monitor.
+// newMonitor reads from conn until it ends, and calls onEvent from that goroutine for each event.
+// conn belongs to the monitor.
 func newMonitor(conn io.ReadWriteCloser, onEvent func(Event)) *Monitor {
 	m := &Monitor{conn: conn, onEvent: onEvent, done: make(chan struct{}), waiting: map[int]chan answer{}}
 	go m.read()
@@ -84,8 +85,8 @@ func (m *Monitor) read() {
 	m.conn.Close()
 }
 
-// Execute runs a command and decodes what it returns into result, unless that is nil. An error of QEMU's is a *CommandError. When ctx ends first
-// the command may still take effect.
+// Execute runs a command and decodes what it returns into result, unless that is nil. An error of
+// QEMU's is a *CommandError. When ctx ends first the command may still take effect.
 func (m *Monitor) Execute(ctx context.Context, command string, arguments, result any) error {
 	ch := make(chan answer, 1)
 	m.mu.Lock()

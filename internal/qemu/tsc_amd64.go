@@ -8,8 +8,8 @@ import (
 // readTSC returns the CPU's time-stamp counter.
 func readTSC() uint64
 
-// measureTSC returns the counter's rate in kHz. Measuring is the only way that needs no rights and no knowledge of the CPU: the MHz of
-// /proc/cpuinfo are those of the moment where the clock scales.
+// measureTSC returns the counter's rate in kHz. Measuring is the only way that needs no rights and
+// no knowledge of the CPU: the MHz of /proc/cpuinfo are those of the moment where the clock scales.
 func measureTSC(ctx context.Context) (int, error) {
 	const interval = 20 * time.Millisecond
 	start, startTSC := sampleTSC()

@@ -19,12 +19,13 @@ const (
 	minMinor = 2
 )
 
-const installHint = "install QEMU 8.2 or newer (Debian 13: apt install qemu-system-x86; Debian 12: the same from bookworm-backports, " +
-	"apt install -t bookworm-backports qemu-system-x86)"
+const installHint = "install QEMU 8.2 or newer (Debian 13: apt install qemu-system-x86; " +
+	"Debian 12: the same from bookworm-backports, apt install -t bookworm-backports qemu-system-x86)"
 
 var versionPattern = regexp.MustCompile(`version (\d+)\.(\d+)(\.\d+)*`)
 
-// CheckVersion runs binary --version and returns what it says, as in 10.0.2. A missing or too old QEMU is an error that says what to install.
+// CheckVersion runs binary --version and returns what it says, as in 10.0.2. A missing or too old
+// QEMU is an error that says what to install.
 func CheckVersion(ctx context.Context, binary string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

@@ -1,7 +1,9 @@
 // Package qemutest gives tests a real kernel and a guest for it.
 //
-// The kernel comes from the environment: BANGER_TEST_VMLINUX is the ELF of Debian's linux-image-cloud-amd64, BANGER_TEST_MODULES its lib/modules/<version>
-// folder. The guest is the program in qemutest/guest, started as /init: it loads the virtio modules and serves commands on vsock port [Port].
+// The kernel comes from the environment: BANGER_TEST_VMLINUX is the ELF of Debian's
+// linux-image-cloud-amd64, BANGER_TEST_MODULES its lib/modules/<version> folder. The guest is the
+// program in qemutest/guest, started as /init: it loads the virtio modules and serves commands on
+// vsock port [Port].
 package qemutest
 
 import (
@@ -129,7 +131,8 @@ func addModules(w *cpio.Writer, folder string) error {
 	return nil
 }
 
-// resolve appends name to order, behind what the module says it depends on. A module that has no file is built into the kernel.
+// resolve appends name to order, behind what the module says it depends on. A module that has no
+// file is built into the kernel.
 func resolve(name string, paths map[string]string, order *[]string) error {
 	if paths[name] == "" || slices.Contains(*order, name) {
 		return nil

@@ -1,4 +1,5 @@
-// Command guest is the /init of the tests' VMs. It serves one command a connection on vsock port 52: the first line is the command.
+// Command guest is the /init of the tests' VMs. It serves one command a connection on vsock port
+// 52: the first line is the command.
 //
 //	echo            sends back what it gets
 //	source N        sends N bytes
