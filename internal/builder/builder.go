@@ -1,5 +1,5 @@
-// Package builder makes images inside throw-away VMs: it joins the plan of package provision, the VM of package vm and the
-// catalog of package image, and keeps the log of each image's last build.
+// Package builder makes images inside throw-away VMs: it joins the plan of package provision, the
+// VM of package vm and the catalog of package image, and keeps the log of each image's last build.
 package builder
 
 import (
@@ -50,7 +50,9 @@ func New(vms *vm.Manager, images *image.Catalog, c config.Config) (*Builder, err
 // Build makes an image, or returns the one of that name when it was made from the same inputs. What is said on the way
 // goes to follow and to the log. A second build of the name is refused while the first one goes on.
 // c is the configuration to build with.
-func (b *Builder) Build(ctx context.Context, want api.BuildImage, c config.Config, follow io.Writer) (api.Image, error) {
+func (b *Builder) Build(
+	ctx context.Context, want api.BuildImage, c config.Config, follow io.Writer,
+) (api.Image, error) {
 	if err := artifact.CheckName(want.Name); err != nil {
 		return api.Image{}, err
 	}
@@ -139,7 +141,8 @@ func (b *Builder) build(ctx context.Context, j job) (id string, err error) {
 	var packages []string
 	var architecture string
 	err = b.vms.Build(ctx, vm.Build{
-		ImageName: j.want.Name, From: j.source, Kernel: cmp.Or(j.source.KernelID, j.want.KernelDefault), CPUs: j.want.CPUs, MemoryMiB: j.want.MemoryMiB, SizeMiB: size,
+		ImageName: j.want.Name, From: j.source, Kernel: cmp.Or(j.source.KernelID, j.want.KernelDefault),
+		CPUs: j.want.CPUs, MemoryMiB: j.want.MemoryMiB, SizeMiB: size,
 		Network: api.NetworkUser, Keep: j.want.KeepOnFailure,
 		BootTimeout: time.Duration(j.want.BootTimeoutMS) * time.Millisecond,
 		StopTimeout: time.Duration(j.want.StopTimeoutMS) * time.Millisecond,
@@ -171,7 +174,8 @@ func (b *Builder) build(ctx context.Context, j job) (id string, err error) {
 	return id, err
 }
 
-// manifest says what the image is; the catalog fills in what it knows itself. The source's services, kernel and defaults go on.
+// manifest says what the image is; the catalog fills in what it knows itself. The source's
+// services, kernel and defaults go on.
 func (b *Builder) manifest(ctx context.Context, j job, packages []string, architecture string) (image.Manifest, error) {
 	source, err := b.images.Inspect(ctx, j.source.ID)
 	if err != nil {
@@ -188,7 +192,8 @@ func (b *Builder) manifest(ctx context.Context, j job, packages []string, archit
 		}
 	}
 	return image.Manifest{
-		Name: j.want.Name, Source: fmt.Sprintf("built from %s (%.12s)", j.source.Name, j.source.ID), Architecture: architecture, Packages: packages,
+		Name: j.want.Name, Source: fmt.Sprintf("built from %s (%.12s)", j.source.Name, j.source.ID),
+		Architecture: architecture, Packages: packages,
 		Preset: j.plan.Preset, PresetSHA256: j.plan.PresetSHA256, InputsSHA256: j.inputs, Services: services,
 		Kernel: source.KernelID, Defaults: source.Defaults,
 	}, nil
