@@ -21,7 +21,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func newBuilder(t *testing.T) *Builder {
 	t.Helper()
 	home := t.TempDir()
-	c, _, err := config.Load(func(name string) string { return map[string]string{"HOME": home, "BANGER_HOME": home}[name] })
+	c, _, err := config.Load(func(name string) string {
+		return map[string]string{"HOME": home, "BANGER_HOME": home}[name]
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +44,8 @@ func TestBuildRefuses(t *testing.T) {
 		"must be absolute":   {Name: "x", Scripts: []string{"a.sh"}},
 		"file for the image": {Name: "x", Files: []api.BuildFile{{Host: "/no/such", Guest: "/x"}}},
 	} {
-		if _, err := b.Build(t.Context(), asked, config.Config{}, io.Discard); api.CodeOf(err) != api.CodeInvalid || !strings.Contains(err.Error(), want) {
+		if _, err := b.Build(t.Context(), asked, config.Config{}, io.Discard); api.CodeOf(err) != api.CodeInvalid ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: error %v, want %q", asked, err, want)
 		}
 	}
@@ -54,7 +57,8 @@ func TestOneBuildOfAName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Build(t.Context(), api.BuildImage{Name: "x"}, config.Config{}, io.Discard); api.CodeOf(err) != api.CodeConflict {
+	_, err = b.Build(t.Context(), api.BuildImage{Name: "x"}, config.Config{}, io.Discard)
+	if api.CodeOf(err) != api.CodeConflict {
 		t.Errorf("a second build of the name: %v", err)
 	}
 	other, err := b.begin("y")

@@ -43,7 +43,9 @@ func newHome(t *testing.T) *home {
 	}
 	t.Cleanup(func() { db.Close() })
 	h := &home{t: t}
-	h.config, _, err = config.Load(func(name string) string { return map[string]string{"HOME": dir, "BANGER_HOME": dir}[name] })
+	h.config, _, err = config.Load(func(name string) string {
+		return map[string]string{"HOME": dir, "BANGER_HOME": dir}[name]
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +161,8 @@ func TestBuildFails(t *testing.T) {
 		}
 	}
 	var log strings.Builder
-	if err := h.Log(t.Context(), "web/app:1", true, &log, func() error { return nil }); err != nil || !strings.HasPrefix(log.String(), says) {
+	if err := h.Log(t.Context(), "web/app:1", true, &log, func() error { return nil }); err != nil ||
+		!strings.HasPrefix(log.String(), says) {
 		t.Errorf("the log is %q, %v", log.String(), err)
 	}
 	if strings.Count(log.String(), says) != 1 {
@@ -177,15 +180,17 @@ func TestManifest(t *testing.T) {
 	})
 	j := job{
 		want: api.BuildImage{Name: "made"}, source: source, inputs: "abc",
-		plan: provision.Plan{Preset: "agent", PresetSHA256: "def", Services: []api.ImageService{{Name: "opencode", Port: 4096, Path: "/"}}},
+		plan: provision.Plan{Preset: "agent", PresetSHA256: "def",
+			Services: []api.ImageService{{Name: "opencode", Port: 4096, Path: "/"}}},
 	}
 	got, err := h.manifest(t.Context(), j, []string{"hello 1.0"}, "amd64")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := image.Manifest{
-		Name: "made", Source: fmt.Sprintf("built from rich (%.12s)", source.ID), Architecture: "amd64", Packages: []string{"hello 1.0"},
-		Preset: "agent", PresetSHA256: "def", InputsSHA256: "abc", Defaults: defaults,
+		Name: "made", Source: fmt.Sprintf("built from rich (%.12s)", source.ID), Architecture: "amd64",
+		Packages: []string{"hello 1.0"},
+		Preset:   "agent", PresetSHA256: "def", InputsSHA256: "abc", Defaults: defaults,
 		Services: []api.ImageService{{Name: "opencode", Port: 4096, Path: "/"}, {Name: "web", Port: 80}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -203,7 +208,8 @@ func TestLogErrors(t *testing.T) {
 	if err := os.WriteFile(h.logDir, nil, 0o600); err != nil { // a file for a folder
 		t.Fatal(err)
 	}
-	if _, err := h.Build(t.Context(), api.BuildImage{Name: "x"}, h.config, io.Discard); err == nil || !strings.Contains(err.Error(), "make folder of build logs: ") {
+	if _, err := h.Build(t.Context(), api.BuildImage{Name: "x"}, h.config, io.Discard); err == nil ||
+		!strings.Contains(err.Error(), "make folder of build logs: ") {
 		t.Errorf("no folder: %v", err)
 	}
 	if err := errors.Join(os.Remove(h.logDir), os.MkdirAll(h.logPath("x")+"/y", 0o700)); err != nil {

@@ -19,7 +19,8 @@ func TestConfigure(t *testing.T) {
 	h.banger("run", "-d", "--name", "ant")
 	h.banger("run", "-d", "--name", "bee")
 	h.reaches(true, "ant", "ping -c 1 -W 10 bee.vm")
-	h.reaches(true, "ant", "ip addr add 192.168.7.7/24 dev eth0 && ip route add 10.200.0.0/16 via 192.168.7.1 && echo 192.0.2.9 mine >> /etc/hosts")
+	h.reaches(true, "ant", "ip addr add 192.168.7.7/24 dev eth0")
+	h.reaches(true, "ant", "ip route add 10.200.0.0/16 via 192.168.7.1 && echo 192.0.2.9 mine >> /etc/hosts")
 	var given []netcfg.Config
 	out, _ := h.guest("ant", "cat /run/banger/network.json")
 	if err := json.Unmarshal([]byte(out), &given); err != nil || len(given) != 1 {
@@ -66,7 +67,8 @@ nameserver 192.0.2.53
 	}
 	h.reaches(true, "ant", "ping -c 1 -W 10 bee.vm")
 	h.reaches(true, "bee", "ping -6 -c 1 -W 10 ant.vm")
-	if out, _ := h.guest("ant", "hostname -f; ip -br addr show eth0"); !strings.HasPrefix(out, "ant.vm\n") || strings.Contains(out, "192.0.2.") {
+	if out, _ := h.guest("ant", "hostname -f; ip -br addr show eth0"); !strings.HasPrefix(out, "ant.vm\n") ||
+		strings.Contains(out, "192.0.2.") {
 		t.Errorf("it is ant again, and says %q", out)
 	}
 	err := agent.Configure(t.Context(), guest.Identity{Hostname: "no name"})

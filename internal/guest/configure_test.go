@@ -66,7 +66,8 @@ func TestConfigure(t *testing.T) {
 		{
 			"All", guest.Identity{Hostname: "box", MachineID: "0123", Network: full},
 			&agentv1.ConfigureRequest{Hostname: "box", MachineId: "0123", Network: &agentv1.Network{
-				Mac: "02:00:00:00:00:09", Address: "172.30.0.5/16", Gateway: "172.30.0.1", Address6: "fd00::5/112", Gateway6: "fd00::1",
+				Mac: "02:00:00:00:00:09", Address: "172.30.0.5/16", Gateway: "172.30.0.1", Address6: "fd00::5/112",
+				Gateway6:    "fd00::1",
 				Nameservers: []string{"172.30.0.1", "9.9.9.9"}, Search: "vm", Mtu: 1400,
 			}},
 		},

@@ -17,7 +17,10 @@ func TestSetDriveLimits(t *testing.T) {
 		want   string
 	}{
 		{"None", Limits{}, `{"bps":0,"bps_rd":0,"bps_wr":0,"id":"drive-a","iops":0,"iops_rd":0,"iops_wr":0}`},
-		{"Bytes", Limits{BytesPerSecond: 10}, `{"bps":10,"bps_rd":0,"bps_wr":0,"id":"drive-a","iops":0,"iops_rd":0,"iops_wr":0}`},
+		{
+			"Bytes", Limits{BytesPerSecond: 10},
+			`{"bps":10,"bps_rd":0,"bps_wr":0,"id":"drive-a","iops":0,"iops_rd":0,"iops_wr":0}`,
+		},
 		{
 			"Bursts", Limits{BytesPerSecond: 10, BytesBurst: 11, OpsPerSecond: 20, OpsBurst: 21},
 			`{"bps":10,"bps_max":11,"bps_rd":0,"bps_wr":0,"id":"drive-a","iops":20,"iops_max":21,"iops_rd":0,"iops_wr":0}`,
@@ -74,7 +77,8 @@ func TestReplaceDriveFails(t *testing.T) {
 			r := &recorder{refuse: refused}
 			m := r.machine(t)
 			var refusal *CommandError
-			if err := m.ReplaceDrive(testContext(t), Drive{ID: "a", Path: "/one"}, 1); !errors.As(err, &refusal) || refusal.Command != refused {
+			if err := m.ReplaceDrive(testContext(t), Drive{ID: "a", Path: "/one"}, 1); !errors.As(err, &refusal) ||
+				refusal.Command != refused {
 				t.Errorf("got %v, want the refusal of %s", err, refused)
 			}
 			r.refuse = ""
@@ -136,7 +140,8 @@ func TestBalloon(t *testing.T) {
 		t.Errorf("statistics: %v (-want +got):\n%s", err, diff)
 	}
 	r.refuse = "qom-get"
-	if _, err := m.BalloonStats(testContext(t)); err == nil || err.Error() != "read balloon statistics: qemu qom-get: refused" {
+	if _, err := m.BalloonStats(testContext(t)); err == nil ||
+		err.Error() != "read balloon statistics: qemu qom-get: refused" {
 		t.Errorf("refused: %v", err)
 	}
 }

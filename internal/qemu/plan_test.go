@@ -12,7 +12,8 @@ const sandbox = "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,res
 
 func TestArgs(t *testing.T) {
 	common := func(accel, cpu, ioapic2, smp, appended string) string {
-		return "-M microvm,accel=" + accel + ",acpi=on,rtc=on,pit=off,pic=off,ioapic2=" + ioapic2 + ",memory-backend=ram -cpu " + cpu + " -smp " + smp +
+		return "-M microvm,accel=" + accel + ",acpi=on,rtc=on,pit=off,pic=off,ioapic2=" + ioapic2 +
+			",memory-backend=ram -cpu " + cpu + " -smp " + smp +
 			" -m 256M -object memory-backend-memfd,id=ram,size=256M,share=on -nodefaults -no-user-config -display none -no-reboot -S " + sandbox +
 			" -kernel /k -append " + appended
 	}
@@ -37,9 +38,10 @@ func TestArgs(t *testing.T) {
 			"all devices",
 			Plan{
 				Accel: KVM, VCPUs: 1, MemoryMiB: 256, Kernel: "/k", BootArgs: "quiet", MonitorFD: 3, VsockFD: 4, Port: "p",
-				Serial: Serial{Path: "/a,b"},
-				Drives: []Drive{{ID: "0", Path: "/x,y", ReadOnly: true}, {ID: "1", Path: "/z", NoFlush: true}},
-				NICs:   []NIC{{ID: "0", FD: 5, MAC: "06:00:00:00:00:01", MTU: 1400}}, Entropy: &Entropy{MaxBytes: 10, PeriodMs: 20}, Balloon: &Balloon{DeflateOnOOM: true},
+				Serial:  Serial{Path: "/a,b"},
+				Drives:  []Drive{{ID: "0", Path: "/x,y", ReadOnly: true}, {ID: "1", Path: "/z", NoFlush: true}},
+				NICs:    []NIC{{ID: "0", FD: 5, MAC: "06:00:00:00:00:01", MTU: 1400}},
+				Entropy: &Entropy{MaxBytes: 10, PeriodMs: 20}, Balloon: &Balloon{DeflateOnOOM: true},
 			},
 			common("kvm", "host", "off", "1", "quiet") +
 				" -chardev socket,id=monitor,fd=3 -mon chardev=monitor,mode=control -chardev file,id=serial,append=on,path=/a,,b -serial chardev:serial -device i8042" +
@@ -108,7 +110,8 @@ func TestParseVersion(t *testing.T) {
 			t.Errorf("%q: got %q, %v", tt.in, got, err)
 		}
 	}
-	if _, err := CheckVersion(t.Context(), "/nonexistent/qemu"); err == nil || !strings.Contains(err.Error(), "apt install") {
+	if _, err := CheckVersion(t.Context(), "/nonexistent/qemu"); err == nil ||
+		!strings.Contains(err.Error(), "apt install") {
 		t.Errorf("missing QEMU: got %v, want a hint", err)
 	}
 }
@@ -135,7 +138,8 @@ func FuzzDrivePath(f *testing.F) {
 		}
 		got := options(Drive{ID: "0", Path: disk, ReadOnly: true}.args()[1])
 		want := map[string]string{
-			"driver": "file", "node-name": "file-0-0", "filename": disk, "read-only": "on", "cache.no-flush": "off", "locking": "off",
+			"driver": "file", "node-name": "file-0-0", "filename": disk, "read-only": "on", "cache.no-flush": "off",
+			"locking": "off",
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("disk %q (-want +got):\n%s", disk, diff)

@@ -62,7 +62,8 @@ func TestProbeWithoutKVM(t *testing.T) {
 		t.Errorf("no kernel: got %v", err)
 	}
 	p.Binary = "/nonexistent"
-	if _, err := p.Probe(testContext(t), qemutest.Kernel(t)); err == nil || !strings.Contains(err.Error(), "install QEMU") {
+	if _, err := p.Probe(testContext(t), qemutest.Kernel(t)); err == nil ||
+		!strings.Contains(err.Error(), "install QEMU") {
 		t.Errorf("no QEMU: got %v", err)
 	}
 }

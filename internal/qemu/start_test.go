@@ -24,7 +24,10 @@ func TestErr(t *testing.T) {
 		{"ErrComplains", "complain no room; exit 3", "qemu ended: exit status 3: no room"},
 		{"ErrHostKills", "end host-signal; exit 0", "qemu ended: exit status 0 (host-signal)"},
 		{"ErrGuestEndsButQEMUFails", "end guest-shutdown; exit 1", "qemu ended: exit status 1 (guest-shutdown)"},
-		{"ErrLastReasonCounts", "end guest-reset; end host-error; complain a; complain b; exit 1", "qemu ended: exit status 1: a\nb (host-error)"},
+		{
+			"ErrLastReasonCounts", "end guest-reset; end host-error; complain a; complain b; exit 1",
+			"qemu ended: exit status 1: a\nb (host-error)",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -73,7 +76,8 @@ func TestStartFailsWithoutMachine(t *testing.T) {
 		})
 	}
 	plan.Initrd = "/no/such"
-	if _, err := Start(testContext(t), fakeBinary(t, "exit 0"), plan, nil, "port", Stdio{}); err == nil || !strings.Contains(err.Error(), "open initrd: ") {
+	if _, err := Start(testContext(t), fakeBinary(t, "exit 0"), plan, nil, "port", Stdio{}); err == nil ||
+		!strings.Contains(err.Error(), "open initrd: ") {
 		t.Errorf("without its initrd: %v", err)
 	}
 	if got := openSockets(t); got != 0 {
@@ -134,7 +138,8 @@ func TestFilesOfQEMU(t *testing.T) {
 		{"Least", Plan{}, "", nil, []string{"socket,id=monitor,fd=3"}, []string{"socket:", "none"}},
 		{
 			"All", Plan{Initrd: qemutestInitrd(t), NICs: nics}, "p,q", taps,
-			[]string{"socket,id=monitor,fd=3", "socket,id=vsock,fd=4", "name=p,,q", "-initrd /proc/self/fd/5", "tap,id=net-0,fd=6", "tap,id=net-1,fd=7"},
+			[]string{"socket,id=monitor,fd=3", "socket,id=vsock,fd=4", "name=p,,q", "-initrd /proc/self/fd/5",
+				"tap,id=net-0,fd=6", "tap,id=net-1,fd=7"},
 			[]string{"socket:", "socket:", "/memfd:initrd", taps[0].Name(), taps[1].Name(), "none"},
 		},
 		{
@@ -170,7 +175,8 @@ func TestFilesOfQEMU(t *testing.T) {
 // Console in, console out: the guest's serial port is QEMU's stdin and stdout where the plan has no file.
 func TestConsole(t *testing.T) {
 	var out bytes.Buffer
-	m, err := Start(testContext(t), fakeBinary(t, "say hello; exit 0"), Plan{Accel: TCG}, nil, "", Stdio{In: strings.NewReader("x"), Out: &out})
+	m, err := Start(testContext(t), fakeBinary(t, "say hello; exit 0"), Plan{Accel: TCG}, nil, "",
+		Stdio{In: strings.NewReader("x"), Out: &out})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +236,8 @@ func TestAlignedInitrdOfOther(t *testing.T) {
 	}
 	defer f.Close()
 	b := make([]byte, 2*pageSize)
-	if n, err := f.ReadAt(b, 0); n != pageSize || !errors.Is(err, io.EOF) || strings.TrimRight(string(b), "\x00") != "content" {
+	if n, err := f.ReadAt(b, 0); n != pageSize || !errors.Is(err, io.EOF) ||
+		strings.TrimRight(string(b), "\x00") != "content" {
 		t.Errorf("got %d bytes, %v", n, err)
 	}
 	if _, err := alignedInitrd(t.TempDir()); err == nil || !strings.Contains(err.Error(), "copy initrd: ") {

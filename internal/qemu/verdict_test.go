@@ -15,7 +15,8 @@ func fakeHost(t *testing.T, act string) (p Prober, kernel string) {
 	t.Helper()
 	dir := t.TempDir()
 	kernel = filepath.Join(dir, "vmlinux")
-	if err := errors.Join(os.WriteFile(kernel, []byte("kernel"), 0o644), os.WriteFile(dir+"/kvm", nil, 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(kernel, []byte("kernel"), 0o644),
+		os.WriteFile(dir+"/kvm", nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	return Prober{Binary: fakeBinary(t, act), CacheDir: filepath.Join(dir, "cache"), KVMPath: dir + "/kvm"}, kernel
@@ -32,10 +33,19 @@ func TestTrialBoot(t *testing.T) {
 		{"Works", "say Linux version 6.12; end guest-reset; exit 0", KVM, "a trial boot of this kernel under KVM worked"},
 		{"Panics", "say Linux version 6.12; end guest-panic; exit 0", KVM, "worked"},
 		{"EndsWithoutAWord", "end guest-reset; exit 0", TCG, failed + "the guest ended without a word of the kernel"},
-		{"FirmwareAlone", "say Booting from ROM; end guest-reset; exit 0", TCG, failed + "the guest ended without a word of the kernel"},
-		{"Dies", "say Linux version 6.12; complain kvm: no\nmore; exit 1", TCG, failed + "qemu ended: exit status 1: kvm: no"},
+		{
+			"FirmwareAlone", "say Booting from ROM; end guest-reset; exit 0", TCG,
+			failed + "the guest ended without a word of the kernel",
+		},
+		{
+			"Dies", "say Linux version 6.12; complain kvm: no\nmore; exit 1", TCG,
+			failed + "qemu ended: exit status 1: kvm: no",
+		},
 		{"DiesWithoutAReason", "say Linux version 6.12; exit 0", TCG, failed + "qemu ended: exit status 0"},
-		{"NoMachine", "capabilities; complain failed to set MSR 0x10a; exit 1", TCG, failed + "qemu ended: exit status 1: failed to set MSR 0x10a"},
+		{
+			"NoMachine", "capabilities; complain failed to set MSR 0x10a; exit 1", TCG,
+			failed + "qemu ended: exit status 1: failed to set MSR 0x10a",
+		},
 		{"DoesNotRun", "refuse cont", TCG, failed + "qemu cont: not cont"},
 		{"Silent", "", TCG, failed + "the kernel said nothing within 2s"},
 		{"Hangs", "say Linux version 6.12", TCG, failed + "the guest did not end within 5s"},

@@ -48,7 +48,10 @@ func TestLookup(t *testing.T) {
 		{"Default", dir, "", User{Name: "root", Home: "/root", Shell: "/bin/bash"}, nil},
 		{"Name", dir, "dev", dev, nil},
 		{"UID", dir, "1000", dev, nil},
-		{"NameAndGroup", dir, "dev:sudo", User{Name: "dev", UID: 1000, GID: 27, Home: "/home/dev", Shell: "/usr/bin/zsh"}, nil},
+		{
+			"NameAndGroup", dir, "dev:sudo", User{Name: "dev", UID: 1000, GID: 27, Home: "/home/dev", Shell: "/usr/bin/zsh"},
+			nil,
+		},
 		{"NameAndGID", dir, "dev:5", User{Name: "dev", UID: 1000, GID: 5, Home: "/home/dev", Shell: "/usr/bin/zsh"}, nil},
 		{"EmptyFields", dir, "bare", User{Name: "bare", UID: 1001, GID: 1001, Home: "/", Shell: "/bin/sh"}, nil},
 		{"NumberWithoutAccount", dir, "4242", User{Name: "4242", UID: 4242, Home: "/", Shell: "/bin/sh"}, nil},

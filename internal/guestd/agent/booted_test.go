@@ -113,7 +113,8 @@ func TestWaitBooted(t *testing.T) {
 	if _, err := server.WaitBooted(left, &agentv1.WaitBootedRequest{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("a caller who left: %v", err)
 	}
-	if err := errors.Join(os.MkdirAll(root+"/run/openrc", 0o755), os.WriteFile(root+"/run/openrc/softlevel", []byte("default\n"), 0o644)); err != nil {
+	if err := errors.Join(os.MkdirAll(root+"/run/openrc", 0o755),
+		os.WriteFile(root+"/run/openrc/softlevel", []byte("default\n"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	answer, err := server.WaitBooted(t.Context(), &agentv1.WaitBootedRequest{})
@@ -124,7 +125,8 @@ func TestWaitBooted(t *testing.T) {
 
 // An agent that ends before the boot does is not held up by its watch.
 func TestCloseWhileBooting(t *testing.T) {
-	server := New(Config{Record: system.Record{Init: system.InitBusybox}, Root: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
+	server := New(Config{Record: system.Record{Init: system.InitBusybox}, Root: t.TempDir(),
+		Log: slog.New(slog.DiscardHandler)})
 	if err := server.Close(); err != nil {
 		t.Error(err)
 	}

@@ -55,14 +55,18 @@ func TestConfigure(t *testing.T) {
 	}
 	requests := []*agentv1.ConfigureRequest{
 		{Hostname: "one", MachineId: testID, Network: &agentv1.Network{
-			Mac: "02:00:00:00:00:07", Address: "172.30.0.7/16", Gateway: "172.30.0.1", Address6: "fd00::7/112", Gateway6: "fd00::1",
+			Mac: "02:00:00:00:00:07", Address: "172.30.0.7/16", Gateway: "172.30.0.1", Address6: "fd00::7/112",
+			Gateway6:    "fd00::1",
 			Nameservers: []string{"172.30.0.1", "9.9.9.9"}, Search: "vm", Mtu: 1400,
 		}},
 		{Hostname: "two", MachineId: otherID, Network: &agentv1.Network{Address: "10.0.0.9/24"}},
 		{Hostname: "three"},
 	}
 	wants := []struct{ hostname, id, hosts, addresses, mtu string }{
-		{"one", testID, "172.30.0.7\tone.vm one\t# banger\nfd00::7\tone.vm one\t# banger\n", "172.30.0.7/16 fd00::7/112", "1400"},
+		{
+			"one", testID, "172.30.0.7\tone.vm one\t# banger\nfd00::7\tone.vm one\t# banger\n", "172.30.0.7/16 fd00::7/112",
+			"1400",
+		},
 		{"two", otherID, "10.0.0.9\ttwo\t# banger\n", "10.0.0.9/24", "1400"},
 		{"three", otherID, "127.0.1.1\tthree\t# banger\n", "", "1400"},
 	}
@@ -85,7 +89,8 @@ func TestConfigure(t *testing.T) {
 			t.Errorf("%s: addresses %q, want %q", want.hostname, got, want.addresses)
 		}
 	}
-	if card, err := net.InterfaceByName("eth0"); err != nil || card.HardwareAddr.String() != "02:00:00:00:00:07" || card.MTU != 1400 {
+	if card, err := net.InterfaceByName("eth0"); err != nil || card.HardwareAddr.String() != "02:00:00:00:00:07" ||
+		card.MTU != 1400 {
 		t.Errorf("got the card %+v, %v", card, err)
 	}
 	if got := read(t, root+"/etc/resolv.conf"); !strings.Contains(got, "nameserver 9.9.9.9\nsearch vm\n") {
@@ -140,13 +145,39 @@ func TestConfigureRefuses(t *testing.T) {
 		{"LongName", &agentv1.ConfigureRequest{Hostname: strings.Repeat("a", 65)}, "not a host name"},
 		{"MachineID", &agentv1.ConfigureRequest{Hostname: "box", MachineId: strings.Repeat("A", 32)}, "not a machine-id"},
 		{"ZeroMachineID", &agentv1.ConfigureRequest{Hostname: "box", MachineId: strings.Repeat("0", 32)}, "not a machine-id"},
-		{"NoAddress", &agentv1.ConfigureRequest{Hostname: "box", Network: &agentv1.Network{Mtu: 1500}}, "a network without an address"},
-		{"Address", &agentv1.ConfigureRequest{Hostname: "box", Network: &agentv1.Network{Address: "x"}}, `address="x": not an IPv4 address`},
-		{"MAC", &agentv1.ConfigureRequest{Hostname: "box", Network: &agentv1.Network{Address: address, Mac: "ff:ff:ff:ff:ff:ff"}}, "not the MAC of a card"},
-		{"Gateway", &agentv1.ConfigureRequest{Hostname: "box", Network: &agentv1.Network{Address: address, Gateway: "10.0.0.1"}}, "not another host of"},
-		{"Nameserver", &agentv1.ConfigureRequest{Hostname: "box", Network: &agentv1.Network{Address: address, Nameservers: []string{"9.9.9.9\n"}}}, "not the IPv4 address of a host"},
-		{"Search", &agentv1.ConfigureRequest{Hostname: "box", Network: &agentv1.Network{Address: address, Search: "vm\noptions"}}, "not a domain"},
-		{"MTU", &agentv1.ConfigureRequest{Hostname: "box", Network: &agentv1.Network{Address: address, Mtu: 1 << 31}}, "not 68 to 65535"},
+		{
+			"NoAddress", &agentv1.ConfigureRequest{Hostname: "box", Network: &agentv1.Network{Mtu: 1500}},
+			"a network without an address",
+		},
+		{
+			"Address", &agentv1.ConfigureRequest{Hostname: "box", Network: &agentv1.Network{Address: "x"}},
+			`address="x": not an IPv4 address`,
+		},
+		{
+			"MAC",
+			&agentv1.ConfigureRequest{Hostname: "box", Network: &agentv1.Network{Address: address, Mac: "ff:ff:ff:ff:ff:ff"}},
+			"not the MAC of a card",
+		},
+		{
+			"Gateway",
+			&agentv1.ConfigureRequest{Hostname: "box", Network: &agentv1.Network{Address: address, Gateway: "10.0.0.1"}},
+			"not another host of",
+		},
+		{
+			"Nameserver",
+			&agentv1.ConfigureRequest{Hostname: "box",
+				Network: &agentv1.Network{Address: address, Nameservers: []string{"9.9.9.9\n"}}},
+			"not the IPv4 address of a host",
+		},
+		{
+			"Search",
+			&agentv1.ConfigureRequest{Hostname: "box", Network: &agentv1.Network{Address: address, Search: "vm\noptions"}},
+			"not a domain",
+		},
+		{
+			"MTU", &agentv1.ConfigureRequest{Hostname: "box", Network: &agentv1.Network{Address: address, Mtu: 1 << 31}},
+			"not 68 to 65535",
+		},
 	}
 	server, root := newConfigured(t)
 	before, _ := os.Hostname()

@@ -18,7 +18,9 @@ import (
 func contains(err error, text string) bool { return err != nil && strings.Contains(err.Error(), text) }
 
 // execute sends requests and gives all that comes back.
-func execute(t *testing.T, agent agentv1connect.AgentClient, requests ...*agentv1.ExecRequest) (stdout string, exit *agentv1.ExecExit, err error) {
+func execute(
+	t *testing.T, agent agentv1connect.AgentClient, requests ...*agentv1.ExecRequest,
+) (stdout string, exit *agentv1.ExecExit, err error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -65,7 +67,8 @@ func closeStdin() *agentv1.ExecRequest {
 // What can not be meant is refused before anything starts.
 func TestExecRefuses(t *testing.T) {
 	root := t.TempDir()
-	if err := errors.Join(os.Mkdir(root+"/etc", 0o755), os.WriteFile(root+"/etc/passwd", []byte(strings.Repeat("x", 100_000)), 0o644)); err != nil {
+	if err := errors.Join(os.Mkdir(root+"/etc", 0o755),
+		os.WriteFile(root+"/etc/passwd", []byte(strings.Repeat("x", 100_000)), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	_, agent := serveAgent(t, "/")
@@ -80,16 +83,46 @@ func TestExecRefuses(t *testing.T) {
 	}{
 		{"NoStart", agent, stdin("x"), connect.CodeInvalidArgument, "the first request is not start"},
 		{"Nothing", agent, &agentv1.ExecRequest{}, connect.CodeInvalidArgument, "the first request is not start"},
-		{"EmptyName", agent, start(&agentv1.ExecStart{Argv: []string{"", "x"}}), connect.CodeInvalidArgument, "empty command name"},
-		{"ZeroByte", agent, start(&agentv1.ExecStart{Argv: []string{"echo", "a\x00b"}}), connect.CodeInvalidArgument, "holds a zero byte"},
-		{"ZeroByteInFolder", agent, start(&agentv1.ExecStart{Cwd: "/\x00"}), connect.CodeInvalidArgument, "holds a zero byte"},
-		{"NoVariable", agent, start(&agentv1.ExecStart{Argv: []string{"true"}, Env: []string{"A"}}), connect.CodeInvalidArgument, `"A": not KEY=VALUE`},
-		{"NoKey", agent, start(&agentv1.ExecStart{Argv: []string{"true"}, Env: []string{"=B"}}), connect.CodeInvalidArgument, `"=B": not KEY=VALUE`},
-		{"Large", agent, start(&agentv1.ExecStart{Argv: []string{"true", large}, Env: []string{"A=" + large}}), connect.CodeInvalidArgument, "at most 524288 are taken"},
-		{"NoUser", agent, start(&agentv1.ExecStart{Argv: []string{"true"}, User: "nobody-here"}), connect.CodeNotFound, `user "nobody-here"`},
-		{"NoFolder", agent, start(&agentv1.ExecStart{Argv: []string{"true"}, Cwd: "/no/such"}), connect.CodeNotFound, `working folder "/no/such": no such file`},
-		{"NoFolderButAFile", agent, start(&agentv1.ExecStart{Argv: []string{"true"}, Cwd: "/dev/null"}), connect.CodeNotFound, "not a directory"},
-		{"BrokenAccounts", broken, start(&agentv1.ExecStart{Argv: []string{"true"}, User: "dev"}), connect.CodeUnknown, "token too long"},
+		{
+			"EmptyName", agent, start(&agentv1.ExecStart{Argv: []string{"", "x"}}), connect.CodeInvalidArgument,
+			"empty command name",
+		},
+		{
+			"ZeroByte", agent, start(&agentv1.ExecStart{Argv: []string{"echo", "a\x00b"}}), connect.CodeInvalidArgument,
+			"holds a zero byte",
+		},
+		{
+			"ZeroByteInFolder", agent, start(&agentv1.ExecStart{Cwd: "/\x00"}), connect.CodeInvalidArgument,
+			"holds a zero byte",
+		},
+		{
+			"NoVariable", agent, start(&agentv1.ExecStart{Argv: []string{"true"}, Env: []string{"A"}}),
+			connect.CodeInvalidArgument, `"A": not KEY=VALUE`,
+		},
+		{
+			"NoKey", agent, start(&agentv1.ExecStart{Argv: []string{"true"}, Env: []string{"=B"}}),
+			connect.CodeInvalidArgument, `"=B": not KEY=VALUE`,
+		},
+		{
+			"Large", agent, start(&agentv1.ExecStart{Argv: []string{"true", large}, Env: []string{"A=" + large}}),
+			connect.CodeInvalidArgument, "at most 524288 are taken",
+		},
+		{
+			"NoUser", agent, start(&agentv1.ExecStart{Argv: []string{"true"}, User: "nobody-here"}), connect.CodeNotFound,
+			`user "nobody-here"`,
+		},
+		{
+			"NoFolder", agent, start(&agentv1.ExecStart{Argv: []string{"true"}, Cwd: "/no/such"}), connect.CodeNotFound,
+			`working folder "/no/such": no such file`,
+		},
+		{
+			"NoFolderButAFile", agent, start(&agentv1.ExecStart{Argv: []string{"true"}, Cwd: "/dev/null"}),
+			connect.CodeNotFound, "not a directory",
+		},
+		{
+			"BrokenAccounts", broken, start(&agentv1.ExecStart{Argv: []string{"true"}, User: "dev"}), connect.CodeUnknown,
+			"token too long",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -158,9 +191,16 @@ func TestExecInput(t *testing.T) {
 		{"None", []*agentv1.ExecRequest{cat(&agentv1.ExecStart{StdinClosed: true})}, "end\n"},
 		{"WithStart", []*agentv1.ExecRequest{cat(&agentv1.ExecStart{Stdin: []byte("a\n"), StdinClosed: true})}, "a\nend\n"},
 		{"Later", []*agentv1.ExecRequest{cat(&agentv1.ExecStart{}), stdin("a\n"), stdin("b\n"), closeStdin()}, "a\nb\nend\n"},
-		{"Both", []*agentv1.ExecRequest{cat(&agentv1.ExecStart{Stdin: []byte("a\n")}), stdin("b\n"), closeStdin()}, "a\nb\nend\n"},
+		{
+			"Both", []*agentv1.ExecRequest{cat(&agentv1.ExecStart{Stdin: []byte("a\n")}), stdin("b\n"), closeStdin()},
+			"a\nb\nend\n",
+		},
 		{"AfterItsEnd", []*agentv1.ExecRequest{cat(&agentv1.ExecStart{}), closeStdin(), stdin("b\n"), closeStdin()}, "end\n"},
-		{"Nonsense", []*agentv1.ExecRequest{cat(&agentv1.ExecStart{}), {}, start(&agentv1.ExecStart{}), stdin("a\n"), closeStdin()}, "a\nend\n"},
+		{
+			"Nonsense",
+			[]*agentv1.ExecRequest{cat(&agentv1.ExecStart{}), {}, start(&agentv1.ExecStart{}), stdin("a\n"), closeStdin()},
+			"a\nend\n",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -178,7 +218,9 @@ func control(pid uint32, signal int32) *agentv1.ControlRequest {
 }
 
 // begin starts a process that waits, and gives its number and its stream.
-func begin(t *testing.T, agent agentv1connect.AgentClient, s *agentv1.ExecStart) (pid uint32, stream *connect.BidiStreamForClientSimple[agentv1.ExecRequest, agentv1.ExecResponse]) {
+func begin(
+	t *testing.T, agent agentv1connect.AgentClient, s *agentv1.ExecStart,
+) (pid uint32, stream *connect.BidiStreamForClientSimple[agentv1.ExecRequest, agentv1.ExecResponse]) {
 	t.Helper()
 	stream, err := agent.Exec(t.Context())
 	if err != nil {
@@ -213,7 +255,8 @@ func TestControl(t *testing.T) {
 		_, err := agent.Control(t.Context(), tt.request)
 		checkCode(t, tt.name, err, tt.code, tt.want)
 	}
-	resize := &agentv1.ControlRequest{Pid: pid, Control: &agentv1.ControlRequest_Resize{Resize: &agentv1.TerminalSize{Rows: 1, Cols: 1}}}
+	resize := &agentv1.ControlRequest{Pid: pid,
+		Control: &agentv1.ControlRequest_Resize{Resize: &agentv1.TerminalSize{Rows: 1, Cols: 1}}}
 	for name, request := range map[string]*agentv1.ControlRequest{"Resize": resize, "Nothing": {Pid: pid}} {
 		if _, err := agent.Control(t.Context(), request); err != nil {
 			t.Errorf("%s of a process without a terminal: %v", name, err)
@@ -254,7 +297,8 @@ func TestTerminalSize(t *testing.T) {
 	if got := line(); got != "24 65535" {
 		t.Errorf("the terminal has %q", got)
 	}
-	resize := &agentv1.ControlRequest{Pid: pid, Control: &agentv1.ControlRequest_Resize{Resize: &agentv1.TerminalSize{Rows: 50, Cols: 132}}}
+	resize := &agentv1.ControlRequest{Pid: pid,
+		Control: &agentv1.ControlRequest_Resize{Resize: &agentv1.TerminalSize{Rows: 50, Cols: 132}}}
 	if _, err := agent.Control(t.Context(), resize); err != nil {
 		t.Fatal(err)
 	}
@@ -292,7 +336,8 @@ func FuzzCheckStart(f *testing.F) {
 // A name given twice is once in the environment, with its last value.
 func TestEnvironmentHasNamesOnce(t *testing.T) {
 	got := environment(userOfTests, &agentv1.ExecStart{Env: []string{"A=1", "HOME=/x", "A=2", "TERM=dumb"}})
-	want := []string{"HOME=/x", "USER=dev", "LOGNAME=dev", "SHELL=/bin/bash", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "A=2", "TERM=dumb"}
+	want := []string{"HOME=/x", "USER=dev", "LOGNAME=dev", "SHELL=/bin/bash",
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "A=2", "TERM=dumb"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

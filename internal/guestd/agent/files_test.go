@@ -165,14 +165,27 @@ func TestWriteFiles(t *testing.T) {
 		},
 		{
 			"OtherPathLater",
-			[]*agentv1.WriteFilesRequest{{Path: dir + "/first", Data: archive[:600]}, {Path: dir + "/later", Data: archive[600:]}},
+			[]*agentv1.WriteFilesRequest{{Path: dir + "/first", Data: archive[:600]},
+				{Path: dir + "/later", Data: archive[600:]}},
 			0, "first",
 		},
 		{"ErrNothing", nil, connect.CodeInvalidArgument, "write files: no request"},
-		{"ErrNoPath", []*agentv1.WriteFilesRequest{{Data: archive}}, connect.CodeInvalidArgument, "path of 1 to 4096 bytes expected"},
-		{"ErrNoFolder", []*agentv1.WriteFilesRequest{{Path: dir + "/no/such", Data: archive}}, connect.CodeNotFound, "no such file"},
-		{"ErrCutShort", []*agentv1.WriteFilesRequest{{Path: dir + "/short", Data: archive[:515]}}, connect.CodeUnknown, "unexpected EOF"},
-		{"ErrNoTar", []*agentv1.WriteFilesRequest{{Path: dir + "/x", Data: bytes.Repeat([]byte("x"), 1024)}}, connect.CodeUnknown, "invalid tar header"},
+		{
+			"ErrNoPath", []*agentv1.WriteFilesRequest{{Data: archive}}, connect.CodeInvalidArgument,
+			"path of 1 to 4096 bytes expected",
+		},
+		{
+			"ErrNoFolder", []*agentv1.WriteFilesRequest{{Path: dir + "/no/such", Data: archive}}, connect.CodeNotFound,
+			"no such file",
+		},
+		{
+			"ErrCutShort", []*agentv1.WriteFilesRequest{{Path: dir + "/short", Data: archive[:515]}}, connect.CodeUnknown,
+			"unexpected EOF",
+		},
+		{
+			"ErrNoTar", []*agentv1.WriteFilesRequest{{Path: dir + "/x", Data: bytes.Repeat([]byte("x"), 1024)}},
+			connect.CodeUnknown, "invalid tar header",
+		},
 		{
 			"ErrUnsafe",
 			[]*agentv1.WriteFilesRequest{{Path: dir, Data: append(tarOf(t, "d/file", "x")[:1024], tarOf(t, "../out", "x")...)}},

@@ -26,7 +26,8 @@ type ending struct {
 
 func newEnding(t *testing.T) *ending {
 	t.Helper()
-	e := &ending{Server: New(Config{Record: system.Record{Init: system.InitNone}, Root: "/", Log: slog.New(slog.DiscardHandler)})}
+	e := &ending{Server: New(Config{Record: system.Record{Init: system.InitNone}, Root: "/",
+		Log: slog.New(slog.DiscardHandler)})}
 	t.Cleanup(func() { e.Close() })
 	e.reset = func() error { e.resets.Add(1); return errors.New("refused") }
 	e.Server.rebootRequest = func(string, string) (func() error, error) {
@@ -102,7 +103,8 @@ func TestShutdownAfterFailure(t *testing.T) {
 
 func TestRebootRequest(t *testing.T) {
 	root := t.TempDir()
-	if _, err := rebootRequest(system.InitOther, root); err == nil || !strings.Contains(err.Error(), "stop the VM by force") {
+	if _, err := rebootRequest(system.InitOther, root); err == nil ||
+		!strings.Contains(err.Error(), "stop the VM by force") {
 		t.Errorf("without a reboot command: %v", err)
 	}
 	if err := errors.Join(os.MkdirAll(root+"/sbin", 0o755), os.WriteFile(root+"/sbin/reboot", nil, 0o755)); err != nil {

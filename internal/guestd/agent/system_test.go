@@ -26,7 +26,8 @@ func TestDistribution(t *testing.T) {
 		{"etc", "PRETTY_NAME=Admin", "Admin"},
 		{"etc", "ID=nameless", ""},
 	} {
-		if err := errors.Join(os.MkdirAll(root+"/"+step.path, 0o755), os.WriteFile(root+"/"+step.path+"/os-release", []byte(step.content), 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll(root+"/"+step.path, 0o755),
+			os.WriteFile(root+"/"+step.path+"/os-release", []byte(step.content), 0o644)); err != nil {
 			t.Fatal(err)
 		}
 		if got := distribution(root); got != step.want {
@@ -75,10 +76,11 @@ func TestSystemErrors(t *testing.T) {
 		return
 	}
 	_, agent := serveAgent(t, "/")
-	if _, err := agent.SetTime(t.Context(), &agentv1.SetTimeRequest{UnixNanoseconds: time.Now().UnixNano()}); !contains(err, "set time: operation not permitted") {
+	_, err := agent.SetTime(t.Context(), &agentv1.SetTimeRequest{UnixNanoseconds: time.Now().UnixNano()})
+	if !contains(err, "set time: operation not permitted") {
 		t.Errorf("set time: %v", err)
 	}
-	_, err := agent.AddEntropy(t.Context(), &agentv1.AddEntropyRequest{Data: []byte("x")})
+	_, err = agent.AddEntropy(t.Context(), &agentv1.AddEntropyRequest{Data: []byte("x")})
 	if !contains(err, "add entropy: operation not permitted") && !contains(err, "permission denied") {
 		t.Errorf("add entropy: %v", err)
 	}

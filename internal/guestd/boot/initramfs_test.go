@@ -37,11 +37,13 @@ func inInitramfs(t *testing.T, image ...string) *state {
 			write(t, base+newRoot+path, "of the image")
 			continue
 		}
-		if err := errors.Join(os.MkdirAll(filepath.Dir(base+newRoot+path), 0o755), os.Symlink(target, base+newRoot+path)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(base+newRoot+path), 0o755),
+			os.Symlink(target, base+newRoot+path)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, dir := range []string{"/proc", "/sys", "/dev", "/run"} { // those of this machine stay out of reach but for /proc
+	for _, dir := range []string{"/proc", "/sys", "/dev",
+		"/run"} { // those of this machine stay out of reach but for /proc
 		source := mount{"tmpfs", base + dir, "tmpfs", 0, ""}
 		if dir == "/proc" {
 			source = mount{"/proc", base + dir, "", unix.MS_BIND | unix.MS_REC, ""}
@@ -65,7 +67,8 @@ func TestSwitchRoot(t *testing.T) {
 	if !nstest.In(t, 0) {
 		return
 	}
-	s := inInitramfs(t, "/usr/lib/systemd/systemd", "/sbin/init>../usr/lib/systemd/systemd", "/etc/os-release", "/run>/etc")
+	s := inInitramfs(t, "/usr/lib/systemd/systemd", "/sbin/init>../usr/lib/systemd/systemd", "/etc/os-release",
+		"/run>/etc")
 	write(t, initramfs+"/order", "a.ko")
 	write(t, "/run/left-by-boot", "kept")
 	if err := os.Chmod(newRoot+"/usr/lib/systemd/systemd", 0o755); err != nil {
@@ -94,7 +97,8 @@ func TestSwitchRoot(t *testing.T) {
 	if err != nil || program.Mode().Perm() != 0o755 || program.Size() == 0 {
 		t.Errorf("the program on /run: %v, %v", program, err)
 	}
-	if names, err := before.Readdirnames(-1); err != nil || strings.Contains(strings.Join(names, " "), "init") || strings.Contains(strings.Join(names, " "), "modules") {
+	if names, err := before.Readdirnames(-1); err != nil || strings.Contains(strings.Join(names, " "), "init") ||
+		strings.Contains(strings.Join(names, " "), "modules") {
 		t.Errorf("of the initramfs are left %q, %v", names, err)
 	}
 	if dir, err := os.Getwd(); dir != "/" || err != nil {
@@ -197,7 +201,8 @@ func TestLoadModules(t *testing.T) {
 			t.Errorf("the log does not say %s: %s", want, log.String())
 		}
 	}
-	if got := log.String(); strings.Contains(got, "open /init") || !strings.Contains(got, "open /modules/init: no such file") {
+	if got := log.String(); strings.Contains(got, "open /init") ||
+		!strings.Contains(got, "open /modules/init: no such file") {
 		t.Errorf("a name led out of the folder: %s", got)
 	}
 	write(t, initramfs+"/order", strings.Repeat(" ", maxOrderBytes+1))

@@ -62,7 +62,8 @@ func TestJoinRoot(t *testing.T) {
 	write(t, plan.image+"/home/new", "not seen")
 	write(t, plan.disk+"/own/var-lib-docker.new/junk", "of a boot cut short")
 	boot()
-	for path, want := range map[string]string{"/home/user/file": "kept", "/etc/motd": "changed", "/root/.profile": "profile", "/usr/bin/tool": "tool"} {
+	for path, want := range map[string]string{"/home/user/file": "kept", "/etc/motd": "changed",
+		"/root/.profile": "profile", "/usr/bin/tool": "tool"} {
 		if b, err := os.ReadFile(plan.root + path); err != nil || string(b) != want {
 			t.Errorf("%s: %q, %v, want %q", path, b, err, want)
 		}
@@ -129,7 +130,8 @@ func TestCopyTree(t *testing.T) {
 		t.Errorf("content %q, %v", b, err)
 	}
 	value := make([]byte, 16)
-	if n, err := unix.Getxattr(to+"/run", "user.banger", value); xattr == nil && (err != nil || string(value[:n]) != "value") {
+	if n, err := unix.Getxattr(to+"/run", "user.banger", value); xattr == nil &&
+		(err != nil || string(value[:n]) != "value") {
 		t.Errorf("attribute %q, %v", value[:max(n, 0)], err)
 	}
 	if err := copyTree(from, to); !errors.Is(err, os.ErrExist) {

@@ -23,7 +23,8 @@ func TestWriteIdentity(t *testing.T) {
 		return string(b)
 	}
 	outside := filepath.Join(t.TempDir(), "outside")
-	if err := errors.Join(os.WriteFile(outside, []byte("safe"), 0o644), os.Symlink(outside, filepath.Join(etc, "hostname")),
+	if err := errors.Join(os.WriteFile(outside, []byte("safe"), 0o644),
+		os.Symlink(outside, filepath.Join(etc, "hostname")),
 		os.WriteFile(filepath.Join(etc, "machine-id"), []byte("uninitialized\n"), 0o444)); err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +32,8 @@ func TestWriteIdentity(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := read("machine-id")
-	if len(id) != 33 || id[12] != '4' || read("hostname") != "box\n" || !strings.Contains(read("hosts"), "127.0.1.1\tbox\t# banger\n") {
+	if len(id) != 33 || id[12] != '4' || read("hostname") != "box\n" ||
+		!strings.Contains(read("hosts"), "127.0.1.1\tbox\t# banger\n") {
 		t.Errorf("machine-id %q, hostname %q, hosts %q", id, read("hostname"), read("hosts"))
 	}
 	if b, _ := os.ReadFile(outside); string(b) != "safe" {

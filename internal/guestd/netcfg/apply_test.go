@@ -123,7 +123,8 @@ func TestApply(t *testing.T) {
 	checkShow(t, "in the same subnet", "02:00:00:00:00:02 mtu 1500 up",
 		"address 172.30.0.6/16 broadcast 172.30.255.255", "address 172.30.0.77/16 broadcast 172.30.255.255", users,
 		"address fd00::6/112", "address fe80::77/64", "address fe80::ff:fe00:2/64",
-		"route 0.0.0.0/0 via 172.30.0.1", "route 0.0.0.0/0 via 172.30.0.200", "route 10.9.0.0/16 via 172.30.0.1", "route ::/0 via fd00::1")
+		"route 0.0.0.0/0 via 172.30.0.1", "route 0.0.0.0/0 via 172.30.0.200", "route 10.9.0.0/16 via 172.30.0.1",
+		"route ::/0 via fd00::1")
 	checkWay(t, "2001:db8::1", "fd00::1", "fd00::6")
 
 	apply("mac=02:00:00:00:00:03 address=10.0.0.9/24 gateway=10.0.0.1")
@@ -151,7 +152,8 @@ func addUsers(t *testing.T, link netlink.Link) {
 			t.Fatal(err)
 		}
 	}
-	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("10.9.0.0/16")), Gw: net.IPv4(172, 30, 0, 1)}
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("10.9.0.0/16")),
+		Gw: net.IPv4(172, 30, 0, 1)}
 	spare := defaultRoute(link, netip.MustParseAddr("172.30.0.200"))
 	spare.Priority = 50
 	if err := errors.Join(netlink.RouteAdd(route), netlink.RouteAdd(spare)); err != nil {
@@ -168,11 +170,13 @@ func TestApplyFirst(t *testing.T) {
 	if err := Raise("eth0"); err != nil {
 		t.Fatal(err)
 	}
-	tunnel := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Scope: unix.RT_SCOPE_LINK}
+	tunnel := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")),
+		Scope: unix.RT_SCOPE_LINK}
 	if err := netlink.RouteAdd(tunnel); err != nil {
 		t.Fatal(err)
 	}
-	if err := Apply(guestFolders(t), "eth0", parse(t, "mac=02:00:00:00:00:02 address=10.0.0.9/24 gateway=10.0.0.1")); err != nil {
+	if err := Apply(guestFolders(t), "eth0",
+		parse(t, "mac=02:00:00:00:00:02 address=10.0.0.9/24 gateway=10.0.0.1")); err != nil {
 		t.Fatal(err)
 	}
 	checkShow(t, "first", "02:00:00:00:00:02 mtu 1500 up",
@@ -239,7 +243,10 @@ func TestApplyErrors(t *testing.T) {
 	}{
 		{"ErrMTU", func(c *Config) { c.MTU = 1 }, "set MTU of eth0 to 1"},
 		{"ErrMAC", func(c *Config) { c.MAC = net.HardwareAddr{1, 0, 0, 0, 0, 1} }, "give eth0 the MAC 01:00:00:00:00:01"},
-		{"ErrAddress6", func(c *Config) { c.Address6 = netip.MustParsePrefix("ff02::1/64") }, "give eth0 the address ff02::1/64"},
+		{
+			"ErrAddress6", func(c *Config) { c.Address6 = netip.MustParsePrefix("ff02::1/64") },
+			"give eth0 the address ff02::1/64",
+		},
 		{"ErrGateway", func(c *Config) {
 			c.Address, c.MAC = netip.MustParsePrefix("10.0.0.9/24"), mac2
 			c.Gateway = netip.MustParseAddr("192.0.2.1")
@@ -279,7 +286,8 @@ func TestApplyFileErrors(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			base := t.TempDir()
-			if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(base, tt.file)), 0o755), os.MkdirAll(base+"/etc", 0o755),
+			if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(base, tt.file)), 0o755),
+				os.MkdirAll(base+"/etc", 0o755),
 				os.WriteFile(filepath.Join(base, tt.file), []byte(tt.content), 0o644)); err != nil {
 				t.Fatal(err)
 			}

@@ -49,7 +49,11 @@ func TestParse(t *testing.T) {
 		wantErr    string
 	}{
 		{"None", "quiet", Config{}, ""},
-		{"All", address + "gateway=172.30.0.1 address6=fd00::5/112 gateway6=fd00::1 dns=172.30.0.1,9.9.9.9 mtu=1400 search=vm", testNetwork, ""},
+		{
+			"All",
+			address + "gateway=172.30.0.1 address6=fd00::5/112 gateway6=fd00::1 dns=172.30.0.1,9.9.9.9 mtu=1400 search=vm",
+			testNetwork, "",
+		},
 		{"AddressOnly", address, only, ""},
 		{"LastCounts", "address=x " + address, only, ""},
 		{"SmallestSubnet", "address=10.0.0.1/30", Config{Address: netip.MustParsePrefix("10.0.0.1/30")}, ""},
@@ -67,7 +71,10 @@ func TestParse(t *testing.T) {
 		{"ErrGateway", address + "gateway=gw", Config{}, `gateway="gw": not the IPv4 address of a host`},
 		{"ErrGatewayOutside", address + "gateway=172.31.0.1", Config{}, "not another host of 172.30.0.0/16"},
 		{"ErrGatewayItself", address + "gateway=172.30.0.5", Config{}, "not another host of 172.30.0.0/16"},
-		{"WithoutGateway6", address + "address6=fd00::5/64", Config{Address: only.Address, Address6: netip.MustParsePrefix("fd00::5/64")}, ""},
+		{
+			"WithoutGateway6", address + "address6=fd00::5/64",
+			Config{Address: only.Address, Address6: netip.MustParsePrefix("fd00::5/64")}, "",
+		},
 		{"ErrOnly6", "address6=fd00::5/64", Config{}, "address6: given without an address"},
 		{"ErrEmpty6", address + "address6=", Config{}, `address6="": not the IPv6 address of a host with a prefix length`},
 		{"ErrNoPrefix6", address + "address6=fd00::5", Config{}, "not the IPv6 address of a host"},
@@ -80,9 +87,15 @@ func TestParse(t *testing.T) {
 		{"ErrLargeSubnet6", address + "address6=fd00::5/63", Config{}, "prefix length not 64 to 126"},
 		{"ErrSmallSubnet6", address + "address6=fd00::5/127", Config{}, "prefix length not 64 to 126"},
 		{"ErrSubnetItself6", address + "address6=fd00::/64", Config{}, "not the address of a host"},
-		{"ErrGateway6", address + "address6=fd00::5/112 gateway6=172.30.0.1", Config{}, `gateway6="172.30.0.1": not the IPv6 address of a host`},
+		{
+			"ErrGateway6", address + "address6=fd00::5/112 gateway6=172.30.0.1", Config{},
+			`gateway6="172.30.0.1": not the IPv6 address of a host`,
+		},
 		{"ErrGateway6Alone", address + "gateway6=fd00::1", Config{}, "gateway6=fd00::1: given without an address"},
-		{"ErrGateway6Outside", address + "address6=fd00::5/112 gateway6=fd00::1:1", Config{}, "not another host of fd00::/112"},
+		{
+			"ErrGateway6Outside", address + "address6=fd00::5/112 gateway6=fd00::1:1", Config{},
+			"not another host of fd00::/112",
+		},
 		{"ErrGateway6Itself", address + "address6=fd00::5/112 gateway6=fd00::5", Config{}, "not another host of fd00::/112"},
 		{"ErrDNSEmpty", address + "dns=", Config{}, "not the IPv4 address of a host"},
 		{"ErrDNSTrailingComma", address + "dns=9.9.9.9,", Config{}, "not the IPv4 address of a host"},
@@ -91,7 +104,10 @@ func TestParse(t *testing.T) {
 		{"ErrMTUSign", address + "mtu=+1500", Config{}, "not 68 to 65535"},
 		{"ErrMTUSmall", address + "mtu=67", Config{}, "not 68 to 65535"},
 		{"ErrMTULarge", address + "mtu=65536", Config{}, "not 68 to 65535"},
-		{"MAC", address + "mac=02:00:AC:1e:00:05", Config{Address: only.Address, MAC: net.HardwareAddr{2, 0, 0xac, 0x1e, 0, 5}}, ""},
+		{
+			"MAC", address + "mac=02:00:AC:1e:00:05",
+			Config{Address: only.Address, MAC: net.HardwareAddr{2, 0, 0xac, 0x1e, 0, 5}}, "",
+		},
 		{"ErrMACEmpty", address + "mac=", Config{}, `mac="": not the MAC of a card`},
 		{"ErrMACShort", address + "mac=02:00:ac:1e:00", Config{}, "not the MAC of a card"},
 		{"ErrMACLong", address + "mac=02:00:ac:1e:00:05:00:01", Config{}, "not the MAC of a card"},
@@ -120,7 +136,8 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if c.Gateway.IsValid() && !c.Address.Contains(c.Gateway) || c.Gateway6.IsValid() && !c.Address6.Contains(c.Gateway6) ||
+		if c.Gateway.IsValid() && !c.Address.Contains(c.Gateway) || c.Gateway6.IsValid() &&
+			!c.Address6.Contains(c.Gateway6) ||
 			len(c.Nameservers) > maxNameservers || c.MTU < 0 || c.MTU > maxMTU || len(c.MAC) != 0 && len(c.MAC) != macBytes {
 			t.Errorf("took %+v", c)
 		}

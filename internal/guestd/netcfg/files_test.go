@@ -65,7 +65,11 @@ MTUBytes=1400
 	}
 }
 
-const testResolvConf = "# Written by banger at each start of the VM.\nnameserver 172.30.0.1\nnameserver 9.9.9.9\nsearch vm\n"
+const testResolvConf = `# Written by banger at each start of the VM.
+nameserver 172.30.0.1
+nameserver 9.9.9.9
+search vm
+`
 
 // Whatever an image has there, a boot puts a file of its own in its place.
 func TestWriteResolvConf(t *testing.T) {
@@ -161,7 +165,8 @@ func TestWriteResolvConfErrors(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			base := t.TempDir()
-			if err := errors.Join(os.MkdirAll(filepath.Join(base, "etc"), 0o755), os.MkdirAll(filepath.Join(base, tt.folder), 0o755)); err != nil {
+			if err := errors.Join(os.MkdirAll(filepath.Join(base, "etc"), 0o755),
+				os.MkdirAll(filepath.Join(base, tt.folder), 0o755)); err != nil {
 				t.Fatal(err)
 			}
 			checkErr(t, testNetwork.writeResolvConf(Folders{Etc: base + "/etc", Run: base + "/run"}), tt.want)

@@ -72,14 +72,16 @@ func TestPlan(t *testing.T) {
 			},
 		},
 		{
-			"SameSubnet", hasOne, []string{one}, "address=172.30.0.6/16 gateway=172.30.0.1 address6=fd00::6/112 gateway6=fd00::1",
+			"SameSubnet", hasOne, []string{one},
+			"address=172.30.0.6/16 gateway=172.30.0.1 address6=fd00::6/112 gateway6=fd00::1",
 			[]string{
 				"remove address fd00::5/112", "give address 172.30.0.6/16", "give address fd00::6/112",
 				"remove address 172.30.0.5/16",
 			},
 		},
 		{
-			"OtherPrefix", hasOne, []string{one}, "address=172.30.0.5/24 gateway=172.30.0.1 address6=fd00::5/64 gateway6=fd00::1",
+			"OtherPrefix", hasOne, []string{one},
+			"address=172.30.0.5/24 gateway=172.30.0.1 address6=fd00::5/64 gateway6=fd00::1",
 			[]string{
 				"remove address fd00::5/112", "give address 172.30.0.5/24", "give address fd00::5/64",
 				"remove address 172.30.0.5/16",

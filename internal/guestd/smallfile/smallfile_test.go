@@ -17,7 +17,8 @@ func TestRead(t *testing.T) {
 	if got, err := Read(path, 8); string(got) != "12345678" || err != nil {
 		t.Errorf("at the bound: %q, %v", got, err)
 	}
-	if got, err := Read(path, 7); got != nil || !errors.Is(err, ErrTooLong) || !strings.Contains(err.Error(), "more than 7 bytes") {
+	if got, err := Read(path, 7); got != nil || !errors.Is(err, ErrTooLong) ||
+		!strings.Contains(err.Error(), "more than 7 bytes") {
 		t.Errorf("beyond the bound: %q, %v", got, err)
 	}
 	if _, err := Read(path+"x", 8); !errors.Is(err, fs.ErrNotExist) {
