@@ -145,5 +145,10 @@ func FuzzParse(f *testing.F) {
 		if got, want := bytes.Count(c.resolvConf(), []byte("\n")), 1+len(c.Nameservers)+min(len(c.Search), 1); got != want {
 			t.Errorf("resolv.conf has %d lines, want %d: %q", got, want, c.resolvConf())
 		}
+		for _, line := range c.networkd("eth0") {
+			if strings.Contains(line, "\n") {
+				t.Errorf("networkd is told %q in one line", line)
+			}
+		}
 	})
 }

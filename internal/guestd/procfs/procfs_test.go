@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -157,4 +158,71 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Each number that is none, and each line that is missing, is an error which says where.
+func TestParseErrors(t *testing.T) {
+	tests := []struct {
+		name string
+		read func() error
+		want string
+	}{
+		{"CPUNumber", func() error { _, err := parseCPU([]byte("cpu 1 -2\ncpu0 1\n")); return err }, "parse stat: strconv"},
+		{
+			"NoCPU", func() error { _, err := parseCPU([]byte("cpu 1 2 3 4\nintr 7\n")); return err },
+			"parse stat: no cpu line",
+		},
+		{
+			"MemoryNumber", func() error { _, err := parseMemory([]byte("MemTotal: x kB\n")); return err },
+			"parse meminfo: strconv",
+		},
+		{
+			"MemoryHuge", func() error { _, err := parseMemory([]byte("MemTotal: 99999999999999999 kB\n")); return err },
+			"parse meminfo: strconv",
+		},
+		{
+			"NoMemory", func() error { _, err := parseMemory([]byte("MemAvailable: 1 kB\nMemTotal:\n")); return err },
+			"parse meminfo: no MemTotal",
+		},
+		{"NoName", func() error { _, err := parseProcess([]byte("7 x S 1")); return err }, "parse process: no name"},
+		{
+			"BracketsSwapped", func() error { _, err := parseProcess([]byte("7 )x( S 1")); return err },
+			"parse process: no name",
+		},
+		{"NoParent", func() error { _, err := parseProcess([]byte("7 (x) S")); return err }, "parse process: no parent"},
+		{
+			"ParentNumber", func() error { _, err := parseProcess([]byte("7 (x) S one")); return err },
+			"parse process: strconv",
+		},
+		{"Load", func() error {
+			_, err := ReadLoad(layOut(t, map[string]string{"loadavg": "0.1 x 0.3"}))
+			return err
+		}, "parse loadavg: strconv"},
+		{"NoLoad", func() error { _, err := ReadLoad(layOut(t, map[string]string{"x": ""})); return err }, "open "},
+		{
+			"NoProc", func() error { _, err := PIDs(layOut(t, map[string]string{"x": ""}) + "/x"); return err },
+			"list processes: ",
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if err := tt.read(); err == nil || !strings.HasPrefix(err.Error(), tt.want) {
+				t.Errorf("got %v, want %s", err, tt.want)
+			}
+		})
+	}
+}
+
+// A table without an end does not fill the agent's memory.
+func TestReadFileIsBounded(t *testing.T) {
+	proc := t.TempDir()
+	if err := os.WriteFile(proc+"/stat", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(proc+"/stat", 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := readFile(proc, "stat"); len(b) != maxFileBytes || err != nil {
+		t.Errorf("read %d bytes, %v", len(b), err)
+	}
 }
