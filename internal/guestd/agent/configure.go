@@ -57,23 +57,34 @@ func (s *Server) configureNetwork(ctx context.Context, at netcfg.Folders, want n
 	if err := netcfg.Apply(at, card, want); err != nil {
 		return err
 	}
-	if err := reloadNetworkd(ctx, at.Run); err != nil {
-		s.config.Log.Warn("networkd keeps an earlier network in mind", "err", err)
+	if err := reloadManagers(ctx, at.Run); err != nil {
+		s.config.Log.Warn("a network manager keeps an earlier network in mind", "err", err)
 	}
 	return nil
 }
 
-// reloadNetworkd has a networkd that runs read its files again. It keeps in mind what it read, and would give the old
-// addresses once more when the card's link is lost and comes back. One that does not run is not started.
-func reloadNetworkd(ctx context.Context, run string) error {
-	if _, err := os.Stat(filepath.Join(run, "systemd/netif")); err != nil {
-		return nil // it has never run in this boot
+// managers are those of systemd that keep in mind what they read, by the folder of /run that each has once it has run.
+var managers = []struct{ ran, unit string }{
+	{"systemd/netif", "systemd-networkd.service"},   // gives old addresses once more when the card's link comes back
+	{"systemd/resolve", "systemd-resolved.service"}, // asks the old name servers
+}
+
+// reloadManagers has the managers that run read their files again. One that does not run is not started.
+func reloadManagers(ctx context.Context, run string) error {
+	args := []string{"--no-block", "try-reload-or-restart"}
+	none := len(args)
+	for _, m := range managers {
+		if _, err := os.Stat(filepath.Join(run, m.ran)); err == nil {
+			args = append(args, m.unit)
+		}
+	}
+	if len(args) == none {
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
 	defer cancel()
-	args := []string{"--no-block", "try-reload-or-restart", "systemd-networkd.service"}
 	if out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("reload networkd: %w: %.200s", err, out)
+		return fmt.Errorf("reload network managers: %w: %.200s", err, out)
 	}
 	return nil
 }

@@ -230,20 +230,23 @@ func TestConfigureErrors(t *testing.T) {
 	}
 }
 
-// networkd is only asked where it has run, and an answer that is an error is told.
-func TestReloadNetworkd(t *testing.T) {
+// A manager is only asked where it has run, and an answer that is an error is told.
+func TestReloadManagers(t *testing.T) {
+	const networkd, resolved = "systemd/netif", "systemd/resolve"
 	tests := []struct {
 		name   string
-		ran    bool
+		ran    []string
 		script string // of systemctl
 		asked  string
 		want   string
 	}{
-		{"NeverRan", false, "exit 1", "", ""},
-		{"Ran", true, "exit 0", "--no-block try-reload-or-restart systemd-networkd.service\n", ""},
+		{"NoneRan", nil, "exit 1", "", ""},
+		{"Networkd", []string{networkd}, "exit 0", "systemd-networkd.service", ""},
+		{"Resolved", []string{resolved}, "exit 0", "systemd-resolved.service", ""},
+		{"Both", []string{networkd, resolved}, "exit 0", "systemd-networkd.service systemd-resolved.service", ""},
 		{
-			"ErrRefused", true, "echo no such unit >&2; exit 5", "--no-block try-reload-or-restart systemd-networkd.service\n",
-			"reload networkd: exit status 5: no such unit\n",
+			"ErrRefused", []string{networkd}, "echo no such unit >&2; exit 5", "systemd-networkd.service",
+			"reload network managers: exit status 5: no such unit\n",
 		},
 	}
 	for _, tt := range tests {
@@ -253,18 +256,19 @@ func TestReloadNetworkd(t *testing.T) {
 			if err := os.WriteFile(bin+"/systemctl", []byte(script), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			if tt.ran {
-				if err := os.MkdirAll(run+"/systemd/netif", 0o755); err != nil {
+			for _, folder := range tt.ran {
+				if err := os.MkdirAll(filepath.Join(run, folder), 0o755); err != nil {
 					t.Fatal(err)
 				}
 			}
 			t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 			var got string
-			if err := reloadNetworkd(t.Context(), run); err != nil {
+			if err := reloadManagers(t.Context(), run); err != nil {
 				got = err.Error()
 			}
-			asked, _ := os.ReadFile(bin + "/asked")
-			if got != tt.want || string(asked) != tt.asked {
+			b, _ := os.ReadFile(bin + "/asked")
+			asked := strings.TrimPrefix(strings.TrimSpace(string(b)), "--no-block try-reload-or-restart ")
+			if got != tt.want || asked != tt.asked {
 				t.Errorf("got %q after asking %q, want %q after %q", got, asked, tt.want, tt.asked)
 			}
 		})
