@@ -12,13 +12,16 @@ import (
 	"testing"
 	"time"
 
+	"banger/api"
+	"banger/internal/home"
+
 	"golang.org/x/sys/unix"
 )
 
 // serve has a handler answer as a keeper of the home would.
-func serve(t *testing.T, home string, handler http.HandlerFunc) *Client {
+func serve(t *testing.T, folder string, handler http.HandlerFunc) *Client {
 	t.Helper()
-	c := NewClient(home, true, nil)
+	c := NewClient(home.Dir(folder), true, nil)
 	if err := os.MkdirAll(string(c.Dir()), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +109,7 @@ func TestClientIsRefused(t *testing.T) {
 
 // Whether a keeper runs is said by the lock alone.
 func TestRunning(t *testing.T) {
-	c := NewClient(t.TempDir(), true, nil)
+	c := NewClient(home.Dir(t.TempDir()), true, nil)
 	if running, err := c.Running(); running || err != nil || c.Exists() {
 		t.Errorf("before: running %t, %v, exists %t", running, err, c.Exists())
 	}
@@ -118,8 +121,8 @@ func TestRunning(t *testing.T) {
 	if running, err := c.Running(); running || err != nil {
 		t.Errorf("released: running %t, %v", running, err)
 	}
-	long := NewClient("/"+strings.Repeat("x", socketPathMax), true, nil)
-	if _, err := long.Running(); err == nil || !strings.Contains(err.Error(), "shorter home") {
+	long := NewClient(home.Dir("/"+strings.Repeat("x", home.MaxSocketPathBytes)), true, nil)
+	if _, err := long.Running(); err == nil || api.CodeOf(err) != api.CodeInvalid {
 		t.Errorf("a path that is too long: %v", err)
 	}
 }
@@ -177,18 +180,18 @@ func TestStartFails(t *testing.T) {
 		{"ErrNonsense", "echo hello >&3", "hear whether"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			err := NewClient(t.TempDir(), true, []string{"sh", "-c", tt.script}).Ensure(t.Context())
+			err := NewClient(home.Dir(t.TempDir()), true, []string{"sh", "-c", tt.script}).Ensure(t.Context())
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 		})
 	}
-	if err := NewClient(t.TempDir(), true, []string{"/nonexistent"}).Ensure(t.Context()); err == nil {
+	if err := NewClient(home.Dir(t.TempDir()), true, []string{"/nonexistent"}).Ensure(t.Context()); err == nil {
 		t.Error("a program that is not there is no error")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	err := NewClient(t.TempDir(), true, []string{"sh", "-c", "exec sleep 60"}).Ensure(ctx)
+	err := NewClient(home.Dir(t.TempDir()), true, []string{"sh", "-c", "exec sleep 60"}).Ensure(ctx)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a keeper that is never ready: %v", err)
 	}
