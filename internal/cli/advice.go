@@ -2,7 +2,10 @@ package cli
 
 import (
 	"fmt"
+	"net/netip"
+	"regexp"
 	"strconv"
+	"strings"
 
 	"banger/api"
 )
@@ -38,34 +41,43 @@ func commandOf(r api.Remedy) string {
 	return ""
 }
 
-// commandLines has the command of each operation that an error may offer.
+// commandLines has the command of each operation that an error may offer. What comes from outside is a word of its own
+// whatever it holds, for the line is there to be pasted.
 var commandLines = []func(api.Remedy) (string, bool){
 	line(api.OpVMs, func(api.None) string { return "ls" }),
-	line(api.OpStartVM, func(in api.StartVM) string { return "start " + in.VM }),
-	line(api.OpStopVM, func(in api.StopVM) string { return "stop " + in.VM }),
-	line(api.OpKillVM, func(in api.KillVM) string { return "kill " + in.VM }),
-	line(api.OpRemoveVM, func(in api.RemoveVM) string { return "rm " + flag(in.Force, "-f ") + in.VM }),
-	line(api.OpLogs, func(in api.Logs) string { return "logs " + flag(in.Follow, "-f ") + in.VM }),
-	line(api.OpPorts, func(in api.VMRef) string { return "ports " + in.VM }),
+	line(api.OpStartVM, func(in api.StartVM) string { return words("start", in.VM) }),
+	line(api.OpStopVM, func(in api.StopVM) string { return words("stop", in.VM) }),
+	line(api.OpKillVM, func(in api.KillVM) string { return words("kill", in.VM) + option("--signal", in.Signal) }),
+	line(api.OpRemoveVM, func(in api.RemoveVM) string { return "rm " + flag(in.Force, "-f ") + words(in.VM) }),
+	line(api.OpLogs, func(in api.Logs) string { return "logs " + flag(in.Follow, "-f ") + words(in.VM) }),
+	line(api.OpPorts, func(in api.VMRef) string { return words("ports", in.VM) }),
 	line(api.OpExec, execLine),
 	line(api.OpAddForward, func(in api.AddForward) string {
-		return fmt.Sprintf("forward %s %d:%d", in.VM, in.HostPort, in.GuestPort)
+		return words("forward", in.VM, listensOn(in.Protocol, in.Host, in.HostPort, ":"+strconv.Itoa(int(in.GuestPort))))
 	}),
 	line(api.OpRemoveForward, func(in api.RemoveForward) string {
-		return "forward rm " + in.VM + " " + strconv.Itoa(int(in.HostPort))
+		return words("forward", "rm", in.VM, listensOn(in.Protocol, in.Host, in.HostPort, ""))
 	}),
-	line(api.OpVM, func(in api.VMRef) string { return "inspect " + in.VM }),
-	line(api.OpPrepareSSH, func(in api.PrepareSSH) string { return "ssh " + flag(in.NewHostKey, "--new-host-key ") + in.VM }),
+	line(api.OpVM, func(in api.VMRef) string { return words("inspect", in.VM) }),
+	line(api.OpPrepareSSH, func(in api.PrepareSSH) string {
+		return "ssh " + flag(in.NewHostKey, "--new-host-key ") + words(in.VM)
+	}),
 	line(api.OpImages, func(api.None) string { return "image ls" }),
-	line(api.OpPullImage, func(in api.PullImage) string { return "image pull " + in.Source + suffix(" --name ", in.Name) }),
-	line(api.OpBuildLog, func(in api.BuildLog) string { return "image logs " + flag(in.Follow, "-f ") + in.Image }),
+	line(api.OpPullImage, func(in api.PullImage) string {
+		return words("image", "pull", in.Source) + option("--name", in.Name)
+	}),
+	line(api.OpBuildLog, func(in api.BuildLog) string { return "image logs " + flag(in.Follow, "-f ") + words(in.Image) }),
 	line(api.OpKernels, func(api.None) string { return "kernel ls" }),
-	line(api.OpPullKernel, func(in api.PullKernel) string { return "kernel pull " + in.Source }),
-	line(api.OpImportKernel, func(in api.ImportKernel) string { return "kernel import" + suffix(" ", in.Name) }),
-	line(api.OpRegisterImage, func(in api.RegisterImage) string { return "image register " + in.Name + " --rootfs " + in.Rootfs }),
-	line(api.OpRemoveImage, func(in api.ImageRef) string { return "image rm " + in.Image }),
+	line(api.OpPullKernel, func(in api.PullKernel) string {
+		return "kernel pull" + option("", in.Source) + option("--sha256", in.SHA256) + option("--name", in.Name)
+	}),
+	line(api.OpImportKernel, func(in api.ImportKernel) string { return "kernel import" + option("", in.Name) }),
+	line(api.OpRegisterImage, func(in api.RegisterImage) string {
+		return words("image", "register", in.Name, "--rootfs", in.Rootfs)
+	}),
+	line(api.OpRemoveImage, func(in api.ImageRef) string { return words("image", "rm", in.Image) }),
 	line(api.OpBuildImage, func(in api.BuildImage) string {
-		return "image build" + flag(in.KeepOnFailure, " --keep-on-failure") + suffix(" ", in.Name)
+		return "image build" + flag(in.KeepOnFailure, " --keep-on-failure") + option("", in.Name)
 	}),
 	line(api.OpStopDaemon, func(api.StopDaemon) string { return "daemon stop" }),
 	line(api.OpStatus, func(api.None) string { return "config show" }), // which has the settings
@@ -84,11 +96,20 @@ func line[In, Out any](op api.Op[In, Out], write func(In) string) func(api.Remed
 
 func execLine(in api.Exec) string {
 	if len(in.Argv) == 0 {
-		return "shell " + in.VM
+		return words("shell", in.VM)
 	}
-	text := "exec " + in.VM + " --"
-	for _, arg := range in.Argv {
-		text += " " + arg
+	return words("exec", in.VM, "--") + " " + words(in.Argv...)
+}
+
+// listensOn writes where a forward listens, as the commands take it; to stands behind the port.
+func listensOn(protocol api.Protocol, host netip.Addr, port uint16, to string) string {
+	text := strconv.Itoa(int(port))
+	if host.IsValid() {
+		text = netip.AddrPortFrom(host, port).String()
+	}
+	text += to
+	if protocol == api.UDP {
+		text += "/udp"
 	}
 	return text
 }
@@ -100,9 +121,27 @@ func flag(is bool, text string) string {
 	return ""
 }
 
-func suffix(before, text string) string {
-	if text == "" {
+// option is a flag with its value, or a value alone, that is left out when it is empty.
+func option(flag, value string) string {
+	switch {
+	case value == "":
 		return ""
+	case flag == "":
+		return " " + words(value)
 	}
-	return before + text
+	return " " + words(flag, value)
+}
+
+// plain are words that a shell takes as they are.
+var plain = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]+$`)
+
+// words joins words so that a shell splits them again.
+func words(all ...string) string {
+	quoted := make([]string, len(all))
+	for i, word := range all {
+		if quoted[i] = word; !plain.MatchString(word) {
+			quoted[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(quoted, " ")
 }

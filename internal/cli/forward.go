@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -107,7 +108,11 @@ func (a *app) forwardRemoveCommand() *cobra.Command {
 		Args:              args(cobra.MinimumNArgs(2)),
 		ValidArgsFunction: a.completeForwards,
 		RunE: func(cmd *cobra.Command, given []string) error {
-			forwards, err := parseForwards(given[1:])
+			var texts []string
+			for _, text := range given[1:] {
+				texts = append(texts, withGuestPort(text))
+			}
+			forwards, err := parseForwards(texts)
 			if err != nil {
 				return err
 			}
@@ -121,6 +126,20 @@ func (a *app) forwardRemoveCommand() *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// withGuestPort makes a whole forward of ADDR:HOST, which names one already.
+func withGuestPort(text string) string {
+	listen, protocol, given := strings.Cut(text, "/")
+	address, err := netip.ParseAddrPort(listen)
+	if err != nil {
+		return text
+	}
+	text = listen + ":" + strconv.Itoa(int(address.Port()))
+	if given {
+		text += "/" + protocol
+	}
+	return text
 }
 
 // completeForwards completes a machine that has forwards, then its forwards.
