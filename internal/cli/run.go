@@ -101,7 +101,12 @@ func (a *app) run(ctx context.Context, in api.Run) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
-	return errors.Join(err, a.removeAfterRun(ctx, conn, vm.ID))
+	removeErr := a.removeAfterRun(ctx, conn, vm.ID)
+	if _, ended := errors.AsType[exitCode](err); ended && removeErr != nil {
+		a.printError(removeErr) // the exit code stays the command's
+		return err
+	}
+	return errors.Join(err, removeErr)
 }
 
 // bringUp shows the run's progress until its command has started, or the run has failed. On an error the returned VM has
