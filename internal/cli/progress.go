@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,7 +58,7 @@ func (l *lines) show(p api.Progress) {
 	switch {
 	case p.State == api.ProgressRunning && took > 2*time.Second && !l.announced[p.Stage]:
 		l.announced[p.Stage] = true
-		fmt.Fprintf(l.out, "%s ...\n", p.Stage)
+		fmt.Fprintln(l.out, strings.TrimSpace(p.Stage+" ... "+p.Detail))
 	case p.State == api.ProgressDone && took >= 10*time.Millisecond:
 		fmt.Fprintf(l.out, "%s: %s%s\n", p.Stage, seconds(took), amount(p))
 	case p.State == api.ProgressFailed:

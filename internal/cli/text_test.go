@@ -56,10 +56,10 @@ func TestLines(t *testing.T) {
 		{"Failed", []api.Progress{{Stage: "a", State: api.ProgressFailed, ElapsedMS: 5}}, "a: failed after 5 ms\n"},
 		{"LongIsAnnouncedOnce", []api.Progress{
 			{Stage: "a", State: api.ProgressRunning, ElapsedMS: 2000},
-			{Stage: "a", State: api.ProgressRunning, ElapsedMS: 2001},
+			{Stage: "a", State: api.ProgressRunning, ElapsedMS: 2001, Detail: "b of c"},
 			{Stage: "a", State: api.ProgressRunning, ElapsedMS: 3000},
 			{Stage: "a", State: api.ProgressDone, ElapsedMS: 4000},
-		}, "a ...\na: 4.0 s\n"},
+		}, "a ... b of c\na: 4.0 s\n"},
 	}
 	for _, tt := range tests {
 		var out bytes.Buffer
