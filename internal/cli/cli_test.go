@@ -20,7 +20,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/api"
-	"banger/internal/build"
 	"banger/internal/home"
 )
 
@@ -65,6 +64,14 @@ func banger(t *testing.T, home string, args ...string) result {
 // fakeDaemon serves handlers by pattern, as a daemon of this very build, and returns its home folder.
 func fakeDaemon(t *testing.T, handlers map[string]http.HandlerFunc) string {
 	t.Helper()
+	status := ofThisBuild(t)
+	status.Version, status.VMs, status.RunningVMs, status.UptimeMS, status.RSSBytes = "v1", 3, 1, 61_000, 1<<20
+	return fakeDaemonOf(t, status, handlers)
+}
+
+// fakeDaemonOf is fakeDaemon with another status.
+func fakeDaemonOf(t *testing.T, status api.DaemonStatus, handlers map[string]http.HandlerFunc) string {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "bcli")
 	if err != nil {
 		t.Fatal(err)
@@ -73,12 +80,9 @@ func fakeDaemon(t *testing.T, handlers map[string]http.HandlerFunc) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := build.ID()
-	if err != nil {
-		t.Fatal(err)
-	}
+	status.Home = dir
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/daemon", says(api.DaemonStatus{Build: id, PID: 42, Home: dir, Version: "v1", VMs: 3, RunningVMs: 1, UptimeMS: 61_000, RSSBytes: 1 << 20}))
+	mux.HandleFunc("GET /v1/daemon", says(status))
 	for pattern, handler := range handlers {
 		mux.HandleFunc(pattern, handler)
 	}
