@@ -103,7 +103,7 @@ func lastOfBuildID(t *testing.T, path string) int {
 // command prepares a command line; its context ends it in time.
 func (p program) command(ctx context.Context, args ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, p.path, args...)
-	command.Env = []string{"HOME=" + string(p.home), "BANGER_HOME=" + string(p.home), "PATH=" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0"}
+	command.Env = []string{"HOME=" + string(p.home), "BANGER_HOME=" + string(p.home), "PATH=" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0", "GOCOVERDIR=" + filepath.Dir(p.path)}
 	command.WaitDelay = time.Second
 	return command
 }
