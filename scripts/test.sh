@@ -43,5 +43,7 @@ slow=(banger/internal/network/keeper banger/internal/fcqemu)
 go list ./... | grep -v '/internal/e2e$' | grep -vxF "$(printf '%s\n' "${slow[@]}")" | xargs go test -count=1 -race -timeout 10m "${slow[@]}"
 echo "== a public Firecracker client, unmodified"
 (cd test/sdk && go test -count=1 -timeout 10m ./...)
+echo "== a public OpenAPI validator, unmodified"
+(cd test/openapi && go test -count=1 -timeout 20m ./...)
 echo "== end to end"
 go test -count=1 -timeout 45m ./internal/e2e
