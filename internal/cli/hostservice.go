@@ -51,7 +51,8 @@ func (a *app) hostServiceChange(verb, short string, change func(have, ports []in
 			if err != nil {
 				return err
 			}
-			vm, err = a.client.SetHostServices(cmd.Context(), api.SetHostServices{VM: vm.ID, Ports: change(vm.HostServices, ports)})
+			have := append([]int{}, vm.HostServices...) // none is an empty list on the wire, not null
+			vm, err = a.client.SetHostServices(cmd.Context(), api.SetHostServices{VM: vm.ID, Ports: change(have, ports)})
 			return show(a, vm, err, a.printHostServices)
 		},
 	}
