@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -24,8 +25,8 @@ Without NAME it shows the one that counts now.`,
 				return a.printDefault(a.config.Image)
 			}
 			_, err := a.client.Image(cmd.Context(), given[0])
-			if api.CodeOf(err) == api.CodeNotFound && strings.HasPrefix(given[0], "debian:") {
-				err = nil // the first machine makes it
+			if api.CodeOf(err) == api.CodeNotFound && isMadeWhenNeeded(given[0]) {
+				err = nil
 			}
 			if err != nil {
 				return err
@@ -40,6 +41,12 @@ Without NAME it shows the one that counts now.`,
 			return a.printDefault(given[0])
 		},
 	}
+}
+
+// isMadeWhenNeeded reports whether the first machine makes the image.
+func isMadeWhenNeeded(image string) bool {
+	kind, _, _ := strings.Cut(image, ":")
+	return slices.Contains([]string{"debian", "ubuntu", "oci"}, kind) && kind != image
 }
 
 func (a *app) printDefault(image string) error {
