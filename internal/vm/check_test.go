@@ -149,13 +149,13 @@ func (h *home) checkVM(m *Manager, rec store.VM, ports map[string]network.Port) 
 	}
 }
 
-// processes are the pids of the home's VMMs.
+// processes are the pids of the home's VMMs that live. Each has noted itself.
 func (h *home) processes() (pids []string) {
-	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, path := range paths {
-		line, err := os.ReadFile(path)
+	noted, _ := os.ReadDir(filepath.Join(h.dir, pidsFolder))
+	for _, entry := range noted {
+		line, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
 		if err == nil && strings.Contains(string(line), "--api-sock\x00"+h.dir+"/") {
-			pids = append(pids, strings.Split(path, "/")[2])
+			pids = append(pids, entry.Name())
 		}
 	}
 	return pids

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,9 @@ import (
 // fakeVariable makes this test binary a VMM when it is started with Firecracker's flags; its value
 // says how it behaves.
 const fakeVariable = "BANGER_TEST_VMM"
+
+// pidsFolder, in the home, has a file for each VMM that was started, named by its pid.
+const pidsFolder = "pids"
 
 // Behaviours of the fake VMM, joined with commas.
 const (
@@ -53,6 +57,11 @@ func TestMain(m *testing.M) {
 // each into calls.log of its folder, and whose guest is an agent on the vsock socket. It dies with
 // the test's binary at the latest.
 func fakeMain(how, socket string) {
+	pids := filepath.Join(filepath.Dir(socket), "..", "..", pidsFolder)
+	if err := os.WriteFile(filepath.Join(pids, strconv.Itoa(os.Getpid())), nil, 0o600); err != nil {
+		fmt.Println(err)
+		os.Exit(2)
+	}
 	if strings.Contains(how, fakeDies) && !strings.Contains(how, fakeDiesAtStart) {
 		fmt.Println("no /dev/kvm here")
 		os.Exit(3)

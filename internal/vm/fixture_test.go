@@ -53,6 +53,9 @@ func newHome(t *testing.T, how string) *home {
 	h := &home{t: t, dir: dir, store: db}
 	h.makeImage()
 	h.makeKernel()
+	if err := os.Mkdir(filepath.Join(dir, pidsFolder), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	h.write(filepath.Join(dir, "banger-guest"), "init")
 	h.options = testOptions(dir, db, self)
 	return h
