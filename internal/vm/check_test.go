@@ -2,6 +2,7 @@ package vm
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -45,12 +46,22 @@ func (h *home) awaitSettled(m *Manager) {
 			return r.State != api.StateStopped && (r.State != api.StateRunning || running == nil || !running.alive())
 		})
 		if under < 0 {
-			return
+			break
 		}
 		select {
 		case <-next:
 		case <-patience:
 			h.t.Fatalf("the VM is left %s", recs[under].State)
+		}
+	}
+	m.mu.Lock()
+	left := slices.Collect(maps.Values(m.operations))
+	m.mu.Unlock()
+	for _, op := range left { // its record says that it is done: it is about to end
+		select {
+		case <-op.done:
+		case <-patience:
+			h.t.Fatalf("operation %s is left", op.name)
 		}
 	}
 }

@@ -24,7 +24,7 @@ func (m *Manager) Recover(ctx context.Context) error {
 	known := map[string]bool{}
 	for _, rec := range recs {
 		known[rec.ID] = true
-		if err := m.recoverVM(ctx, m.machine(rec)); err != nil {
+		if err := m.change(ctx, rec.ID, "recover", 0, m.recoverVM); err != nil {
 			m.log.Error("recover a VM", "vm", rec.ID, "name", rec.Name, "state", rec.State, "error", err)
 		}
 	}
