@@ -68,7 +68,7 @@ func (m *Manager) refuseNetworkInUse(ctx context.Context) error {
 	}
 	inUse := api.Errorf(api.CodeConflict, "the network is in use by %s", strings.Join(names, ", "))
 	for _, name := range names {
-		inUse.WithRemedy(api.OpStopVM.Remedy(api.StopVM{VM: name}, "stop it first"))
+		inUse = inUse.WithRemedy(api.OpStopVM.Remedy(api.StopVM{VM: name}, "stop it first"))
 	}
 	return inUse
 }
