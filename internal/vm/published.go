@@ -43,8 +43,7 @@ func newForwards(log *slog.Logger) *forwards {
 	return &forwards{log: log, byVM: map[string][]*published{}}
 }
 
-// publish opens one forward of a VM. One that cannot be opened is kept with the reason; a port 0
-// becomes the one chosen.
+// publish opens one forward of a VM. One that cannot be opened is kept with the reason.
 func (fs *forwards) publish(id string, dir Dir, f api.Forward) *published {
 	p := &published{Forward: f}
 	vsock := guest.OpenVsock(dir.VsockSocket(), guest.StreamPort)
@@ -55,13 +54,11 @@ func (fs *forwards) publish(id string, dir Dir, f api.Forward) *published {
 		}
 		return conn, nil
 	}
-	if p.open, p.err = forward.Listen(f, dial, fs.log.With("vm", id)); p.err == nil {
-		p.Forward = p.open.Forward
-	}
+	p.open, p.err = forward.Listen(f, dial, fs.log.With("vm", id))
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	others := slices.DeleteFunc(fs.byVM[id], func(known *published) bool {
-		return sameHostPort(known.Forward, p.Forward)
+		return sameHostPort(known.Forward, f)
 	})
 	fs.byVM[id] = append(others, p)
 	return p
