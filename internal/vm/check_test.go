@@ -3,7 +3,6 @@ package vm
 import (
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -117,11 +116,7 @@ func (h *home) checkVM(m *Manager, rec store.VM, ports map[string]network.Port) 
 	}
 	p, joined := ports[rec.ID]
 	for _, f := range rec.Forwards {
-		listener, err := net.Listen("tcp", f.Listen())
-		if err == nil {
-			listener.Close()
-		}
-		if open := err != nil; open != (rec.State == api.StateRunning) {
+		if open := isOpen(f); open != (rec.State == api.StateRunning) {
 			h.t.Errorf("forward %s of a %s VM is open: %v", f, rec.State, open)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"banger/api"
 	"banger/internal/store"
@@ -225,6 +226,30 @@ func TestRecoverStopOfLeased(t *testing.T) {
 		case <-patience:
 			t.Fatalf("it is %s still, %v", now.State, err)
 		}
+	}
+}
+
+// A stop that is to be finished is none any more when somebody else has ended the VM, or started it
+// anew.
+func TestFinishStopReadsTheRecord(t *testing.T) {
+	h := newHome(t, fakeWell)
+	m := h.manager()
+	v := h.start(m, h.create(m, api.CreateVM{}).ID)
+	stale, err := h.store.VM(t.Context(), v.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.State = api.StateStopping
+	m.finishStop(stale)
+	if now, err := m.VM(t.Context(), v.ID); err != nil || now.State != api.StateRunning {
+		t.Errorf("a VM that runs is %s (%s), %v", now.State, now.Reason, err)
+	}
+	if _, err := m.Kill(t.Context(), v.ID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	m.finishStop(stale)
+	if now, err := m.VM(t.Context(), v.ID); err != nil || now.Reason != "killed" {
+		t.Errorf("a VM that was killed is %s (%s), %v", now.State, now.Reason, err)
 	}
 }
 
