@@ -35,8 +35,8 @@ type Failure struct {
 	Error string `json:"error"`
 }
 
-// Client is the daemon's side of a home's network. It is safe for concurrent use. Other methods than Ensure fail when no
-// keeper runs.
+// Client is the daemon's side of a home's network. It is safe for concurrent use. Other methods
+// than Ensure fail when no keeper runs.
 type Client struct {
 	d        Dir
 	rootless bool
@@ -44,8 +44,8 @@ type Client struct {
 	http     *unixhttp.Client
 }
 
-// NewClient returns the client of a home's network. The command starts its keeper: a process that calls Serve, with
-// the keeper's Config.Ready at ReadyFD.
+// NewClient returns the client of a home's network. The command starts its keeper: a process that
+// calls Serve, with the keeper's Config.Ready at ReadyFD.
 func NewClient(h home.Dir, rootless bool, command []string) *Client {
 	d := HomeDir(h)
 	return &Client{
@@ -54,8 +54,9 @@ func NewClient(h home.Dir, rootless bool, command []string) *Client {
 	}
 }
 
-// Ensure returns when a keeper serves the home: the one that runs, or a new one, which outlives ctx and this process. Ports
-// that a killed keeper had are still there; those of a namespace that is gone are not: attach them again.
+// Ensure returns when a keeper serves the home: the one that runs, or a new one, which outlives ctx
+// and this process. Ports that a killed keeper had are still there; those of a namespace that is
+// gone are not: attach them again.
 func (c *Client) Ensure(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("the network was not ready within %s", readyTimeout))
 	defer cancel()
@@ -83,8 +84,8 @@ func (c *Client) Ensure(ctx context.Context) error {
 	}
 }
 
-// held reports whether a keeper has the lock. It does not keep it, so two callers may both see that none has; of their two
-// keepers one ends with ErrServed.
+// held reports whether a keeper has the lock. It does not keep it, so two callers may both see that
+// none has; of their two keepers one ends with ErrServed.
 func (c *Client) held() (bool, error) {
 	if err := c.d.Check(); err != nil {
 		return false, err
@@ -146,7 +147,8 @@ func (c *Client) start(ctx context.Context) error {
 	return fmt.Errorf("start network: %w", said)
 }
 
-// Attach gives a VM its tap. It is idempotent, and changes name and policy of a port that is attached.
+// Attach gives a VM its tap. It is idempotent, and changes name and policy of a port that is
+// attached.
 func (c *Client) Attach(ctx context.Context, p Port) (Tap, error) {
 	var tap Tap
 	if err := c.call(ctx, http.MethodPut, "/ports", p, &tap); err != nil {
@@ -163,7 +165,8 @@ func (c *Client) Detach(ctx context.Context, id string) error {
 	return nil
 }
 
-// SetPolicy changes what a VM may reach, connections that stand included. ErrNotFound says that it is not attached.
+// SetPolicy changes what a VM may reach, connections that stand included. ErrNotFound says that it
+// is not attached.
 func (c *Client) SetPolicy(ctx context.Context, id string, p Policy) error {
 	return c.call(ctx, http.MethodPut, "/ports/"+url.PathEscape(id)+"/policy", p, nil)
 }
@@ -177,8 +180,8 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return s, nil
 }
 
-// Stop takes the network down and returns when nothing of it is left in the host's namespaces. VMs must have ended. It is
-// idempotent.
+// Stop takes the network down and returns when nothing of it is left in the host's namespaces. VMs
+// must have ended. It is idempotent.
 func (c *Client) Stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -203,13 +206,15 @@ func (c *Client) Stop(ctx context.Context) error {
 	}
 }
 
-// Enter returns the command line that runs argv inside the network's namespaces, with the holder's pid from Status. The pid
-// is the holder's for as long as the network runs; a network that ends between the two calls is a race that is left.
+// Enter returns the command line that runs argv inside the network's namespaces, with the holder's
+// pid from Status. The pid is the holder's for as long as the network runs; a network that ends
+// between the two calls is a race that is left.
 func (c *Client) Enter(holderPID int, argv []string) []string {
 	return Enter(holderPID, c.rootless, argv)
 }
 
-// Enter returns the command line that runs argv inside the network namespace of a process, and its user namespace.
+// Enter returns the command line that runs argv inside the network namespace of a process, and its
+// user namespace.
 func Enter(pid int, rootless bool, argv []string) []string {
 	enter := []string{"nsenter", "--preserve-credentials", "--target", strconv.Itoa(pid), "--net"}
 	if rootless {

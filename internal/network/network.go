@@ -1,24 +1,28 @@
-// Package network gives the VMs of one home folder their network: a network namespace with a bridge, a tap for each VM,
-// nftables rules that decide what a VM may reach, an uplink and a DNS server on the gateway's address. IPv6
-// goes along with IPv4: its addresses are made of those, its rules are the same, and it leads out where the host has it.
+// Package network gives the VMs of one home folder their network: a network namespace with a
+// bridge, a tap for each VM, nftables rules that decide what a VM may reach, an uplink and a DNS
+// server on the gateway's address. IPv6 goes along with IPv4: its addresses are made of those, its
+// rules are the same, and it leads out where the host has it.
 //
 // Two processes hold it, both started by Client.Ensure, both outliving the daemon:
 //
-//   - the keeper (package keeper) stays in the host's namespaces. It owns the lock, the control socket, the uplink (package
-//     uplink: pasta for an ordinary user, a veth pair for root), the relay that carries TCP beside it (package relay),
-//     and the DNS server (package dns), which asks the host's resolvers as the host does, also those on its loopback, and
-//     hears the guests through sockets made inside. One change at a time goes down from it to all that act on it; who
-//     only reads never waits for one.
-//   - the holder (package holder, which the keeper asks through package namespace) lives inside the network namespace (and a
-//     user namespace when rootless) and keeps it alive. It makes of links and rules what the keeper tells it (package plan,
-//     in the words of package nft), and remembers that: a keeper that died is replaced by one that finds the holder and
-//     its state again, and no VM loses its tap. DNS queries and new connections wait meanwhile, in sockets and devices
-//     that the holder keeps open.
+//   - the keeper (package keeper) stays in the host's namespaces. It owns the lock, the control
+//     socket, the uplink (package uplink: pasta for an ordinary user, a veth pair for root), the
+//     relay that carries TCP beside it (package relay), and the DNS server (package dns), which
+//     asks the host's resolvers as the host does, also those on its loopback, and hears the guests
+//     through sockets made inside. One change at a time goes down from it to all that act on it;
+//     who only reads never waits for one.
+//   - the holder (package holder, which the keeper asks through package namespace) lives inside the
+//     network namespace (and a user namespace when rootless) and keeps it alive. It makes of links
+//     and rules what the keeper tells it (package plan, in the words of package nft), and remembers
+//     that: a keeper that died is replaced by one that finds the holder and its state again, and no
+//     VM loses its tap. DNS queries and new connections wait meanwhile, in sockets and devices that
+//     the holder keeps open.
 //
-// A holder that dies takes the keeper with it. The namespace lives on in the VMMs: the next keeper starts a holder in there,
-// with the ports that were noted, and the VMs have their taps still.
+// A holder that dies takes the keeper with it. The namespace lives on in the VMMs: the next keeper
+// starts a holder in there, with the ports that were noted, and the VMs have their taps still.
 //
-// This package itself is the daemon's end, Client, and what all of them share: addresses, policies, names of files.
+// This package itself is the daemon's end, Client, and what all of them share: addresses, policies,
+// names of files.
 package network
 
 import (
@@ -46,7 +50,8 @@ var ErrServed = errors.New("another process keeps this home's network")
 type Policy struct {
 	NAT      bool `json:"nat"`      // reaches the outside; otherwise other VMs and the gateway's DNS alone
 	Isolated bool `json:"isolated"` // reaches no other VM, and none reaches it
-	// HostServices are TCP ports of the host's loopback that it reaches at the gateway's address, see CheckHostServices.
+	// HostServices are TCP ports of the host's loopback that it reaches at the gateway's address,
+	// see CheckHostServices.
 	HostServices []int `json:"host_services,omitempty"`
 }
 
@@ -132,7 +137,8 @@ func (p Port) Check(subnet netip.Prefix) error {
 	return CheckHostServices(p.HostServices)
 }
 
-// TapName derives the tap's name (IFNAMSIZ allows 15 bytes) from the address, which no two ports share.
+// TapName derives the tap's name (IFNAMSIZ allows 15 bytes) from the address, which no two ports
+// share.
 func (p Port) TapName() string {
 	a := p.Address.As4()
 	return fmt.Sprintf("tap%02x%02x%02x%02x", a[0], a[1], a[2], a[3])

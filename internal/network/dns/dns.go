@@ -1,5 +1,6 @@
-// Package dns is the name server of the VMs: it answers for their own names and addresses, and asks the host's resolvers
-// for the rest. What a guest can make it hold is bounded: queries at once, and their rate, for each guest.
+// Package dns is the name server of the VMs: it answers for their own names and addresses, and asks
+// the host's resolvers for the rest. What a guest can make it hold is bounded: queries at once, and
+// their rate, for each guest.
 package dns
 
 import (
@@ -108,7 +109,8 @@ func addressRecord(header dns.RR_Header, a netip.Addr) dns.RR {
 	return &dns.AAAA{Hdr: header, AAAA: a.AsSlice()}
 }
 
-// reverseAddress returns the address that a name of in-addr.arpa (RFC 1035, 3.5) or ip6.arpa (RFC 3596, 2.5) stands for.
+// reverseAddress returns the address that a name of in-addr.arpa (RFC 1035, 3.5) or ip6.arpa (RFC
+// 3596, 2.5) stands for.
 func reverseAddress(name string) (netip.Addr, bool) {
 	text, v6 := strings.CutSuffix(name, ".ip6.arpa.")
 	text, v4 := strings.CutSuffix(text, ".in-addr.arpa.")

@@ -27,7 +27,8 @@ type forwarder struct {
 	resolvers []string    // host:port
 }
 
-// ask returns a resolver's answer to q, under q's id. Each query has a socket of its own, so its port is hard to guess.
+// ask returns a resolver's answer to q, under q's id. Each query has a socket of its own, so its
+// port is hard to guess.
 func (f *forwarder) ask(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	resolvers, err := f.current()
 	if err != nil {

@@ -12,7 +12,8 @@ import (
 	"banger/internal/accept"
 )
 
-// What one guest may have. Together they are bounded by the number of guests, whose addresses the bridge has verified.
+// What one guest may have. Together they are bounded by the number of guests, whose addresses the
+// bridge has verified.
 const (
 	queriesPerSecond = 200
 	queriesBurst     = 400
@@ -59,7 +60,8 @@ func (l *limits) take(a netip.Addr) (release func(), ok bool) {
 	}, true
 }
 
-// forgetIdle makes room when the map is full: guests without a query, whose allowance is whole again. l.mu is held.
+// forgetIdle makes room when the map is full: guests without a query, whose allowance is whole
+// again. l.mu is held.
 func (l *limits) forgetIdle() {
 	if len(l.guests) < maxGuests {
 		return

@@ -1,5 +1,5 @@
-// Package holder is the process inside the network's namespaces (see package network): it keeps them alive, and makes links
-// and rules of the state that a keeper tells it.
+// Package holder is the process inside the network's namespaces (see package network): it keeps
+// them alive, and makes links and rules of the state that a keeper tells it.
 package holder
 
 import (
@@ -24,8 +24,9 @@ import (
 // SocketFD is where Run finds its listening socket, inherited from the keeper.
 const SocketFD = 3
 
-// Run is the process inside the namespaces: it sets up loopback and forwarding there, and serves one keeper after another
-// on the socket at SocketFD. It returns when a keeper tells it to stop, or ctx ends.
+// Run is the process inside the namespaces: it sets up loopback and forwarding there, and serves
+// one keeper after another on the socket at SocketFD. It returns when a keeper tells it to stop, or
+// ctx ends.
 func Run(ctx context.Context, log *slog.Logger) error {
 	file := os.NewFile(SocketFD, "holder socket")
 	listener, err := net.FileListener(file)
@@ -64,7 +65,8 @@ func serve(ctx context.Context, listener net.Listener, log *slog.Logger) error {
 	}
 }
 
-// server is what the holder keeps for its keepers. What comes to the files while there is none waits there for the next.
+// server is what the holder keeps for its keepers. What comes to the files while there is none
+// waits there for the next.
 type server struct {
 	last  *plan.State // nil before the first
 	dns   sharedFiles // none before they are asked for, as with relay
@@ -196,8 +198,8 @@ func serviceSocket(ctx context.Context, at netip.AddrPort) ([]*os.File, error) {
 	return []*os.File{file}, nil
 }
 
-// applyState makes rules and links as the state has them; the first brings the rules, others change their sets. A tap's
-// rules are there before the tap.
+// applyState makes rules and links as the state has them; the first brings the rules, others change
+// their sets. A tap's rules are there before the tap.
 func applyState(s plan.State, first bool) error {
 	put := nft.Refill
 	if first {

@@ -17,7 +17,8 @@ import (
 	"banger/internal/network/plan"
 )
 
-// prepareNamespace sets what a new namespace needs once. It writes only settings that belong to the namespace.
+// prepareNamespace sets what a new namespace needs once. It writes only settings that belong to the
+// namespace.
 func prepareNamespace() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
@@ -29,15 +30,16 @@ func prepareNamespace() error {
 	if err := os.WriteFile(nft.IP4.ForwardSwitch, []byte("1"), 0); err != nil {
 		return fmt.Errorf("turn on forwarding: %w", err)
 	}
-	// Connections from here end in a VM, one queue away: none needs the pace that the host's default may give it (bbr), which
-	// costs a third of what a VM gets. Every kernel has reno.
+	// Connections from here end in a VM, one queue away: none needs the pace that the host's
+	// default may give it (bbr), which costs a third of what a VM gets. Every kernel has reno.
 	if err := os.WriteFile("/proc/sys/net/ipv4/tcp_congestion_control", []byte("reno"), 0); err != nil {
 		return fmt.Errorf("set congestion control: %w", err)
 	}
 	if !nft.HasIPv6() {
 		return nil
 	}
-	// An earlier build turned IPv6 off, and may have left the namespace. Addresses here are nobody else's: none is probed.
+	// An earlier build turned IPv6 off, and may have left the namespace. Addresses here are nobody
+	// else's: none is probed.
 	for _, setting := range [][2]string{{"default/disable_ipv6", "0"}, {"lo/disable_ipv6", "0"}, {"default/dad_transmits", "0"}, {"all/forwarding", "1"}} {
 		if err := nft.Set6(setting[0], setting[1]); err != nil {
 			return err
@@ -124,8 +126,8 @@ func joinGateway(bridge netlink.Link, s plan.State) error {
 	return nil
 }
 
-// addTap makes a port's tap and joins it to the bridge, which knows the port's MAC and addresses from then on and learns no
-// other. Nothing of it is left on an error.
+// addTap makes a port's tap and joins it to the bridge, which knows the port's MAC and addresses
+// from then on and learns no other. Nothing of it is left on an error.
 func addTap(bridge netlink.Link, p network.Port, s plan.State) (err error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = p.TapName()
@@ -187,7 +189,8 @@ func neighbours(bridge netlink.Link, a netip.Addr, s plan.State) (all []*netlink
 	return all
 }
 
-// removeTap deletes a tap, also one that a VMM has open. The bridge forgets the port with it, the neighbour entries by us.
+// removeTap deletes a tap, also one that a VMM has open. The bridge forgets the port with it, the
+// neighbour entries by us.
 func removeTap(bridge, tap netlink.Link, s plan.State) error {
 	var a [4]byte
 	if _, err := fmt.Sscanf(tap.Attrs().Name, "tap%02x%02x%02x%02x", &a[0], &a[1], &a[2], &a[3]); err != nil {
@@ -245,8 +248,8 @@ func joinVethBy(f *nft.Family, uplink netlink.Link, s plan.State) error {
 	return nil
 }
 
-// answerForHost has the bridge answer ARP, or neighbour discovery, for the host's end, which the guests take for a neighbour
-// of theirs.
+// answerForHost has the bridge answer ARP, or neighbour discovery, for the host's end, which the
+// guests take for a neighbour of theirs.
 func answerForHost(f *nft.Family, host netip.Addr) error {
 	bridge, err := netlink.LinkByName(plan.Bridge)
 	if err != nil {

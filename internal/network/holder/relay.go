@@ -16,8 +16,8 @@ import (
 	"banger/internal/network/plan"
 )
 
-// openRelay makes the holder's part of the relay, and what leads to it: the tun devices SYNName and ResetName, then a
-// listening socket for each version of IP. An error says that this kernel cannot.
+// openRelay makes the holder's part of the relay, and what leads to it: the tun devices SYNName and
+// ResetName, then a listening socket for each version of IP. An error says that this kernel cannot.
 func openRelay(ctx context.Context) (files sharedFiles, err error) {
 	if err := canRelay(); err != nil {
 		return nil, fmt.Errorf("try nftables' tproxy: %w", err)
@@ -56,8 +56,8 @@ func relaySettings() error {
 	for _, name := range []string{
 		// What comes back by a tun has a VM's address, which is behind the bridge.
 		"conf/all/rp_filter", "conf/" + plan.SYNName + "/rp_filter", "conf/" + plan.ResetName + "/rp_filter",
-		// For IPv6 too. Else the first packet from a port that a VM had used before finds the remains of its socket
-		// (TIME_WAIT), and the kernel forwards no packet that has one.
+		// For IPv6 too. Else the first packet from a port that a VM had used before finds the
+		// remains of its socket (TIME_WAIT), and the kernel forwards no packet that has one.
 		"tcp_early_demux",
 	} {
 		if err := os.WriteFile(settings+name, []byte("0"), 0); err != nil {
@@ -131,7 +131,8 @@ func setUpTun(fd int, name string) error {
 	return netlink.LinkSetUp(link)
 }
 
-// routeMarks makes the routes of marked packets, and the rules that choose them. It can be repeated.
+// routeMarks makes the routes of marked packets, and the rules that choose them. It can be
+// repeated.
 func routeMarks(f *nft.Family) error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"banger/internal/network/plan"
 )
 
-// writerTimeout is how long a change waits for those before it: one takes milliseconds, and twice namespace.RequestTimeout when the
-// holder stands still. The client gives up soon after.
+// writerTimeout is how long a change waits for those before it: one takes milliseconds, and twice
+// namespace.RequestTimeout when the holder stands still. The client gives up soon after.
 const writerTimeout = 50 * time.Second
 
 // maxPorts is how many VMs one network carries; the kernel's bridge ends at 1023 ports.
@@ -25,7 +25,8 @@ const settleInterval = 10 * time.Second
 // enforcer makes a part of the network act on a state.
 type enforcer func(plan.State) error
 
-// beginWrite waits until this caller alone may change the network, or ctx ends. end lets the next one.
+// beginWrite waits until this caller alone may change the network, or ctx ends. end lets the next
+// one.
 func (k *keeper) beginWrite(ctx context.Context) (end func(), err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, writerTimeout, fmt.Errorf("an earlier one has not ended within %s", writerTimeout))
 	defer cancel()
@@ -39,8 +40,9 @@ func (k *keeper) beginWrite(ctx context.Context) (end func(), err error) {
 	return nil, fmt.Errorf("wait to change the network: %w", context.Cause(ctx))
 }
 
-// change edits the state, has it enforced, and shows it to those who read only when that succeeded. Once it has begun it
-// goes on to its end whatever happens to ctx: nobody would know of half a change.
+// change edits the state, has it enforced, and shows it to those who read only when that succeeded.
+// Once it has begun it goes on to its end whatever happens to ctx: nobody would know of half a
+// change.
 func (k *keeper) change(ctx context.Context, edit func(*plan.State) error) error {
 	end, err := k.beginWrite(ctx)
 	if err != nil {
@@ -62,9 +64,10 @@ func (k *keeper) change(ctx context.Context, edit func(*plan.State) error) error
 		return err
 	}
 	k.now.Store(newSnapshot(next))
-	// The change is made, so an error from here on is no reason to call it failed: on a full disk VMs must still end, and ways
-	// must still close. Until the note is written, a keeper that finds neither its predecessor nor the holder would find the
-	// ports of the one before; the daemon tells it of what each VM may reach in any case.
+	// The change is made, so an error from here on is no reason to call it failed: on a full disk
+	// VMs must still end, and ways must still close. Until the note is written, a keeper that finds
+	// neither its predecessor nor the holder would find the ports of the one before; the daemon
+	// tells it of what each VM may reach in any case.
 	err = k.remember(next.Ports)
 	if err != nil {
 		k.log.ErrorContext(ctx, "the ports are not noted", "err", err)
@@ -73,8 +76,9 @@ func (k *keeper) change(ctx context.Context, edit func(*plan.State) error) error
 	return nil
 }
 
-// enforce is the one way down for what VMs may reach: the whole state goes to the rules first, then to what looks again
-// behind them. When one of them fails, all that were told are told the state before.
+// enforce is the one way down for what VMs may reach: the whole state goes to the rules first, then
+// to what looks again behind them. When one of them fails, all that were told are told the state
+// before.
 func (k *keeper) enforce(before, next plan.State) error {
 	for i, step := range k.enforcers {
 		err := step(next)
@@ -94,8 +98,9 @@ func (k *keeper) enforce(before, next plan.State) error {
 	return nil
 }
 
-// settle tries again, until ctx ends, what a change has left undone: rules that could not be put back, such as those of a
-// holder that stood still, which may make them yet, and a note that could not be written.
+// settle tries again, until ctx ends, what a change has left undone: rules that could not be put
+// back, such as those of a holder that stood still, which may make them yet, and a note that could
+// not be written.
 func (k *keeper) settle(ctx context.Context) error {
 	tick := time.NewTicker(settleInterval)
 	defer tick.Stop()

@@ -65,7 +65,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// While the holder stands still, whoever only reads has its answer, and whoever would change something too ends in time.
+// While the holder stands still, whoever only reads has its answer, and whoever would change
+// something too ends in time.
 func TestHolderStandsStill(t *testing.T) {
 	asked, answer := make(chan struct{}), make(chan error)
 	k := newKeeper(func(plan.State) error { close(asked); return <-answer })
@@ -126,7 +127,8 @@ func TestChangeWaitsForAWhile(t *testing.T) {
 	})
 }
 
-// A change whose client is gone when its turn comes is not begun; one that has begun is brought to its end.
+// A change whose client is gone when its turn comes is not begun; one that has begun is brought to
+// its end.
 func TestChangeAndItsContext(t *testing.T) {
 	var told []string
 	k := newKeeper(func(s plan.State) error { told = append(told, names(s)); return nil })
@@ -165,7 +167,8 @@ func TestPolicyGoesDown(t *testing.T) {
 	}
 }
 
-// All that acts on the state acts on the one before when one of them fails, and nobody reads the other.
+// All that acts on the state acts on the one before when one of them fails, and nobody reads the
+// other.
 func TestEnforceFails(t *testing.T) {
 	failure, stuck := errors.New("failure"), errors.New("stuck")
 	for _, tt := range []struct {
@@ -239,7 +242,8 @@ func TestSettleRules(t *testing.T) {
 		pass(settleInterval + time.Second)
 		failing.Store(false)
 		pass(2 * settleInterval)
-		// The change and what puts it back; a try that fails and puts back; one that succeeds, and no more.
+		// The change and what puts it back; a try that fails and puts back; one that succeeds, and
+		// no more.
 		if want := []string{"one two", "one", "one", "one", "one"}; !slices.Equal(told, want) || k.unsettled.Load() {
 			t.Errorf("told %q, unsettled %t, want %q", told, k.unsettled.Load(), want)
 		}
@@ -248,7 +252,8 @@ func TestSettleRules(t *testing.T) {
 	})
 }
 
-// A note that cannot be written fails no change, which has been made, and is written as soon as that is possible.
+// A note that cannot be written fails no change, which has been made, and is written as soon as
+// that is possible.
 func TestNoteFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKeeper(func(plan.State) error { return nil })

@@ -30,7 +30,8 @@ func listenControl(d network.Dir) (net.Listener, error) {
 	return listener, nil
 }
 
-// routes is the control API: JSON both ways, 404 for a port that is not there, 400 for what the request can mend.
+// routes is the control API: JSON both ways, 404 for a port that is not there, 400 for what the
+// request can mend.
 func (k *keeper) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { reply(w, k.status(), nil) })

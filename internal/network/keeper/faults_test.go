@@ -75,7 +75,8 @@ func TestKeeperKilled(t *testing.T) {
 	}
 }
 
-// A holder that dies, with its keeper or without, is replaced where it was: VMs keep their taps and connections.
+// A holder that dies, with its keeper or without, is replaced where it was: VMs keep their taps and
+// connections.
 func TestHolderKilled(t *testing.T) {
 	if !nettest.InHost(t) {
 		return
@@ -162,7 +163,8 @@ func TestHostsAddressesAndResolversAreFollowed(t *testing.T) {
 	nettest.Check(t, h.Ensure(t.Context()))
 	one := h.Boot(h.Port("one", 2, network.Policy{NAT: true}))
 	h.AwaitUplink(t)
-	// A resolver on the host's loopback, as systemd-resolved's: the keeper reaches it, the guest does not.
+	// A resolver on the host's loopback, as systemd-resolved's: the keeper reaches it, the guest
+	// does not.
 	packets, err := net.ListenPacket("udp4", "127.0.0.53:53")
 	nettest.Check(t, err)
 	defer packets.Close()
@@ -187,7 +189,8 @@ func TestHostsAddressesAndResolversAreFollowed(t *testing.T) {
 	})
 }
 
-// TestManyAddressesAtOnce: more news than the kernel keeps for a keeper does not cost the VMs theirs.
+// TestManyAddressesAtOnce: more news than the kernel keeps for a keeper does not cost the VMs
+// theirs.
 func TestManyAddressesAtOnce(t *testing.T) {
 	if !nettest.InHost(t) {
 		return
@@ -346,7 +349,8 @@ func TestConnectionsAreBounded(t *testing.T) {
 	}
 }
 
-// A namespace that a holder of an earlier build left has IPv6 turned off; the holder that takes it over turns it on.
+// A namespace that a holder of an earlier build left has IPv6 turned off; the holder that takes it
+// over turns it on.
 func TestEarlierNamespaceIsTakenOver(t *testing.T) {
 	if !nettest.InHost(t) {
 		return
@@ -379,7 +383,8 @@ func TestEarlierNamespaceIsTakenOver(t *testing.T) {
 	}
 }
 
-// A holder that stands still keeps nobody from what he only asks for, and loses no change that waits for it.
+// A holder that stands still keeps nobody from what he only asks for, and loses no change that
+// waits for it.
 func TestHolderStopped(t *testing.T) {
 	if !nettest.InHost(t) {
 		return

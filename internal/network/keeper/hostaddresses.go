@@ -9,8 +9,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// followHostAddresses keeps the rules' list of the host's addresses true. The kernel drops a subscriber to whom it has too much
-// to say at once (netlink(7), ENOBUFS): it is asked anew.
+// followHostAddresses keeps the rules' list of the host's addresses true. The kernel drops a
+// subscriber to whom it has too much to say at once (netlink(7), ENOBUFS): it is asked anew.
 func (k *keeper) followHostAddresses(ctx context.Context) error {
 	for {
 		if err := k.followUntilDropped(ctx); err != nil {

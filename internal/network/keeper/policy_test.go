@@ -94,7 +94,8 @@ func policy6(one, two, alone *nettest.VM) {
 	}
 }
 
-// spoof has one send frames that are not its own, each followed by one that is, so that their absence is seen at once.
+// spoof has one send frames that are not its own, each followed by one that is, so that their
+// absence is seen at once.
 func spoof(t *testing.T, one, two *nettest.VM) {
 	t.Helper()
 	mine, theirs, broadcast := one.Port.MAC, two.Port.MAC, "ff:ff:ff:ff:ff:ff"

@@ -1,5 +1,6 @@
-// Package keeper is the process that serves a home's network from the host's namespaces (see package network): it finds or
-// starts the holder in there (package namespace), and owns the lock, the control socket, uplink, relay and DNS server.
+// Package keeper is the process that serves a home's network from the host's namespaces (see
+// package network): it finds or starts the holder in there (package namespace), and owns the lock,
+// the control socket, uplink, relay and DNS server.
 package keeper
 
 import (
@@ -55,8 +56,9 @@ type keeper struct {
 
 var errStopped = errors.New("stopped by request")
 
-// Serve keeps the network until it is told to stop, or ctx ends; then it takes all of it down, holder and uplink with it.
-// Killed, or on an error, it leaves the holder for its successor. It keeps the home's lock: the process has to end with it.
+// Serve keeps the network until it is told to stop, or ctx ends; then it takes all of it down,
+// holder and uplink with it. Killed, or on an error, it leaves the holder for its successor. It
+// keeps the home's lock: the process has to end with it.
 func Serve(ctx context.Context, c Config, log *slog.Logger) error {
 	if c.Ready != nil {
 		unix.CloseOnExec(int(c.Ready.Fd())) // its end must mean this process's, not its children's
@@ -100,8 +102,8 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 	return errors.Join(err, k.tearDown(asked))
 }
 
-// takeLock takes the home's lock, which the kernel drops with this process and nothing else: who finds it free (Client.Stop)
-// may rely on the process being gone.
+// takeLock takes the home's lock, which the kernel drops with this process and nothing else: who
+// finds it free (Client.Stop) may rely on the process being gone.
 func takeLock(d network.Dir) error {
 	lock, err := unix.Open(d.Lock(), unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -169,8 +171,8 @@ func (k *keeper) foundState(d network.Dir) (s plan.State, err error) {
 	return s, err
 }
 
-// openRelay has the relay carry TCP, unless the kernel cannot: then the uplink does. Rules that are in force lead to the relay,
-// and it is an error that there is none.
+// openRelay has the relay carry TCP, unless the kernel cannot: then the uplink does. Rules that are
+// in force lead to the relay, and it is an error that there is none.
 func (k *keeper) openRelay(s *plan.State) error {
 	files, err := k.inside.RelayFiles()
 	if err == nil {
@@ -184,8 +186,8 @@ func (k *keeper) openRelay(s *plan.State) error {
 	return err
 }
 
-// tearDown ends what setUp began, the rest when a step fails. Not all: then the holder stays, with the VMs' taps, for the
-// next keeper.
+// tearDown ends what setUp began, the rest when a step fails. Not all: then the holder stays, with
+// the VMs' taps, for the next keeper.
 func (k *keeper) tearDown(all bool) error {
 	d := network.HomeDir(k.config.Home)
 	left := []string{d.ControlSocket()}
@@ -217,8 +219,8 @@ func (k *keeper) tearDown(all bool) error {
 	return errors.Join(errs...)
 }
 
-// run serves DNS and the control socket, follows the host's addresses and watches the holder, until one of them fails or
-// ctx ends.
+// run serves DNS and the control socket, follows the host's addresses and watches the holder, until
+// one of them fails or ctx ends.
 func (k *keeper) run(ctx context.Context, d network.Dir) error {
 	packets, streams, err := k.inside.DNSSockets(network.Gateway(k.config.Subnet))
 	if err != nil {
@@ -264,5 +266,6 @@ func (k *keeper) ready() {
 	k.config.Ready.Close()
 }
 
-// controlTimeout bounds what a client of the control socket may take to send, and the end of the server.
+// controlTimeout bounds what a client of the control socket may take to send, and the end of the
+// server.
 const controlTimeout = 10 * time.Second

@@ -9,8 +9,8 @@ import (
 	"banger/internal/network/plan"
 )
 
-// snapshot is the network's state at one moment, as the holder has made it. It never changes: those who read it (the name
-// server, status) share it, and wait for nobody who makes the next one.
+// snapshot is the network's state at one moment, as the holder has made it. It never changes: those
+// who read it (the name server, status) share it, and wait for nobody who makes the next one.
 type snapshot struct {
 	plan.State
 	byName    map[string]netip.Addr // in lower case

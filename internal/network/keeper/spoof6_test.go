@@ -108,7 +108,8 @@ func spoof6(t *testing.T, one, two *nettest.VM) {
 	}
 }
 
-// pasta opens sockets on the host for what it is sent: the host's loopback must not be among the places, by whatever name.
+// pasta opens sockets on the host for what it is sent: the host's loopback must not be among the
+// places, by whatever name.
 func TestLoopbackIsHidden6(t *testing.T) {
 	if !nettest.InHost(t) {
 		return

@@ -1,5 +1,5 @@
-// Package namespace is the keeper's end of the network's namespace: it finds or starts the holder in there (package holder),
-// and asks it for links, rules and sockets.
+// Package namespace is the keeper's end of the network's namespace: it finds or starts the holder
+// in there (package holder), and asks it for links, rules and sockets.
 package namespace
 
 import (
@@ -38,15 +38,16 @@ type Namespace struct {
 	conn *holderConn
 }
 
-// holderConn is a connection to the holder; a request that is cut short ends it, for the next reply would not be its own.
+// holderConn is a connection to the holder; a request that is cut short ends it, for the next reply
+// would not be its own.
 type holderConn struct {
 	*socketConn
 	out *json.Encoder
 	in  *json.Decoder
 }
 
-// Open finds the home's holder, or starts one: command run inside new namespaces, or those of a dead one, with its
-// socket as descriptor holder.SocketFD. The holder outlives this process.
+// Open finds the home's holder, or starts one: command run inside new namespaces, or those of a
+// dead one, with its socket as descriptor holder.SocketFD. The holder outlives this process.
 func Open(ctx context.Context, d network.Dir, command []string, rootless bool) (*Namespace, error) {
 	n := &Namespace{socket: d.HolderSocket(), timeout: RequestTimeout}
 	hello, err := n.connect(ctx)
@@ -86,7 +87,8 @@ func (n *Namespace) connect(ctx context.Context) (hello plan.Reply, err error) {
 	return hello, nil
 }
 
-// hangUp has the next request connect anew. The holder goes on with the last one until it has ended.
+// hangUp has the next request connect anew. The holder goes on with the last one until it has
+// ended.
 func (n *Namespace) hangUp() error {
 	conn := n.conn
 	n.conn = nil

@@ -71,7 +71,8 @@ func (f *fakeHolder) open(t *testing.T) *Namespace {
 	return h
 }
 
-// A request that the holder does not answer in time is cut short; the next one gets its own answer, on a new connection.
+// A request that the holder does not answer in time is cut short; the next one gets its own answer,
+// on a new connection.
 func TestHolderAnswersLate(t *testing.T) {
 	fake := newFakeHolder(t)
 	h := fake.open(t)

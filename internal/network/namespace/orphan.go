@@ -9,10 +9,11 @@ import (
 	"banger/internal/network"
 )
 
-// findOrphan returns a VMM of the home that lives in a namespace whose holder has died, or 0. A VMM is known by a file of its
-// VM's folder that it holds open, which the kernel tells. A command line says whatever its owner wrote there, and that might
-// be another user who wants root's machines on a network of his. VMMs run in no other network namespace than the home's; the
-// lock of the network keeps a second one from being made while a VMM lives.
+// findOrphan returns a VMM of the home that lives in a namespace whose holder has died, or 0. A VMM
+// is known by a file of its VM's folder that it holds open, which the kernel tells. A command line
+// says whatever its owner wrote there, and that might be another user who wants root's machines on
+// a network of his. VMMs run in no other network namespace than the home's; the lock of the network
+// keeps a second one from being made while a VMM lives.
 func findOrphan(d network.Dir) (pid int) {
 	ours, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {

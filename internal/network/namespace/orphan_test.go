@@ -11,8 +11,8 @@ import (
 	"banger/internal/network"
 )
 
-// start starts a process in a network namespace of its own, with a word of the test's on its command line, until the test
-// ends.
+// start starts a process in a network namespace of its own, with a word of the test's on its
+// command line, until the test ends.
 func start(t *testing.T, word string, open ...*os.File) (pid int) {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), "sh", "-c", "echo; read line", word)
@@ -33,7 +33,8 @@ func start(t *testing.T, word string, open ...*os.File) (pid int) {
 	return command.Process.Pid
 }
 
-// A process is taken for a VMM of the home by what it holds open there, and not by what it says of itself.
+// A process is taken for a VMM of the home by what it holds open there, and not by what it says of
+// itself.
 func TestFindOrphan(t *testing.T) {
 	h := home.Dir(t.TempDir())
 	d := network.HomeDir(h)

@@ -11,8 +11,8 @@ import (
 	"banger/internal/network"
 )
 
-// startHolder starts the holder, where the process with the pid orphan is unless that is 0. Its socket listens before it
-// does, so that connect can wait for it.
+// startHolder starts the holder, where the process with the pid orphan is unless that is 0. Its
+// socket listens before it does, so that connect can wait for it.
 func startHolder(d network.Dir, command []string, rootless bool, orphan int) error {
 	if err := os.Remove(d.HolderSocket()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove dead holder's socket: %w", err)
@@ -46,7 +46,8 @@ func startHolder(d network.Dir, command []string, rootless bool, orphan int) err
 	return nil
 }
 
-// namespaces asks for a new network namespace, and when rootless for a user namespace where the caller is root.
+// namespaces asks for a new network namespace, and when rootless for a user namespace where the
+// caller is root.
 func namespaces(rootless bool) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWNET}
 	if rootless {

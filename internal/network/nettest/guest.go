@@ -47,7 +47,8 @@ func openTap(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// enterVM runs in the network's namespaces: it opens the tap and starts playVM in a namespace of its own.
+// enterVM runs in the network's namespaces: it opens the tap and starts playVM in a namespace of
+// its own.
 func enterVM() error {
 	var v VM
 	if err := json.Unmarshal([]byte(os.Getenv(homeVariable)), &v); err != nil {
@@ -266,7 +267,8 @@ func flood(to string) error {
 	return err
 }
 
-// echo sends megabytes to a server that returns them, says that it has said all, and reads to the end.
+// echo sends megabytes to a server that returns them, says that it has said all, and reads to the
+// end.
 func echo(to string, wait time.Duration) error {
 	conn, err := net.DialTimeout("tcp", to, wait)
 	if err != nil {

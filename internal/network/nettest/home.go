@@ -42,7 +42,8 @@ func (h *home) KeeperPID(t *testing.T) int {
 	return 0
 }
 
-// Kill ends a process and waits until its pid is gone from the lock or the table, within a deadline.
+// Kill ends a process and waits until its pid is gone from the lock or the table, within a
+// deadline.
 func Kill(t *testing.T, pid int, gone func() bool) {
 	t.Helper()
 	Check(t, syscall.Kill(pid, syscall.SIGKILL))

@@ -1,5 +1,6 @@
-// Package nettest is a host with an internet, made of network namespaces, in which tests run the network as it is: with its
-// keeper, its holder, and processes that play VMs. Tests of the packages below internal/network share it.
+// Package nettest is a host with an internet, made of network namespaces, in which tests run the
+// network as it is: with its keeper, its holder, and processes that play VMs. Tests of the packages
+// below internal/network share it.
 package nettest
 
 import (
@@ -29,8 +30,9 @@ import (
 // Modes are the two uplinks; everything a VM sees is the same.
 var Modes = map[string]bool{"pasta": true, "veth": false}
 
-// The tests run in a host of their own: a network namespace (in a user namespace, so root and ordinary users have the same)
-// whose only neighbour is "the internet", another namespace. This binary plays all the parts, chosen by roleVariable.
+// The tests run in a host of their own: a network namespace (in a user namespace, so root and
+// ordinary users have the same) whose only neighbour is "the internet", another namespace. This
+// binary plays all the parts, chosen by roleVariable.
 const (
 	roleVariable = "BANGER_NETWORK_ROLE"
 	homeVariable = "BANGER_NETWORK_HOME"
@@ -248,7 +250,8 @@ type request struct {
 	Wait         time.Duration // for what may not come
 }
 
-// VM is a guest: a process with a network namespace of its own, whose interface is the other end of the tap.
+// VM is a guest: a process with a network namespace of its own, whose interface is the other end of
+// the tap.
 type VM struct {
 	t    *testing.T
 	Port network.Port

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Registers (enum nft_registers in linux/netfilter/nf_tables.h): register is a whole one of 16 bytes; a concatenation fills
-// words of four bytes each from firstWord on.
+// Registers (enum nft_registers in linux/netfilter/nf_tables.h): register is a whole one of 16
+// bytes; a concatenation fills words of four bytes each from firstWord on.
 const (
 	register   = 1 // NFT_REG_1
 	firstWord  = unix.NFT_REG32_00
@@ -31,7 +31,8 @@ var (
 
 	// EtherARP holds for a frame of ARP.
 	EtherARP = Clause{"ether type arp", match(expr.PayloadBaseLLHeader, 12, []byte{0x08, 0x06})}
-	// ARPIPv4 fixes what arp's fields below are: Ethernet and IPv4 addresses of 6 and 4 bytes (RFC 826).
+	// ARPIPv4 fixes what arp's fields below are: Ethernet and IPv4 addresses of 6 and 4 bytes (RFC
+	// 826).
 	ARPIPv4 = Clause{"arp htype 1 arp ptype ip arp hlen 6 arp plen 4", concat(
 		match(expr.PayloadBaseNetworkHeader, 0, []byte{0, 1}), match(expr.PayloadBaseNetworkHeader, 2, []byte{0x08, 0x00}),
 		match(expr.PayloadBaseNetworkHeader, 4, []byte{6}), match(expr.PayloadBaseNetworkHeader, 5, []byte{4}))}
@@ -88,7 +89,8 @@ func InInterfaceIn(set string) Clause { return interfaceLookup("iifname", expr.M
 // OutInterfaceIn holds for a packet that goes out by an interface of a set.
 func OutInterfaceIn(set string) Clause { return interfaceLookup("oifname", expr.MetaKeyOIFNAME, set) }
 
-// ServiceIn holds when an IPv4 packet's source and the TCP port that it is for stand together in a set.
+// ServiceIn holds when an IPv4 packet's source and the TCP port that it is for stand together in a
+// set.
 func ServiceIn(set string) Clause {
 	return Clause{"ip saddr . tcp dport @" + set, []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register},
@@ -142,7 +144,8 @@ func ServiceElement(a netip.Addr, port int) Element {
 	return Element{fmt.Sprintf("%s . %d", a, port), append(key, 0, 0)}
 }
 
-// SourceElement is a port's key with one of its addresses; each part is padded to words of four bytes.
+// SourceElement is a port's key with one of its addresses; each part is padded to words of four
+// bytes.
 func SourceElement(tap string, mac net.HardwareAddr, a netip.Addr) Element {
 	key := append(interfaceBytes(tap), mac...)
 	key = append(append(key, 0, 0), a.AsSlice()...)

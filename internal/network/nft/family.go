@@ -56,7 +56,8 @@ var (
 		Sources:     concatKind("ifname . ether_addr . ipv6_addr", nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIP6Addr),
 		EtherType:   Clause{"ether type ip6", match(expr.PayloadBaseLLHeader, 12, []byte{0x86, 0xdd})},
 		EchoRequest: icmp6("echo-request", 128),
-		// The first holds "::1", "::", by which pasta reaches this host's loopback, and ::ffff:0:0/96, IPv4 to a socket.
+		// The first holds "::1", "::", by which pasta reaches this host's loopback, and
+		// ::ffff:0:0/96, IPv4 to a socket.
 		Unroutable: []netip.Prefix{netip.MustParsePrefix("::/16"), netip.MustParsePrefix("fe80::/10")},
 	}
 )
@@ -66,14 +67,16 @@ var (
 	NeighbourSolicit = icmp6("nd-neighbor-solicit", 135)
 	NeighbourAdvert  = icmp6("nd-neighbor-advert", 136)
 
-	// ErrorOrEcho are the other ICMPv6 messages that hosts send each other. Higher numbers are for routers and groups.
+	// ErrorOrEcho are the other ICMPv6 messages that hosts send each other. Higher numbers are for
+	// routers and groups.
 	ErrorOrEcho = Clause{"icmpv6 type <= echo-reply", []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{unix.IPPROTO_ICMPV6}},
 		load(expr.PayloadBaseTransportHeader, 0, 1),
 		&expr.Cmp{Op: expr.CmpOpLte, Register: register, Data: []byte{129}},
 	}}
-	// NotICMP6 holds for other packets. In one that is not whole, and does not tell what it carries, nothing holds.
+	// NotICMP6 holds for other packets. In one that is not whole, and does not tell what it
+	// carries, nothing holds.
 	NotICMP6 = Clause{"meta l4proto != ipv6-icmp", []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: []byte{unix.IPPROTO_ICMPV6}},
@@ -125,7 +128,8 @@ func (f *Family) Anywhere() *net.IPNet {
 	return &net.IPNet{IP: make(net.IP, f.size), Mask: make(net.IPMask, f.size)}
 }
 
-// SourceIn holds when the frame's port, its MAC and the address that it comes from stand together in a set.
+// SourceIn holds when the frame's port, its MAC and the address that it comes from stand together
+// in a set.
 func (f *Family) SourceIn(set string) Clause {
 	return portAndMAC("ether saddr", macOfFrame, f.name+" saddr", payload(expr.PayloadBaseNetworkHeader, f.source, f.size), set)
 }
@@ -176,13 +180,15 @@ func (f *Family) DestinationIn(set string) Clause {
 	}}
 }
 
-// OverRate holds for a packet that is more than its source may send; each source has a place in a dynamic set.
+// OverRate holds for a packet that is more than its source may send; each source has a place in a
+// dynamic set.
 func (f *Family) OverRate(set string, perSecond, burst uint32) Clause {
 	return f.eachSource("update", unix.NFT_DYNSET_OP_UPDATE, set, fmt.Sprintf("limit rate over %d/second burst %d packets", perSecond, burst),
 		&expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(perSecond), Over: true, Unit: expr.LimitTimeSecond, Burst: burst})
 }
 
-// OverConns holds for the first packet of a connection that is one more than its source may have at once.
+// OverConns holds for the first packet of a connection that is one more than its source may have at
+// once.
 func (f *Family) OverConns(set string, most uint32) Clause {
 	over := f.eachSource("add", unix.NFT_DYNSET_OP_ADD, set, fmt.Sprintf("ct count over %d", most), &expr.Connlimit{Count: most, Flags: expr.NFT_CONNLIMIT_F_INV})
 	return Clause{newConnection.text + " " + over.text, concat(newConnection.Exprs, over.Exprs)}

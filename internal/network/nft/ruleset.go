@@ -1,6 +1,6 @@
-// Package nft puts nftables' tables together from rules that know both their forms: the text that nft(8) reads, which tests
-// compare, and the expressions that the kernel takes. It knows IPv4 and IPv6 as one thing twice (Family), and nothing of
-// what the rules are for.
+// Package nft puts nftables' tables together from rules that know both their forms: the text that
+// nft(8) reads, which tests compare, and the expressions that the kernel takes. It knows IPv4 and
+// IPv6 as one thing twice (Family), and nothing of what the rules are for.
 package nft
 
 import (
@@ -13,8 +13,8 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// Table is sets and chains for one family of packets. With Chain, Set and Rule it is a small part of nftables, each able to
-// write itself as text and to add itself to a batch.
+// Table is sets and chains for one family of packets. With Chain, Set and Rule it is a small part
+// of nftables, each able to write itself as text and to add itself to a batch.
 type Table struct {
 	Family nftables.TableFamily
 	Name   string
@@ -140,8 +140,9 @@ func Apply(tables []Table) error {
 	return nil
 }
 
-// Refill puts the sets' elements in place of those that tables in force have, in one transaction. It leaves chains
-// alone: replacing one with a policy of drop would drop packets between. What dynamic sets count goes on.
+// Refill puts the sets' elements in place of those that tables in force have, in one transaction.
+// It leaves chains alone: replacing one with a policy of drop would drop packets between. What
+// dynamic sets count goes on.
 func Refill(tables []Table) error {
 	conn, err := nftables.New()
 	if err != nil {

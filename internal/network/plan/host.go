@@ -8,7 +8,8 @@ import (
 	"banger/internal/network/nft"
 )
 
-// HostRules returns the table that root's veth uplink needs in the host's namespace for a version of IP.
+// HostRules returns the table that root's veth uplink needs in the host's namespace for a version
+// of IP.
 func HostRules(f *nft.Family, name, link string, subnet netip.Prefix) nft.Table {
 	source := nft.PacketSourceWithin(f.Net(subnet))
 	input := []nft.Rule{{nft.InInterface(link), nft.EstablishedOrRelated, nft.Accept}}

@@ -8,8 +8,8 @@ import (
 	"banger/internal/network/nft"
 )
 
-// What leads the VMs' TCP to the relay (see relay.go), all inside the namespace: two tun devices, marks that the rules give
-// to packets, and a routing table for each mark.
+// What leads the VMs' TCP to the relay (see relay.go), all inside the namespace: two tun devices,
+// marks that the rules give to packets, and a routing table for each mark.
 const (
 	SYNName   = "syn0"   // the relay reads the first packets of connections here, and gives back those it lets in
 	ResetName = "reset0" // the relay gives back those that it does not
@@ -19,7 +19,8 @@ const (
 	MarkLocal = 101 // is delivered in the namespace, whatever its destination
 	MarkSYN   = 102 // goes to SYNName
 
-	// openingPackets is how many connections a VM may begin in a second; a flood must not fill SYNName's queue.
+	// openingPackets is how many connections a VM may begin in a second; a flood must not fill
+	// SYNName's queue.
 	openingPackets = 5000
 	// SYNQueue is how many packets wait at SYNName.
 	SYNQueue = 4096
@@ -34,7 +35,8 @@ func RelayAddress(f *nft.Family) netip.AddrPort {
 	return netip.AddrPortFrom(loopback, relayPort)
 }
 
-// relayRules tell the VMs' TCP to the world from all else. What they leave alone, the forward chain drops or lets pass.
+// relayRules tell the VMs' TCP to the world from all else. What they leave alone, the forward chain
+// drops or lets pass.
 func relayRules(f *nft.Family, subnet netip.Prefix) nft.Chain {
 	fromVM, fromSYN := nft.InInterface(Bridge), nft.InInterface(SYNName)
 	rules := []nft.Rule{{fromVM, nft.Destination(f.Net(subnet)), nft.Accept}}

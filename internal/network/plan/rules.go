@@ -12,19 +12,22 @@ import (
 	"banger/internal/network/nft"
 )
 
-// tableName is that of our tables: nftables needs one for frames on the bridge and one for routed packets.
+// tableName is that of our tables: nftables needs one for frames on the bridge and one for routed
+// packets.
 const tableName = "banger"
 
 const (
-	// gatewayPackets is how many packets a VM may send to the gateway itself, in a second and at a stroke.
+	// gatewayPackets is how many packets a VM may send to the gateway itself, in a second and at a
+	// stroke.
 	gatewayPackets = 250
-	// MaxConns is how many connections a VM may have at once beyond the bridge, which the kernel remembers for all VMs in
-	// one table, and pasta with a socket each.
+	// MaxConns is how many connections a VM may have at once beyond the bridge, which the kernel
+	// remembers for all VMs in one table, and pasta with a socket each.
 	MaxConns = 4096
 )
 
-// Rules returns the tables inside the namespace. They lean on each other: the bridge table lets a frame in only with
-// its port's own MAC and address, therefore the routed tables may tell VMs by their address.
+// Rules returns the tables inside the namespace. They lean on each other: the bridge table lets a
+// frame in only with its port's own MAC and address, therefore the routed tables may tell VMs by
+// their address.
 func Rules(s State) []nft.Table {
 	s.Ports = slices.SortedFunc(slices.Values(s.Ports), func(a, b network.Port) int { return a.Address.Compare(b.Address) })
 	tables := []nft.Table{bridgeTable(s)}
@@ -34,8 +37,8 @@ func Rules(s State) []nft.Table {
 	return tables
 }
 
-// bridgeTable rules the frames. Types other than ARP and IP never enter, tagged ones neither: the type is read from the
-// frame, where the kernel shows the tag.
+// bridgeTable rules the frames. Types other than ARP and IP never enter, tagged ones neither: the
+// type is read from the frame, where the kernel shows the tag.
 func bridgeTable(s State) nft.Table {
 	isolated := nft.Set{Name: "isolated", Kind: nft.KindInterface}
 	sources, sources6 := nft.Set{Name: "sources", Kind: nft.IP4.Sources}, nft.Set{Name: "sources6", Kind: nft.IP6.Sources}
@@ -54,7 +57,8 @@ func bridgeTable(s State) nft.Table {
 		{nft.IP4.EtherType, nft.IP4.SourceIn("sources"), nft.Accept},
 		{nft.EtherARP, nft.ARPIPv4, nft.ArpSourceIn("sources"), nft.SenderIn("sources"), nft.Accept},
 	}
-	// A packet to another VM sent to the gateway's MAC would go round the forward chain by being routed back.
+	// A packet to another VM sent to the gateway's MAC would go round the forward chain by being
+	// routed back.
 	var input []nft.Rule
 	for _, f := range s.Families() {
 		own, end := f.Of(network.Gateway(s.Subnet)), f.Of(network.HostEnd(s.Subnet))
@@ -113,14 +117,15 @@ func routedSets(f *nft.Family, s State) []nft.Set {
 	return sets
 }
 
-// routedTable rules what goes to the gateway and beyond it. Rules that cut stand before those that let established
-// connections on, so a change applies to these too.
+// routedTable rules what goes to the gateway and beyond it. Rules that cut stand before those that
+// let established connections on, so a change applies to these too.
 func routedTable(f *nft.Family, s State) nft.Table {
 	fromVM, toVM := nft.InInterface(Bridge), nft.OutInterface(Bridge)
 	fromUplink, toUplink := nft.InInterface(Uplink), nft.OutInterface(Uplink)
 	fromHost, toHost := nft.PacketSource(f.Of(network.HostEnd(s.Subnet))), nft.Destination(nft.Single(f.Of(network.HostEnd(s.Subnet))))
 	forward := []nft.Rule{
-		// With br_netfilter in the kernel bridged packets come by here; the bridge table has judged them.
+		// With br_netfilter in the kernel bridged packets come by here; the bridge table has judged
+		// them.
 		{fromVM, toVM, nft.Accept},
 		{fromVM, toHost, nft.EstablishedOrRelated, nft.Accept},
 	}
@@ -153,8 +158,8 @@ func routedTable(f *nft.Family, s State) nft.Table {
 	return nft.Table{Family: f.Table, Name: tableName, Sets: routedSets(f, s), Chains: chains}
 }
 
-// gatewayRules say what the gateway takes for itself. Names and services are had at its IPv4 address; by IPv6 it only answers
-// echo requests.
+// gatewayRules say what the gateway takes for itself. Names and services are had at its IPv4
+// address; by IPv6 it only answers echo requests.
 func gatewayRules(f *nft.Family, subnet netip.Prefix) []nft.Rule {
 	fromVM, fromUplink := nft.InInterface(Bridge), nft.InInterface(Uplink)
 	toGateway, fromHost := nft.Destination(nft.Single(f.Of(network.Gateway(subnet)))), nft.PacketSource(f.Of(network.HostEnd(subnet)))

@@ -271,7 +271,8 @@ func TestPlannedRules(t *testing.T) {
 	}
 }
 
-// TestAppliedRules proves that what we tell the kernel is what the text says: nft(8) lists both alike.
+// TestAppliedRules proves that what we tell the kernel is what the text says: nft(8) lists both
+// alike.
 func TestAppliedRules(t *testing.T) {
 	if !nettest.InHost(t) {
 		return

@@ -15,8 +15,8 @@ const chunkBytes = 512 << 10
 
 var chunks = sync.Pool{New: func() any { return new([chunkBytes]byte) }}
 
-// join carries what two connections say to each other until both have said all. One that breaks takes the other with it, as
-// closed with a reset.
+// join carries what two connections say to each other until both have said all. One that breaks
+// takes the other with it, as closed with a reset.
 func join(a, b *net.TCPConn) {
 	var done sync.WaitGroup
 	done.Go(func() { joinHalf(a, b) })
@@ -38,9 +38,10 @@ func joinHalf(to, from *net.TCPConn) {
 	}
 }
 
-// carry copies what one connection says to another until its end. What the other does not take stays in the socket that it
-// came to. So nothing but a chunk on its way needs memory, however many connections are quiet or stuck. io.Copy would have
-// splice(2) do it, and hold a pipe for each: the kernel gives an ordinary user few of those (pipe(7), pipe-user-pages-soft).
+// carry copies what one connection says to another until its end. What the other does not take
+// stays in the socket that it came to. So nothing but a chunk on its way needs memory, however many
+// connections are quiet or stuck. io.Copy would have splice(2) do it, and hold a pipe for each: the
+// kernel gives an ordinary user few of those (pipe(7), pipe-user-pages-soft).
 func carry(to, from *net.TCPConn) error {
 	sink, err := to.SyscallConn()
 	if err != nil {

@@ -33,7 +33,8 @@ func tcpPair(t *testing.T) (a, b *net.TCPConn) {
 	return a, b
 }
 
-// joined returns the outer ends of two connections whose inner ones are joined, and what is closed when that has ended.
+// joined returns the outer ends of two connections whose inner ones are joined, and what is closed
+// when that has ended.
 func joined(t *testing.T) (a, b *net.TCPConn, ended chan struct{}) {
 	t.Helper()
 	a, innerA := tcpPair(t)

@@ -1,5 +1,6 @@
-// Package relay carries connections of VMs with a socket at each end: inside the namespace, where they come from, and in the
-// host's. Relay is for the world, Services for ports of the host's own loopback.
+// Package relay carries connections of VMs with a socket at each end: inside the namespace, where
+// they come from, and in the host's. Relay is for the world, Services for ports of the host's own
+// loopback.
 package relay
 
 import (
@@ -25,15 +26,18 @@ const (
 	relayAcceptTimeout = 10 * time.Second
 )
 
-// Relay carries the TCP connections of VMs to the world, with a socket at each end, whatever the uplink is: so one policy
-// holds for both, and what looks into connections has one place. pasta would translate TCP packet by packet, and lose or
-// break fast uploads; root's veth would be faster, and a way of its own.
+// Relay carries the TCP connections of VMs to the world, with a socket at each end, whatever the
+// uplink is: so one policy holds for both, and what looks into connections has one place. pasta
+// would translate TCP packet by packet, and lose or break fast uploads; root's veth would be
+// faster, and a way of its own.
 //
-// A connection is let in only when the world has answered: its first packet comes to the tun device SYNName and is kept while
-// the relay dials, in the host's namespace. Given back there, it opens the connection to the relay's listener, which has any
-// address; given to ResetName it is refused. So a guest sees what it would see without a relay.
+// A connection is let in only when the world has answered: its first packet comes to the tun device
+// SYNName and is kept while the relay dials, in the host's namespace. Given back there, it opens
+// the connection to the relay's listener, which has any address; given to ResetName it is refused.
+// So a guest sees what it would see without a relay.
 //
-// The rules let through what a VM may have; the relay looks again, and closes connections of VMs that may no more.
+// The rules let through what a VM may have; the relay looks again, and closes connections of VMs
+// that may no more.
 type Relay struct {
 	files        []*os.File
 	syns, resets *os.File // the first two
@@ -86,8 +90,8 @@ func New(files []*os.File, log *slog.Logger) (_ *Relay, err error) {
 	return r, nil
 }
 
-// Start begins to take connections. First packets that came while there was no keeper wait for it, so the VMs that reach the
-// world must have been told before, or theirs would be dropped.
+// Start begins to take connections. First packets that came while there was no keeper wait for it,
+// so the VMs that reach the world must have been told before, or theirs would be dropped.
 func (r *Relay) Start() {
 	r.running.Go(r.readSYNs)
 	for _, listener := range r.listeners {
@@ -111,7 +115,8 @@ func (r *Relay) closeFiles() {
 	}
 }
 
-// Apply makes the VMs that reach the world those whose ports say so, and ends the connections of others.
+// Apply makes the VMs that reach the world those whose ports say so, and ends the connections of
+// others.
 func (r *Relay) Apply(ports []network.Port) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -143,7 +148,8 @@ func (r *Relay) readSYNs() {
 	}
 }
 
-// begin starts the connection of a first packet. One that is sent again waits like the first, or comes in: the other may be lost.
+// begin starts the connection of a first packet. One that is sent again waits like the first, or
+// comes in: the other may be lost.
 func (r *Relay) begin(packet []byte) {
 	f, ok := parseSYN(packet)
 	if !ok {
@@ -165,8 +171,9 @@ func (r *Relay) begin(packet []byte) {
 	})
 }
 
-// open notes a new connection. There is none for a connection that is on its way already, which may have been
-// let in, and for one that the VM may not have. A first packet behind a handshake that was finished is of a new connection.
+// open notes a new connection. There is none for a connection that is on its way already, which may
+// have been let in, and for one that the VM may not have. A first packet behind a handshake that
+// was finished is of a new connection.
 func (r *Relay) open(f flow, cancel context.CancelFunc) (c *conn, answered bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

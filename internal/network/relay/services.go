@@ -16,15 +16,17 @@ import (
 )
 
 const (
-	// maxServiceConns is how many connections one VM may have to them: each takes two descriptors of the keeper.
+	// maxServiceConns is how many connections one VM may have to them: each takes two descriptors
+	// of the keeper.
 	maxServiceConns = 128
 	// serviceDialTimeout is how long a service on the host's own loopback may take to answer.
 	serviceDialTimeout = 5 * time.Second
 )
 
-// Services lets VMs reach ports of the host's loopback at the gateway's address. It listens inside the namespace and
-// dials in the host's: no packet has a way from the one to the other. The rules let a VM alone to the ports that are
-// its own; services looks again, and closes connections whose VM may no more.
+// Services lets VMs reach ports of the host's loopback at the gateway's address. It listens inside
+// the namespace and dials in the host's: no packet has a way from the one to the other. The rules
+// let a VM alone to the ports that are its own; services looks again, and closes connections whose
+// VM may no more.
 type Services struct {
 	open    func(at netip.AddrPort) (net.Listener, error) // a socket that listens inside
 	gateway netip.Addr
@@ -51,8 +53,8 @@ func NewServices(open func(at netip.AddrPort) (net.Listener, error), gateway net
 	return s
 }
 
-// Apply makes the services those of the ports' policies. When it fails, those that it could not open are missing. One call
-// at a time.
+// Apply makes the services those of the ports' policies. When it fails, those that it could not
+// open are missing. One call at a time.
 func (s *Services) Apply(ports []network.Port) error {
 	var errs []error
 	for _, port := range s.allow(ports) {
@@ -66,7 +68,8 @@ func (s *Services) Apply(ports []network.Port) error {
 	return errors.Join(errs...)
 }
 
-// allow ends what the ports' policies do not have, and returns the services that have no listener yet.
+// allow ends what the ports' policies do not have, and returns the services that have no listener
+// yet.
 func (s *Services) allow(ports []network.Port) (missing []uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,7 +118,8 @@ func (s *Services) Close() {
 	s.running.Wait()
 }
 
-// accept takes VMs' connections until the listener has ended. One that ended by itself is opened anew by the next Apply.
+// accept takes VMs' connections until the listener has ended. One that ended by itself is opened
+// anew by the next Apply.
 func (s *Services) accept(listener net.Listener, port uint16) {
 	defer s.forget(listener, port)
 	for {

@@ -63,8 +63,8 @@ func hello(t *testing.T) (port int) {
 	return service.Addr().(*net.TCPAddr).Port
 }
 
-// Guests can use up the descriptors of the process, and connections that are gone before they are taken are an error on
-// some kernels. Neither ends a service for all of them.
+// Guests can use up the descriptors of the process, and connections that are gone before they are
+// taken are an error on some kernels. Neither ends a service for all of them.
 func TestServiceOutlivesShortage(t *testing.T) {
 	inside := newListener()
 	open := func(netip.AddrPort) (net.Listener, error) { return inside, nil }
@@ -106,7 +106,8 @@ func TestServiceThatEndedIsOpenedAnew(t *testing.T) {
 	}
 }
 
-// The holder may stand still while it is asked for a socket. Connections that others have are taken and cut meanwhile.
+// The holder may stand still while it is asked for a socket. Connections that others have are taken
+// and cut meanwhile.
 func TestServicesWhileOneIsOpened(t *testing.T) {
 	asked, answer := make(chan struct{}), make(chan error)
 	inside := newListener()

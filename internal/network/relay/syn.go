@@ -12,8 +12,9 @@ type flow struct {
 	vm, remote netip.AddrPort
 }
 
-// parseSYN reads the addresses of a packet that opens a TCP connection (RFC 791, RFC 8200, RFC 9293). The packet is a guest's;
-// the rules have seen its flags, and that it comes from its own address.
+// parseSYN reads the addresses of a packet that opens a TCP connection (RFC 791, RFC 8200, RFC
+// 9293). The packet is a guest's; the rules have seen its flags, and that it comes from its own
+// address.
 func parseSYN(packet []byte) (flow, bool) {
 	if len(packet) < 1 {
 		return flow{}, false

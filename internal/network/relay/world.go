@@ -15,7 +15,8 @@ import (
 	"banger/internal/network"
 )
 
-// relayDialTimeout is how long the world may take to answer; a Linux guest gives up after about as long.
+// relayDialTimeout is how long the world may take to answer; a Linux guest gives up after about as
+// long.
 const relayDialTimeout = 2 * time.Minute
 
 // relayKeepAlive finds peers in the world that are gone. The guests' own probes end at the relay.
@@ -44,9 +45,10 @@ func dialWorld(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
 	return world, nil
 }
 
-// checkWorld reports why an address is none of the world's. What the relay dials comes from this host itself, which reaches
-// more than a packet that it only passes on: its own services, whatever address they have, and by their veth uplinks the
-// machines of root's homes, whose rules let nobody else in.
+// checkWorld reports why an address is none of the world's. What the relay dials comes from this
+// host itself, which reaches more than a packet that it only passes on: its own services, whatever
+// address they have, and by their veth uplinks the machines of root's homes, whose rules let nobody
+// else in.
 func checkWorld(to netip.Addr) error {
 	routes, err := netlink.RouteGet(to.AsSlice())
 	if err != nil {

@@ -68,7 +68,8 @@ func connected(t *testing.T) bool {
 	return false
 }
 
-// A service of the host's is reached by the VM that it was published to, and by no other, until that is taken back.
+// A service of the host's is reached by the VM that it was published to, and by no other, until
+// that is taken back.
 func TestHostServices(t *testing.T) {
 	if !nettest.InHost(t) {
 		return

@@ -24,8 +24,8 @@ func ownLinks(d network.Dir, subnet netip.Prefix, rootless bool) string {
 	return newVeth(d, subnet).link
 }
 
-// checkConflict reports a route of the host's, other than by a link whose name begins with ours, that covers a part of the
-// subnet.
+// checkConflict reports a route of the host's, other than by a link whose name begins with ours,
+// that covers a part of the subnet.
 func checkConflict(subnet netip.Prefix, ours string) error {
 	routes, err := netlink.RouteList(nil, unix.AF_INET)
 	if err != nil {

@@ -17,11 +17,13 @@ import (
 
 // A veth uplink needs the host to forward packets, and the host's own firewall to let them pass.
 
-// forwardingMark is an empty table that says: forwarding was off before the first home turned it on. Like the switch it
-// belongs to the host's network namespace, is one for all homes, and does not outlive the host's boot.
+// forwardingMark is an empty table that says: forwarding was off before the first home turned it
+// on. Like the switch it belongs to the host's network namespace, is one for all homes, and does
+// not outlive the host's boot.
 const forwardingMark = "banger-turned-on-forwarding"
 
-// turnOnForwarding turns forwarding on. The uplink's table must be there: a home that restores looks for it.
+// turnOnForwarding turns forwarding on. The uplink's table must be there: a home that restores
+// looks for it.
 func turnOnForwarding(f *nft.Family) error {
 	now, err := os.ReadFile(f.ForwardSwitch)
 	if err != nil {
@@ -39,8 +41,8 @@ func turnOnForwarding(f *nft.Family) error {
 	return nil
 }
 
-// restoreForwarding turns forwarding off again when a home of ours turned it on and none needs it any more. Who else came
-// to lean on it since cannot be seen.
+// restoreForwarding turns forwarding off again when a home of ours turned it on and none needs it
+// any more. Who else came to lean on it since cannot be seen.
 func restoreForwarding(f *nft.Family) error {
 	marked, err := forwardingMarked(f)
 	if err != nil || !marked {
@@ -67,7 +69,8 @@ func forwardingMarked(f *nft.Family) (bool, error) {
 	return hasTable(f, func(name string) bool { return name == forwardingMark })
 }
 
-// forwardingNeeded reports whether any home has an uplink on this host that carries the version of IP.
+// forwardingNeeded reports whether any home has an uplink on this host that carries the version of
+// IP.
 func forwardingNeeded(f *nft.Family) (bool, error) {
 	return hasTable(f, func(name string) bool { return strings.HasPrefix(name, hostTablePrefix) })
 }
@@ -84,9 +87,10 @@ func hasTable(f *nft.Family, is func(name string) bool) (bool, error) {
 	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return is(t.Name) }), nil
 }
 
-// allowForward has the host's own firewall let pass what the uplink's link sends and gets, where that drops what it does not
-// know, as Docker's and ufw's do: a packet must be accepted by every table. What our own table drops stays dropped. It
-// sees the firewalls that nft(8) and iptables-nft(8) make, iptables-legacy's are hidden.
+// allowForward has the host's own firewall let pass what the uplink's link sends and gets, where
+// that drops what it does not know, as Docker's and ufw's do: a packet must be accepted by every
+// table. What our own table drops stays dropped. It sees the firewalls that nft(8) and
+// iptables-nft(8) make, iptables-legacy's are hidden.
 func allowForward(link string) error {
 	conn, chains, err := foreignForwardChains()
 	if err != nil {
@@ -139,8 +143,8 @@ func allowComment(link string) []byte {
 	return userdata.AppendString(nil, userdata.TypeComment, "banger "+link)
 }
 
-// foreignForwardChains lists the chains for forwarded packets in tables that are not ours, and the connection to change
-// them by.
+// foreignForwardChains lists the chains for forwarded packets in tables that are not ours, and the
+// connection to change them by.
 func foreignForwardChains() (*nftables.Conn, []*nftables.Chain, error) {
 	conn, err := nftables.New()
 	if err != nil {

@@ -84,7 +84,8 @@ func TestHostReachesGuest(t *testing.T) {
 	conn.Close()
 }
 
-// The host asks the gateway for names of VMs once it was told to, and whenever the network comes up.
+// The host asks the gateway for names of VMs once it was told to, and whenever the network comes
+// up.
 func TestRouteDNS(t *testing.T) {
 	if !nettest.InHost(t) {
 		return

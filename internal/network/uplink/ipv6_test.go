@@ -14,7 +14,8 @@ import (
 	"banger/internal/network/nft"
 )
 
-// A host without a way out for IPv6 gives its VMs none: IPv4 is as ever, and VMs have IPv6 between each other.
+// A host without a way out for IPv6 gives its VMs none: IPv4 is as ever, and VMs have IPv6 between
+// each other.
 func TestHostWithoutIPv6(t *testing.T) {
 	if !nettest.InHost(t) {
 		return
@@ -48,7 +49,8 @@ func TestHostWithoutIPv6(t *testing.T) {
 	}
 }
 
-// A host that would lose its route by forwarding is left alone, until its owner says that it would not.
+// A host that would lose its route by forwarding is left alone, until its owner says that it would
+// not.
 func TestLearnedRouteIsKept(t *testing.T) {
 	if !nettest.InHost(t) {
 		return

@@ -20,7 +20,8 @@ import (
 	"banger/internal/network/plan"
 )
 
-// pastaMTU is what pasta gives its interface: connections end in it, so frames need not be the host's size.
+// pastaMTU is what pasta gives its interface: connections end in it, so frames need not be the
+// host's size.
 const pastaMTU = 65520
 
 // Back-off between two starts of pasta; one that has run for pastaSteady begins anew.
@@ -30,8 +31,8 @@ const (
 	pastaSteady     = 10 * time.Second
 )
 
-// pasta is the uplink of an ordinary user, a process from passt (https://passt.top) that joins the namespaces. It runs in
-// the host's network namespace, so the keeper starts it.
+// pasta is the uplink of an ordinary user, a process from passt (https://passt.top) that joins the
+// namespaces. It runs in the host's network namespace, so the keeper starts it.
 type pasta struct {
 	binary  string
 	pidFile string
@@ -46,8 +47,9 @@ type pasta struct {
 	status6 string
 }
 
-// startPasta finds pasta and keeps it running until close. That pasta cannot run now (a host without a default route) is
-// told by state alone: VMs still reach each other, and it is tried again.
+// startPasta finds pasta and keeps it running until close. That pasta cannot run now (a host
+// without a default route) is told by state alone: VMs still reach each other, and it is tried
+// again.
 func startPasta(d network.Dir, holder int, ipv6 bool, log *slog.Logger) (*pasta, error) {
 	binary, err := hostinfo.LookPath("pasta")
 	if err != nil {
@@ -112,7 +114,8 @@ func (p *pasta) Close() error {
 	return nil
 }
 
-// pastaArguments: no port of the host is forwarded in or out, and the gateway's address is not the host (--no-map-gw).
+// pastaArguments: no port of the host is forwarded in or out, and the gateway's address is not the
+// host (--no-map-gw).
 func pastaArguments(holder int, ipv6 bool) []string {
 	arguments := []string{"--foreground", "--quiet", "--config-net", "--no-map-gw", "--ipv4-only", "--ns-ifname", plan.Uplink}
 	if ipv6 {
@@ -163,8 +166,9 @@ func (p *pasta) run(ctx context.Context) error {
 	return fmt.Errorf("pasta: %w %s", err, tail.bytes)
 }
 
-// endStray ends the pasta of a keeper that was killed; pasta is not told of that. A pid is believed only when its command
-// line is ours to the last word, the pid of the holder that it was started for.
+// endStray ends the pasta of a keeper that was killed; pasta is not told of that. A pid is believed
+// only when its command line is ours to the last word, the pid of the holder that it was started
+// for.
 func (p *pasta) endStray() error {
 	note, err := os.ReadFile(p.pidFile)
 	if errors.Is(err, os.ErrNotExist) {

@@ -6,7 +6,8 @@ import (
 	"banger/internal/network"
 )
 
-// Purge takes down whatever there is of a network, also what killed processes left. VMs must have ended. It is idempotent.
+// Purge takes down whatever there is of a network, also what killed processes left. VMs must have
+// ended. It is idempotent.
 func Purge(ctx context.Context, c *network.Client) error {
 	held, err := c.Running()
 	if err != nil {

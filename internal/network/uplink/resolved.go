@@ -21,8 +21,9 @@ const resolvectlTimeout = 10 * time.Second
 // ErrNoResolved says that the host's names are not resolved by systemd-resolved.
 var ErrNoResolved = errors.New("systemd-resolved does not run on this host")
 
-// RouteDNS has the host's systemd-resolved ask the gateway for names of VMs, and for nothing else: now if the network
-// runs, and whenever it comes up, until UnrouteDNS. Only root's network can be asked, by its veth uplink.
+// RouteDNS has the host's systemd-resolved ask the gateway for names of VMs, and for nothing else:
+// now if the network runs, and whenever it comes up, until UnrouteDNS. Only root's network can be
+// asked, by its veth uplink.
 func RouteDNS(ctx context.Context, c *network.Client) error {
 	if c.Rootless() {
 		return errors.New("route DNS: an ordinary user's network is not reached from the host")

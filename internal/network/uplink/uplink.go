@@ -1,5 +1,5 @@
-// Package uplink is the way out of the network's namespace, and what it takes on the host: pasta for an ordinary user, a veth
-// pair, forwarding and rules for root.
+// Package uplink is the way out of the network's namespace, and what it takes on the host: pasta
+// for an ordinary user, a veth pair, forwarding and rules for root.
 package uplink
 
 import (
@@ -18,8 +18,9 @@ type Uplink interface {
 	Close() error   // removes all of it; idempotent
 }
 
-// Start starts the uplink of the namespace of the process holder: pasta for an ordinary user, else a veth pair. What a
-// killed keeper left of it is taken down first. ipv6 says that the namespace can have that.
+// Start starts the uplink of the namespace of the process holder: pasta for an ordinary user, else
+// a veth pair. What a killed keeper left of it is taken down first. ipv6 says that the namespace
+// can have that.
 func Start(ctx context.Context, d network.Dir, subnet netip.Prefix, rootless bool, holder int, ipv6 bool, log *slog.Logger) (Uplink, error) {
 	if rootless {
 		p, err := startPasta(d, holder, ipv6, log)

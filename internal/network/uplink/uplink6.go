@@ -23,7 +23,8 @@ func check6(namespace bool) error {
 	return checkDefaultRoute6()
 }
 
-// checkDefaultRoute6 reports why the host itself reaches nobody by IPv6: it needs a route and an address.
+// checkDefaultRoute6 reports why the host itself reaches nobody by IPv6: it needs a route and an
+// address.
 func checkDefaultRoute6() error {
 	routes, err := netlink.RouteList(nil, unix.AF_INET6)
 	if err != nil {
@@ -46,9 +47,10 @@ func checkDefaultRoute6() error {
 	return errors.New("this host has no IPv6 address and default route")
 }
 
-// checkForwarding6 reports why forwarding must not be turned on. Linux has one switch for all interfaces, which makes the
-// host a router: it forgets the default routes that routers advertised to it, and takes no others, but on interfaces where
-// accept_ra is 2. Network managers that listen to routers themselves look at the switch too.
+// checkForwarding6 reports why forwarding must not be turned on. Linux has one switch for all
+// interfaces, which makes the host a router: it forgets the default routes that routers advertised
+// to it, and takes no others, but on interfaces where accept_ra is 2. Network managers that listen
+// to routers themselves look at the switch too.
 func checkForwarding6() error {
 	now, err := os.ReadFile(nft.IP6.ForwardSwitch)
 	if err != nil {

@@ -19,9 +19,10 @@ import (
 
 const hostTablePrefix = "banger-host-"
 
-// veth is root's uplink: a pair of interfaces whose host end takes part in the host's routing and is masqueraded there.
-// The host has of it the link; for IPv4, and for IPv6 where it can (see check6), an address, a route, an nftables table and
-// forwarding turned on; and two rules in each foreign chain that drops forwarded packets.
+// veth is root's uplink: a pair of interfaces whose host end takes part in the host's routing and
+// is masqueraded there. The host has of it the link; for IPv4, and for IPv6 where it can (see
+// check6), an address, a route, an nftables table and forwarding turned on; and two rules in each
+// foreign chain that drops forwarded packets.
 type veth struct {
 	link     string
 	table    string
@@ -52,7 +53,8 @@ func (v *veth) families() []*nft.Family {
 	return nft.Families(v.why6 == network.UplinkUp)
 }
 
-// startVeth makes the pair between the host and the holder's namespace, in place of what a killed keeper left.
+// startVeth makes the pair between the host and the holder's namespace, in place of what a killed
+// keeper left.
 func startVeth(d network.Dir, subnet netip.Prefix, holder int, ipv6 bool, log *slog.Logger) (*veth, error) {
 	v := newVeth(d, subnet)
 	if err := v.check6(ipv6); err != nil {
@@ -64,7 +66,8 @@ func startVeth(d network.Dir, subnet netip.Prefix, holder int, ipv6 bool, log *s
 	if err := v.setUp(holder); err != nil {
 		return nil, errors.Join(err, v.Close())
 	}
-	// Machines reach each other all the same, and the table of another may belong to its process alone.
+	// Machines reach each other all the same, and the table of another may belong to its process
+	// alone.
 	if v.firewall = allowForward(v.link); v.firewall != nil {
 		log.Warn("the host's firewall may drop what machines send", "err", v.firewall)
 	}
