@@ -10,7 +10,8 @@ import (
 // CheckSubnet reports why a prefix cannot be the VMs' subnet: it must be a masked IPv4 prefix of 8
 // to 28 bits.
 func CheckSubnet(subnet netip.Prefix) error {
-	if !subnet.IsValid() || !subnet.Addr().Is4() || subnet != subnet.Masked() || subnet.Bits() < 8 || subnet.Bits() > 28 {
+	if !subnet.IsValid() || !subnet.Addr().Is4() || subnet != subnet.Masked() || subnet.Bits() < 8 ||
+		subnet.Bits() > 28 {
 		return fmt.Errorf("subnet %s must be an IPv4 network such as %s, between /8 and /28", subnet, DefaultSubnet)
 	}
 	return nil
@@ -71,7 +72,9 @@ func Subnet6(subnet netip.Prefix) netip.Prefix {
 // LinkLocal returns the address that a guest's kernel makes of its card's MAC (RFC 4291, appendix
 // A).
 func LinkLocal(mac net.HardwareAddr) netip.Addr {
-	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]})
+	return netip.AddrFrom16([16]byte{
+		0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5],
+	})
 }
 
 // MAC returns the address of an interface from its IPv4 address: 02:00 and the four bytes, so it is

@@ -58,7 +58,8 @@ func NewClient(h home.Dir, rootless bool, command []string) *Client {
 // and this process. Ports that a killed keeper had are still there; those of a namespace that is
 // gone are not: attach them again.
 func (c *Client) Ensure(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("the network was not ready within %s", readyTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout,
+		fmt.Errorf("the network was not ready within %s", readyTimeout))
 	defer cancel()
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()

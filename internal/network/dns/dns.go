@@ -24,9 +24,9 @@ const answerTTL = 5
 type Server struct {
 	Domain     string                                  // of the VMs' names, such as "vm", without dots
 	Subnets    []netip.Prefix                          // whose reverse names are ours
-	Lookup     func(name string) []netip.Addr          // a VM's addresses by its name in the domain, in lower case; none for no VM
+	Lookup     func(name string) []netip.Addr          // a VM's addresses by its name, in lower case; or none
 	Reverse    func(address netip.Addr) (string, bool) // a VM's name by its address
-	ResolvConf string                                  // file with the resolvers, see resolv.conf(5); read when it changes
+	ResolvConf string                                  // the resolvers, see resolv.conf(5); read when it changes
 	Log        *slog.Logger
 }
 

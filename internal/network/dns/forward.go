@@ -92,7 +92,8 @@ func (f *forwarder) current() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the host's resolvers: %w", err)
 	}
-	if f.seen != nil && os.SameFile(info, f.seen) && info.ModTime().Equal(f.seen.ModTime()) && info.Size() == f.seen.Size() {
+	if f.seen != nil && os.SameFile(info, f.seen) && info.ModTime().Equal(f.seen.ModTime()) &&
+		info.Size() == f.seen.Size() {
 		return f.resolvers, nil
 	}
 	config, err := dns.ClientConfigFromFile(f.path)

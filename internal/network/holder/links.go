@@ -40,7 +40,9 @@ func prepareNamespace() error {
 	}
 	// An earlier build turned IPv6 off, and may have left the namespace. Addresses here are nobody
 	// else's: none is probed.
-	for _, setting := range [][2]string{{"default/disable_ipv6", "0"}, {"lo/disable_ipv6", "0"}, {"default/dad_transmits", "0"}, {"all/forwarding", "1"}} {
+	for _, setting := range [][2]string{
+		{"default/disable_ipv6", "0"}, {"lo/disable_ipv6", "0"}, {"default/dad_transmits", "0"}, {"all/forwarding", "1"},
+	} {
 		if err := nft.Set6(setting[0], setting[1]); err != nil {
 			return err
 		}
@@ -113,12 +115,16 @@ func ensureBridge(s plan.State) (netlink.Link, error) {
 // joinGateway gives the bridge the gateway's addresses. It can be repeated.
 func joinGateway(bridge netlink.Link, s plan.State) error {
 	if s.IPv6 { // without a link-local address, which would be a way between VMs that no rule knows
-		if err := errors.Join(nft.Set6(plan.Bridge+"/addr_gen_mode", "1"), nft.Set6(plan.Bridge+"/disable_ipv6", "0")); err != nil {
+		err := errors.Join(nft.Set6(plan.Bridge+"/addr_gen_mode", "1"), nft.Set6(plan.Bridge+"/disable_ipv6", "0"))
+		if err != nil {
 			return err
 		}
 	}
 	for _, f := range s.Families() {
-		gateway := &netlink.Addr{IPNet: nft.IPNet(f.Of(network.Gateway(s.Subnet)), f.Net(s.Subnet).Bits()), Flags: f.AddressFlags}
+		gateway := &netlink.Addr{
+			IPNet: nft.IPNet(f.Of(network.Gateway(s.Subnet)), f.Net(s.Subnet).Bits()),
+			Flags: f.AddressFlags,
+		}
 		if err := netlink.AddrReplace(bridge, gateway); err != nil {
 			return fmt.Errorf("add gateway's address: %w", err)
 		}
@@ -132,7 +138,11 @@ func addTap(bridge netlink.Link, p network.Port, s plan.State) (err error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = p.TapName()
 	// Like `ip tuntap add mode tap`, with virtio-net headers, as the VMMs open it.
-	tap := &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_ONE_QUEUE | netlink.TUNTAP_VNET_HDR | netlink.TUNTAP_NO_PI}
+	tap := &netlink.Tuntap{
+		LinkAttrs: attrs,
+		Mode:      netlink.TUNTAP_MODE_TAP,
+		Flags:     netlink.TUNTAP_ONE_QUEUE | netlink.TUNTAP_VNET_HDR | netlink.TUNTAP_NO_PI,
+	}
 	if err := netlink.LinkAdd(tap); err != nil {
 		return fmt.Errorf("add tap %s: %w%s", attrs.Name, err, tunHint(err))
 	}
@@ -256,7 +266,8 @@ func answerForHost(f *nft.Family, host netip.Addr) error {
 		return fmt.Errorf("find bridge: %w", err)
 	}
 	// The kernel would wait up to 0.8 s, in case that somebody else answers.
-	if err := os.WriteFile("/proc/sys/net/"+f.Settings+"/neigh/"+plan.Bridge+"/proxy_delay", []byte("0"), 0); err != nil {
+	delay := "/proc/sys/net/" + f.Settings + "/neigh/" + plan.Bridge + "/proxy_delay"
+	if err := os.WriteFile(delay, []byte("0"), 0); err != nil {
 		return fmt.Errorf("set ARP delay: %w", err)
 	}
 	if f == nft.IP6 {
@@ -264,7 +275,8 @@ func answerForHost(f *nft.Family, host netip.Addr) error {
 			return err
 		}
 	}
-	err = netlink.NeighSet(&netlink.Neigh{LinkIndex: bridge.Attrs().Index, Family: f.Socket, Flags: netlink.NTF_PROXY, IP: host.AsSlice()})
+	err = netlink.NeighSet(
+		&netlink.Neigh{LinkIndex: bridge.Attrs().Index, Family: f.Socket, Flags: netlink.NTF_PROXY, IP: host.AsSlice()})
 	if err != nil {
 		return fmt.Errorf("answer ARP for the host: %w", err)
 	}

@@ -143,7 +143,10 @@ func routeMarks(f *nft.Family) error {
 		return fmt.Errorf("find %s: %w", plan.SYNName, err)
 	}
 	for _, route := range []*netlink.Route{
-		{Table: plan.MarkLocal, LinkIndex: lo.Attrs().Index, Dst: f.Anywhere(), Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST},
+		{
+			Table: plan.MarkLocal, LinkIndex: lo.Attrs().Index, Dst: f.Anywhere(),
+			Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST,
+		},
 		{Table: plan.MarkSYN, LinkIndex: ask.Attrs().Index, Dst: f.Anywhere(), Scope: netlink.SCOPE_LINK},
 	} {
 		if err := netlink.RouteReplace(route); err != nil {
@@ -163,7 +166,12 @@ func canRelay() error {
 	const name = "banger-trial"
 	for _, f := range nft.Families(nft.HasIPv6()) {
 		trial := nft.Table{Family: f.Table, Name: name, Chains: []nft.Chain{
-			{Name: "relay", Kind: nftables.ChainTypeFilter, Hook: *nftables.ChainHookPrerouting, Rules: []nft.Rule{{nft.InInterface(plan.SYNName), nft.TCP, nft.TProxy(f, plan.RelayAddress(f))}}},
+			{
+				Name:  "relay",
+				Kind:  nftables.ChainTypeFilter,
+				Hook:  *nftables.ChainHookPrerouting,
+				Rules: []nft.Rule{{nft.InInterface(plan.SYNName), nft.TCP, nft.TProxy(f, plan.RelayAddress(f))}},
+			},
 			{Name: "input", Kind: nftables.ChainTypeFilter, Hook: *nftables.ChainHookInput, Rules: plan.RelayInput()},
 		}}
 		if err := nft.Apply([]nft.Table{trial}); err != nil {

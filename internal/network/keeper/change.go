@@ -28,7 +28,8 @@ type enforcer func(plan.State) error
 // beginWrite waits until this caller alone may change the network, or ctx ends. end lets the next
 // one.
 func (k *keeper) beginWrite(ctx context.Context) (end func(), err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, writerTimeout, fmt.Errorf("an earlier one has not ended within %s", writerTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, writerTimeout,
+		fmt.Errorf("an earlier one has not ended within %s", writerTimeout))
 	defer cancel()
 	if ctx.Err() == nil { // or an end that has come might lose to a free place
 		select {
@@ -132,7 +133,8 @@ func attach(p network.Port) func(*plan.State) error {
 		for i, other := range s.Ports {
 			switch {
 			case other.ID == p.ID && (other.Address != p.Address || other.MAC != p.MAC):
-				return fmt.Errorf("port %s has address %s and MAC %s already; detach it first", p.ID, other.Address, other.MAC)
+				return fmt.Errorf("port %s has address %s and MAC %s already; detach it first", p.ID, other.Address,
+					other.MAC)
 			case other.ID == p.ID:
 				at = i
 			case other.Address == p.Address, other.MAC == p.MAC, other.Name == p.Name:

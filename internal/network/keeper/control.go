@@ -61,7 +61,8 @@ func (k *keeper) routes() http.Handler {
 			return
 		}
 		err := k.change(r.Context(), setPolicy(r.PathValue("id"), p))
-		k.log.InfoContext(r.Context(), "set policy", "id", r.PathValue("id"), "nat", p.NAT, "isolated", p.Isolated, "host services", p.HostServices, "err", err)
+		k.log.InfoContext(r.Context(), "set policy", "id", r.PathValue("id"), "nat", p.NAT, "isolated", p.Isolated,
+			"host services", p.HostServices, "err", err)
 		reply(w, nil, err)
 	})
 	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) {

@@ -128,7 +128,9 @@ func (k *keeper) setUp(ctx context.Context, d network.Dir) (err error) {
 		return err
 	}
 	k.services = relay.NewServices(k.inside.ServiceSocket, network.Gateway(k.config.Subnet), k.log)
-	k.uplink, err = uplink.Start(ctx, d, k.config.Subnet, k.config.Rootless, k.inside.PID, k.inside.IPv6, k.log)
+	k.uplink, err = uplink.Start(ctx, uplink.Config{
+		Dir: d, Subnet: k.config.Subnet, Rootless: k.config.Rootless, Holder: k.inside.PID, IPv6: k.inside.IPv6,
+	}, k.log)
 	if err != nil {
 		return err
 	}
@@ -162,7 +164,8 @@ func (k *keeper) foundState(d network.Dir) (s plan.State, err error) {
 	s.IPv6 = k.inside.IPv6 && s.MTU >= uplink.MinMTU6
 	if found := k.inside.Found; found != nil {
 		if found.Subnet != k.config.Subnet {
-			return s, fmt.Errorf("take over network: it has subnet %s, not %s; stop it first", found.Subnet, k.config.Subnet)
+			return s, fmt.Errorf("take over network: it has subnet %s, not %s; stop it first", found.Subnet,
+				k.config.Subnet)
 		}
 		s.Ports, s.Relay = found.Ports, found.Relay
 	} else if k.inside.Joined {

@@ -299,13 +299,17 @@ func echo(to string, wait time.Duration) error {
 
 // samePort connects twice from one port, which it may when the server closes first.
 func samePort(to string, wait time.Duration) error {
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{Port: 4000}, Timeout: wait, Control: func(_, _ string, raw syscall.RawConn) error {
-		return raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
-	}}
+	dialer := net.Dialer{
+		LocalAddr: &net.TCPAddr{Port: 4000},
+		Timeout:   wait,
+		Control: func(_, _ string, raw syscall.RawConn) error {
+			return raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
+		},
+	}
 	deadline := time.Now().Add(wait)
 	for range 2 {
 		conn, err := dialer.Dial("tcp", to)
-		for errors.Is(err, unix.EADDRNOTAVAIL) && time.Now().Before(deadline) { // the last acknowledgement is on its way
+		for errors.Is(err, unix.EADDRNOTAVAIL) && time.Now().Before(deadline) { // its end is on its way
 			conn, err = dialer.Dial("tcp", to)
 		}
 		if err != nil {
@@ -330,7 +334,7 @@ func openMany(to string) error {
 	for port := 1024; port < 30000; port++ {
 		segment := make([]byte, 20)
 		binary.BigEndian.PutUint16(segment, uint16(port))
-		segment[3], segment[12], segment[13] = 7, 5<<4, 2 // to port 7, five words, SYN; nobody on the way checks the sum
+		segment[3], segment[12], segment[13] = 7, 5<<4, 2 // to port 7, five words, SYN; the sum is not checked
 		if _, err := conn.Write(segment); err != nil && !errors.Is(err, syscall.ENOBUFS) {
 			return err
 		}

@@ -138,7 +138,8 @@ func playKeeper() error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	return keeper.Serve(context.Background(), keeper.Config{
 		Home: c.Home, Subnet: c.Subnet, Rootless: c.Rootless, ResolvConf: c.ResolvConf,
-		Holder: []string{"/usr/bin/env", roleVariable + "=holder", executable}, Ready: os.NewFile(network.ReadyFD, "ready"),
+		Holder: []string{"/usr/bin/env", roleVariable + "=holder", executable},
+		Ready:  os.NewFile(network.ReadyFD, "ready"),
 	}, log)
 }
 

@@ -48,7 +48,9 @@ const (
 
 // Main runs a package's tests, or plays the part that this process was started for.
 func Main(m *testing.M) {
-	run := map[string]func() error{"keeper": playKeeper, "holder": playHolder, "internet": playInternet, "enter-vm": enterVM, "vm": playVM}[os.Getenv(roleVariable)]
+	run := map[string]func() error{
+		"keeper": playKeeper, "holder": playHolder, "internet": playInternet, "enter-vm": enterVM, "vm": playVM,
+	}[os.Getenv(roleVariable)]
 	if run == nil {
 		if os.Getenv(roleVariable) == "host" {
 			goleak.VerifyTestMain(m)
@@ -68,7 +70,8 @@ func InHost(t *testing.T) bool {
 	if os.Getenv(roleVariable) == "host" {
 		return true
 	}
-	command := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=120s")
+	command := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v",
+		"-test.timeout=120s")
 	// A process built with -race sleeps a second at its end, and a test has up to ten.
 	command.Env = append(os.Environ(), roleVariable+"=host", "GORACE=atexit_sleep_ms=0")
 	command.SysProcAttr = &syscall.SysProcAttr{
@@ -114,7 +117,11 @@ func NewWorld(t *testing.T) *world {
 	out, _ := internet.StdoutPipe()
 	Check(t, internet.Start())
 	t.Cleanup(func() { in.Close(); internet.Wait() })
-	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "wan0", MTU: 1400}, PeerName: "wan0", PeerNamespace: netlink.NsPid(internet.Process.Pid)}
+	pair := &netlink.Veth{
+		LinkAttrs:     netlink.LinkAttrs{Name: "wan0", MTU: 1400},
+		PeerName:      "wan0",
+		PeerNamespace: netlink.NsPid(internet.Process.Pid),
+	}
 	Check(t, netlink.LinkAdd(pair))
 	Check(t, AddAddress("wan0", HostAddress+"/24"))
 	Check(t, AddAddress("wan0", HostAddress6+"/64"))
@@ -218,7 +225,9 @@ func dismiss(l net.Listener) {
 func playInternet() error {
 	bufio.NewReader(os.Stdin).ReadString('\n')
 	// Without ::1 Go's net takes the kernel for one without IPv6.
-	if err := errors.Join(raise("lo"), AddAddress("wan0", InternetAddress+"/24"), AddAddress("wan0", InternetAddress6+"/64")); err != nil {
+	err := errors.Join(raise("lo"),
+		AddAddress("wan0", InternetAddress+"/24"), AddAddress("wan0", InternetAddress6+"/64"))
+	if err != nil {
 		return err
 	}
 	for port, serve := range map[string]func(net.Listener){":7": greet, ":8": abort, ":10": dismiss} {
@@ -301,6 +310,6 @@ func (v *VM) Want(prefix, what, to string) {
 }
 
 const (
-	ShortWait = 700 * time.Millisecond // for an answer that should not come; were it late, the test would miss that it does
+	ShortWait = 700 * time.Millisecond // for an answer that should not come
 	LongWait  = 10 * time.Second       // for one that should, on a busy machine too
 )

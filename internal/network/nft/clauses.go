@@ -34,8 +34,11 @@ var (
 	// ARPIPv4 fixes what arp's fields below are: Ethernet and IPv4 addresses of 6 and 4 bytes (RFC
 	// 826).
 	ARPIPv4 = Clause{"arp htype 1 arp ptype ip arp hlen 6 arp plen 4", concat(
-		match(expr.PayloadBaseNetworkHeader, 0, []byte{0, 1}), match(expr.PayloadBaseNetworkHeader, 2, []byte{0x08, 0x00}),
-		match(expr.PayloadBaseNetworkHeader, 4, []byte{6}), match(expr.PayloadBaseNetworkHeader, 5, []byte{4}))}
+		match(expr.PayloadBaseNetworkHeader, 0, []byte{0, 1}),
+		match(expr.PayloadBaseNetworkHeader, 2, []byte{0x08, 0x00}),
+		match(expr.PayloadBaseNetworkHeader, 4, []byte{6}),
+		match(expr.PayloadBaseNetworkHeader, 5, []byte{4}),
+	)}
 
 	// UDPTo53 holds for a packet to a name server.
 	UDPTo53 = Clause{"udp dport 53", transport(unix.IPPROTO_UDP, 2, []byte{0, 53})}
@@ -50,7 +53,13 @@ var (
 func connectionState(text string, bits uint32) Clause {
 	return Clause{"ct state " + text, []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: register},
-		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: make([]byte, 4)},
+		&expr.Bitwise{
+			SourceRegister: register,
+			DestRegister:   register,
+			Len:            4,
+			Mask:           binaryutil.NativeEndian.PutUint32(bits),
+			Xor:            make([]byte, 4),
+		},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: make([]byte, 4)},
 	}}
 }
@@ -106,7 +115,10 @@ func load(base expr.PayloadBase, offset, length uint32) expr.Any {
 }
 
 func match(base expr.PayloadBase, offset uint32, want []byte) []expr.Any {
-	return []expr.Any{load(base, offset, uint32(len(want))), &expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: want}}
+	return []expr.Any{
+		load(base, offset, uint32(len(want))),
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: want},
+	}
 }
 
 func transport(protocol byte, offset uint32, want []byte) []expr.Any {

@@ -40,20 +40,26 @@ var (
 		name: "ip", Table: nftables.TableFamilyIPv4, Socket: unix.AF_INET,
 		Settings: "ipv4", ForwardSwitch: "/proc/sys/net/ipv4/ip_forward",
 		source: 12, destination: 16, size: net.IPv4len,
-		Addresses:   SetKind{"ipv4_addr", nftables.TypeIPAddr},
-		Services:    concatKind("ipv4_addr . inet_service", nftables.TypeIPAddr, nftables.TypeInetService),
-		Sources:     concatKind("ifname . ether_addr . ipv4_addr", nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIPAddr),
+		Addresses: SetKind{"ipv4_addr", nftables.TypeIPAddr},
+		Services:  concatKind("ipv4_addr . inet_service", nftables.TypeIPAddr, nftables.TypeInetService),
+		Sources: concatKind("ifname . ether_addr . ipv4_addr", nftables.TypeIFName, nftables.TypeEtherAddr,
+			nftables.TypeIPAddr),
 		EtherType:   Clause{"ether type ip", match(expr.PayloadBaseLLHeader, 12, []byte{0x08, 0x00})},
 		EchoRequest: Clause{"icmp type echo-request", transport(unix.IPPROTO_ICMP, 0, []byte{8})},
-		Unroutable:  []netip.Prefix{netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16")},
+		Unroutable: []netip.Prefix{
+			netip.MustParsePrefix("0.0.0.0/8"),
+			netip.MustParsePrefix("127.0.0.0/8"),
+			netip.MustParsePrefix("169.254.0.0/16"),
+		},
 	}
 	// IP6 goes along with it, where the kernel has it.
 	IP6 = &Family{
 		name: "ip6", Table: nftables.TableFamilyIPv6, Socket: unix.AF_INET6,
 		Settings: "ipv6", ForwardSwitch: Settings6 + "all/forwarding", AddressFlags: unix.IFA_F_NODAD,
 		source: 8, destination: 24, size: net.IPv6len,
-		Addresses:   SetKind{"ipv6_addr", nftables.TypeIP6Addr},
-		Sources:     concatKind("ifname . ether_addr . ipv6_addr", nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIP6Addr),
+		Addresses: SetKind{"ipv6_addr", nftables.TypeIP6Addr},
+		Sources: concatKind("ifname . ether_addr . ipv6_addr", nftables.TypeIFName, nftables.TypeEtherAddr,
+			nftables.TypeIP6Addr),
 		EtherType:   Clause{"ether type ip6", match(expr.PayloadBaseLLHeader, 12, []byte{0x86, 0xdd})},
 		EchoRequest: icmp6("echo-request", 128),
 		// The first holds "::1", "::", by which pasta reaches this host's loopback, and
@@ -131,12 +137,14 @@ func (f *Family) Anywhere() *net.IPNet {
 // SourceIn holds when the frame's port, its MAC and the address that it comes from stand together
 // in a set.
 func (f *Family) SourceIn(set string) Clause {
-	return portAndMAC("ether saddr", macOfFrame, f.name+" saddr", payload(expr.PayloadBaseNetworkHeader, f.source, f.size), set)
+	return portAndMAC("ether saddr", macOfFrame, f.name+" saddr",
+		payload(expr.PayloadBaseNetworkHeader, f.source, f.size), set)
 }
 
 // AdvertisedIn is the same for the address that a neighbour advertisement speaks for.
 func AdvertisedIn(set string) Clause {
-	return portAndMAC("ether saddr", macOfFrame, "@th,64,128", payload(expr.PayloadBaseTransportHeader, 8, net.IPv6len), set)
+	return portAndMAC("ether saddr", macOfFrame, "@th,64,128", payload(expr.PayloadBaseTransportHeader, 8, net.IPv6len),
+		set)
 }
 
 // SenderIn is the same for the MAC and the address that an ARP message claims.
@@ -176,21 +184,26 @@ func (f *Family) SourceInNAT() Clause {
 // DestinationIn holds for a packet to an address of a set.
 func (f *Family) DestinationIn(set string) Clause {
 	return Clause{f.name + " daddr @" + set, []expr.Any{
-		load(expr.PayloadBaseNetworkHeader, f.destination, f.size), &expr.Lookup{SourceRegister: register, SetName: set},
+		load(expr.PayloadBaseNetworkHeader, f.destination, f.size),
+		&expr.Lookup{SourceRegister: register, SetName: set},
 	}}
 }
 
 // OverRate holds for a packet that is more than its source may send; each source has a place in a
 // dynamic set.
 func (f *Family) OverRate(set string, perSecond, burst uint32) Clause {
-	return f.eachSource("update", unix.NFT_DYNSET_OP_UPDATE, set, fmt.Sprintf("limit rate over %d/second burst %d packets", perSecond, burst),
-		&expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(perSecond), Over: true, Unit: expr.LimitTimeSecond, Burst: burst})
+	limit := &expr.Limit{
+		Type: expr.LimitTypePkts, Rate: uint64(perSecond), Over: true, Unit: expr.LimitTimeSecond, Burst: burst,
+	}
+	text := fmt.Sprintf("limit rate over %d/second burst %d packets", perSecond, burst)
+	return f.eachSource("update", unix.NFT_DYNSET_OP_UPDATE, set, text, limit)
 }
 
 // OverConns holds for the first packet of a connection that is one more than its source may have at
 // once.
 func (f *Family) OverConns(set string, most uint32) Clause {
-	over := f.eachSource("add", unix.NFT_DYNSET_OP_ADD, set, fmt.Sprintf("ct count over %d", most), &expr.Connlimit{Count: most, Flags: expr.NFT_CONNLIMIT_F_INV})
+	over := f.eachSource("add", unix.NFT_DYNSET_OP_ADD, set, fmt.Sprintf("ct count over %d", most),
+		&expr.Connlimit{Count: most, Flags: expr.NFT_CONNLIMIT_F_INV})
 	return Clause{newConnection.text + " " + over.text, concat(newConnection.Exprs, over.Exprs)}
 }
 
@@ -212,7 +225,10 @@ func addressWithin(word string, offset uint32, op expr.CmpOp, p netip.Prefix) Cl
 			Mask: net.CIDRMask(p.Bits(), int(8*f.size)), Xor: make([]byte, f.size),
 		})
 	}
-	return Clause{f.name + " " + word + " " + shown, append(exprs, &expr.Cmp{Op: op, Register: register, Data: p.Addr().AsSlice()})}
+	return Clause{
+		f.name + " " + word + " " + shown,
+		append(exprs, &expr.Cmp{Op: op, Register: register, Data: p.Addr().AsSlice()}),
+	}
 }
 
 // Destination holds for a packet to a network.

@@ -88,7 +88,8 @@ func (t Table) write(b *strings.Builder) {
 	for _, s := range t.Sets {
 		fmt.Fprintf(b, "\tset %s {\n\t\ttype %s\n", s.Name, s.Kind.text)
 		if s.Dynamic && s.Timeout != 0 {
-			fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic,timeout\n\t\ttimeout %ds\n", dynamicSize, int(s.Timeout.Seconds()))
+			fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic,timeout\n\t\ttimeout %ds\n", dynamicSize,
+				int(s.Timeout.Seconds()))
 		} else if s.Dynamic {
 			fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic\n", dynamicSize)
 		}
@@ -102,7 +103,8 @@ func (t Table) write(b *strings.Builder) {
 		b.WriteString("\t}\n")
 	}
 	for _, c := range t.Chains {
-		fmt.Fprintf(b, "\tchain %s {\n\t\ttype %s hook %s priority %d; policy %s;\n", c.Name, c.Kind, hookNames[c.Hook], c.Priority, c.policyText())
+		fmt.Fprintf(b, "\tchain %s {\n\t\ttype %s hook %s priority %d; policy %s;\n", c.Name, c.Kind, hookNames[c.Hook],
+			c.Priority, c.policyText())
 		for _, r := range c.Rules {
 			texts := make([]string, len(r))
 			for i, clause := range r {
@@ -171,7 +173,12 @@ func Refill(tables []Table) error {
 const dynamicSize = 4096
 
 func (s Set) in(t *nftables.Table) *nftables.Set {
-	made := &nftables.Set{Table: t, Name: s.Name, KeyType: s.Kind.key, Concatenation: strings.Contains(s.Kind.text, " . ")}
+	made := &nftables.Set{
+		Table:         t,
+		Name:          s.Name,
+		KeyType:       s.Kind.key,
+		Concatenation: strings.Contains(s.Kind.text, " . "),
+	}
 	if s.Kind == KindInterface {
 		made.KeyByteOrder = binaryutil.NativeEndian // for nft(8), which could not show the names otherwise
 	}
@@ -218,7 +225,16 @@ func (t Table) add(conn *nftables.Conn) error {
 		if c.Drop {
 			policy = nftables.ChainPolicyDrop
 		}
-		made := conn.AddChain(&nftables.Chain{Table: target, Name: c.Name, Type: c.Kind, Hooknum: &c.Hook, Priority: &c.Priority, Policy: &policy})
+		made := conn.AddChain(
+			&nftables.Chain{
+				Table:    target,
+				Name:     c.Name,
+				Type:     c.Kind,
+				Hooknum:  &c.Hook,
+				Priority: &c.Priority,
+				Policy:   &policy,
+			},
+		)
 		for _, r := range c.Rules {
 			var exprs []expr.Any
 			for _, clause := range r {

@@ -52,7 +52,13 @@ func relayRules(f *nft.Family, subnet netip.Prefix) nft.Chain {
 		nft.Rule{fromSYN, nft.TCP, nft.TProxy(f, RelayAddress(f)), nft.SetMark(MarkLocal), nft.Accept},
 		nft.Rule{nft.InInterface(ResetName), nft.TCP, nft.SetMark(MarkLocal), nft.Accept},
 	)
-	return nft.Chain{Name: "relay", Kind: nftables.ChainTypeFilter, Hook: *nftables.ChainHookPrerouting, Priority: *nftables.ChainPriorityMangle, Rules: rules}
+	return nft.Chain{
+		Name:     "relay",
+		Kind:     nftables.ChainTypeFilter,
+		Hook:     *nftables.ChainHookPrerouting,
+		Priority: *nftables.ChainPriorityMangle,
+		Rules:    rules,
+	}
 }
 
 // RelayInput are the first rules for what ends in the namespace.

@@ -29,7 +29,8 @@ const (
 // frame in only with its port's own MAC and address, therefore the routed tables may tell VMs by
 // their address.
 func Rules(s State) []nft.Table {
-	s.Ports = slices.SortedFunc(slices.Values(s.Ports), func(a, b network.Port) int { return a.Address.Compare(b.Address) })
+	s.Ports = slices.SortedFunc(slices.Values(s.Ports),
+		func(a, b network.Port) int { return a.Address.Compare(b.Address) })
 	tables := []nft.Table{bridgeTable(s)}
 	for _, f := range s.Families() {
 		tables = append(tables, routedTable(f, s))
@@ -41,7 +42,8 @@ func Rules(s State) []nft.Table {
 // type is read from the frame, where the kernel shows the tag.
 func bridgeTable(s State) nft.Table {
 	isolated := nft.Set{Name: "isolated", Kind: nft.KindInterface}
-	sources, sources6 := nft.Set{Name: "sources", Kind: nft.IP4.Sources}, nft.Set{Name: "sources6", Kind: nft.IP6.Sources}
+	sources := nft.Set{Name: "sources", Kind: nft.IP4.Sources}
+	sources6 := nft.Set{Name: "sources6", Kind: nft.IP6.Sources}
 	for _, p := range s.Ports {
 		mac, _ := net.ParseMAC(p.MAC) // the port has been checked
 		sources.Elements = append(sources.Elements, nft.SourceElement(p.TapName(), mac, p.Address))
@@ -62,7 +64,10 @@ func bridgeTable(s State) nft.Table {
 	var input []nft.Rule
 	for _, f := range s.Families() {
 		own, end := f.Of(network.Gateway(s.Subnet)), f.Of(network.HostEnd(s.Subnet))
-		input = append(input, nft.Rule{f.EtherType, nft.Destination(f.Net(s.Subnet)), nft.DestinationNot(own), nft.DestinationNot(end), nft.Drop})
+		others := nft.Destination(f.Net(s.Subnet))
+		input = append(input, nft.Rule{
+			f.EtherType, others, nft.DestinationNot(own), nft.DestinationNot(end), nft.Drop,
+		})
 	}
 	if s.IPv6 {
 		t.Sets = append(t.Sets, sources6)
@@ -74,14 +79,28 @@ func bridgeTable(s State) nft.Table {
 			nft.Rule{nft.IP6.EtherType, from, nft.NeighbourSolicit, nft.Accept},
 			nft.Rule{nft.IP6.EtherType, from, nft.NeighbourAdvert, nft.AdvertisedIn("sources6"), nft.Accept},
 		)
-		input = append(input, nft.Rule{nft.IP6.EtherType, nft.Destination(netip.MustParsePrefix("fe80::/10")), nft.Drop}) // the bridge has none
+		linkLocal := nft.Destination(netip.MustParsePrefix("fe80::/10")) // the bridge has none
+		input = append(input, nft.Rule{nft.IP6.EtherType, linkLocal, nft.Drop})
 	}
 	t.Chains = []nft.Chain{
-		{Name: "prerouting", Kind: nftables.ChainTypeFilter, Hook: *nftables.ChainHookPrerouting, Priority: -200, Drop: true, Rules: enter},
-		{Name: "forward", Kind: nftables.ChainTypeFilter, Hook: *nftables.ChainHookForward, Priority: -200, Rules: []nft.Rule{
-			{nft.InInterfaceIn("isolated"), nft.Drop},
-			{nft.OutInterfaceIn("isolated"), nft.Drop},
-		}},
+		{
+			Name:     "prerouting",
+			Kind:     nftables.ChainTypeFilter,
+			Hook:     *nftables.ChainHookPrerouting,
+			Priority: -200,
+			Drop:     true,
+			Rules:    enter,
+		},
+		{
+			Name:     "forward",
+			Kind:     nftables.ChainTypeFilter,
+			Hook:     *nftables.ChainHookForward,
+			Priority: -200,
+			Rules: []nft.Rule{
+				{nft.InInterfaceIn("isolated"), nft.Drop},
+				{nft.OutInterfaceIn("isolated"), nft.Drop},
+			},
+		},
 		{Name: "input", Kind: nftables.ChainTypeFilter, Hook: *nftables.ChainHookInput, Priority: -200, Rules: input},
 	}
 	return t
@@ -110,7 +129,8 @@ func routedSets(f *nft.Family, s State) []nft.Set {
 	if f == nft.IP4 {
 		sets = append(sets, services)
 	}
-	sets = append(sets, nft.Set{Name: "asking", Kind: f.Addresses, Dynamic: true, Timeout: time.Minute}, nft.Set{Name: "conns", Kind: f.Addresses, Dynamic: true})
+	sets = append(sets, nft.Set{Name: "asking", Kind: f.Addresses, Dynamic: true, Timeout: time.Minute},
+		nft.Set{Name: "conns", Kind: f.Addresses, Dynamic: true})
 	if s.Relay {
 		sets = append(sets, nft.Set{Name: "opening", Kind: f.Addresses, Dynamic: true, Timeout: time.Minute})
 	}
@@ -122,7 +142,8 @@ func routedSets(f *nft.Family, s State) []nft.Set {
 func routedTable(f *nft.Family, s State) nft.Table {
 	fromVM, toVM := nft.InInterface(Bridge), nft.OutInterface(Bridge)
 	fromUplink, toUplink := nft.InInterface(Uplink), nft.OutInterface(Uplink)
-	fromHost, toHost := nft.PacketSource(f.Of(network.HostEnd(s.Subnet))), nft.Destination(nft.Single(f.Of(network.HostEnd(s.Subnet))))
+	host := f.Of(network.HostEnd(s.Subnet))
+	fromHost, toHost := nft.PacketSource(host), nft.Destination(nft.Single(host))
 	forward := []nft.Rule{
 		// With br_netfilter in the kernel bridged packets come by here; the bridge table has judged
 		// them.
@@ -149,11 +170,31 @@ func routedTable(f *nft.Family, s State) nft.Table {
 	)
 	chains = append(
 		chains,
-		nft.Chain{Name: "input", Kind: nftables.ChainTypeFilter, Hook: *nftables.ChainHookInput, Priority: 0, Drop: true, Rules: input},
-		nft.Chain{Name: "forward", Kind: nftables.ChainTypeFilter, Hook: *nftables.ChainHookForward, Priority: 0, Drop: true, Rules: forward},
-		nft.Chain{Name: "postrouting", Kind: nftables.ChainTypeNAT, Hook: *nftables.ChainHookPostrouting, Priority: 100, Rules: []nft.Rule{
-			{toUplink, f.SourceInNAT(), nft.Masquerade},
-		}},
+		nft.Chain{
+			Name:     "input",
+			Kind:     nftables.ChainTypeFilter,
+			Hook:     *nftables.ChainHookInput,
+			Priority: 0,
+			Drop:     true,
+			Rules:    input,
+		},
+		nft.Chain{
+			Name:     "forward",
+			Kind:     nftables.ChainTypeFilter,
+			Hook:     *nftables.ChainHookForward,
+			Priority: 0,
+			Drop:     true,
+			Rules:    forward,
+		},
+		nft.Chain{
+			Name:     "postrouting",
+			Kind:     nftables.ChainTypeNAT,
+			Hook:     *nftables.ChainHookPostrouting,
+			Priority: 100,
+			Rules: []nft.Rule{
+				{toUplink, f.SourceInNAT(), nft.Masquerade},
+			},
+		},
 	)
 	return nft.Table{Family: f.Table, Name: tableName, Sets: routedSets(f, s), Chains: chains}
 }
@@ -162,13 +203,19 @@ func routedTable(f *nft.Family, s State) nft.Table {
 // address; by IPv6 it only answers echo requests.
 func gatewayRules(f *nft.Family, subnet netip.Prefix) []nft.Rule {
 	fromVM, fromUplink := nft.InInterface(Bridge), nft.InInterface(Uplink)
-	toGateway, fromHost := nft.Destination(nft.Single(f.Of(network.Gateway(subnet)))), nft.PacketSource(f.Of(network.HostEnd(subnet)))
+	toGateway := nft.Destination(nft.Single(f.Of(network.Gateway(subnet))))
+	fromHost := nft.PacketSource(f.Of(network.HostEnd(subnet)))
 	// A flood must not fill the name server's queue, which all VMs share.
 	flood := nft.Rule{fromVM, toGateway, f.OverRate("asking", gatewayPackets, gatewayPackets), nft.Drop}
 	ping := nft.Rule{fromVM, toGateway, f.EchoRequest, nft.Accept}
 	established := nft.Rule{fromUplink, nft.EstablishedOrRelated, nft.Accept}
 	if f == nft.IP6 {
-		return []nft.Rule{{nft.InInterface("lo"), nft.Accept}, {nft.NeighbourSolicit, nft.Accept}, {nft.NeighbourAdvert, nft.Accept}, flood, ping, established}
+		return []nft.Rule{
+			{nft.InInterface("lo"), nft.Accept},
+			{nft.NeighbourSolicit, nft.Accept},
+			{nft.NeighbourAdvert, nft.Accept},
+			flood, ping, established,
+		}
 	}
 	return []nft.Rule{
 		{nft.InInterface("lo"), nft.Accept},

@@ -12,7 +12,7 @@ type Request struct {
 	State   *State         `json:"state,omitempty"`  // to be made so
 	DNS     netip.Addr     `json:"dns,omitzero"`     // the gateway's address, to share the sockets for DNS there
 	Service netip.AddrPort `json:"service,omitzero"` // where to open a TCP socket, which comes with the reply
-	Relay   bool           `json:"relay,omitempty"`  // to share the relay's files: the two devices, then a listener for each version of IP
+	Relay   bool           `json:"relay,omitempty"`  // to share the relay's files: two devices, listeners
 	Stop    bool           `json:"stop,omitempty"`   // to end, and the namespaces with it
 }
 

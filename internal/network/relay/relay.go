@@ -241,13 +241,17 @@ func (r *Relay) carry(ctx context.Context, c *conn, first []byte) {
 
 // refuse tells the VM that its connection was refused, if it was: no answer is none for the VM too.
 func (r *Relay) refuse(err error, first []byte) {
-	for _, answer := range []error{syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EACCES, syscall.EPERM} {
+	for _, answer := range []error{
+		syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EACCES, syscall.EPERM,
+	} {
 		if errors.Is(err, answer) {
 			_, _ = r.resets.Write(first) // fails when the relay ends
 			return
 		}
 	}
-	for _, lack := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
+	for _, lack := range []error{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL,
+	} {
 		if errors.Is(err, lack) {
 			r.shortage.Do(func() { r.log.Error("VMs have more connections than this host allows", "err", err) })
 		}

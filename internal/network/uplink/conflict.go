@@ -44,7 +44,8 @@ func checkConflict(subnet netip.Prefix, ours string) error {
 			name = l.Attrs().Name
 		}
 		if !strings.HasPrefix(name, ours) {
-			return fmt.Errorf("subnet %s is in use on this host: it has a route to %s by %s (set another: subnet in config.toml, or BANGER_SUBNET)", subnet, to, name)
+			return fmt.Errorf("subnet %s is in use on this host: it has a route to %s by %s"+
+				" (set another: subnet in config.toml, or BANGER_SUBNET)", subnet, to, name)
 		}
 	}
 	return nil

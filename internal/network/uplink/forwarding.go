@@ -157,6 +157,7 @@ func foreignForwardChains() (*nftables.Conn, []*nftables.Chain, error) {
 	families := []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6, nftables.TableFamilyINet}
 	return conn, slices.DeleteFunc(all, func(c *nftables.Chain) bool {
 		forward := c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward && c.Type == nftables.ChainTypeFilter
-		return !forward || !slices.Contains(families, c.Table.Family) || strings.HasPrefix(c.Table.Name, hostTablePrefix)
+		return !forward || !slices.Contains(families, c.Table.Family) ||
+			strings.HasPrefix(c.Table.Name, hostTablePrefix)
 	}), nil
 }

@@ -50,12 +50,21 @@ type pasta struct {
 // startPasta finds pasta and keeps it running until close. That pasta cannot run now (a host
 // without a default route) is told by state alone: VMs still reach each other, and it is tried
 // again.
-func startPasta(d network.Dir, holder int, ipv6 bool, log *slog.Logger) (*pasta, error) {
+func startPasta(c Config, log *slog.Logger) (*pasta, error) {
 	binary, err := hostinfo.LookPath("pasta")
 	if err != nil {
-		return nil, fmt.Errorf("find pasta: %w (install the package passt: apt-get install passt, dnf install passt)", err)
+		return nil, fmt.Errorf("find pasta: %w (install the package passt: apt-get install passt, dnf install passt)",
+			err)
 	}
-	p := &pasta{binary: binary, pidFile: d.PastaPID(), holder: holder, ipv6: ipv6, log: log, done: make(chan struct{}), status: "starting"}
+	p := &pasta{
+		binary:  binary,
+		pidFile: c.Dir.PastaPID(),
+		holder:  c.Holder,
+		ipv6:    c.IPv6,
+		log:     log,
+		done:    make(chan struct{}),
+		status:  "starting",
+	}
 	p.note6()
 	if err := p.endStray(); err != nil {
 		return nil, err
@@ -117,11 +126,14 @@ func (p *pasta) Close() error {
 // pastaArguments: no port of the host is forwarded in or out, and the gateway's address is not the
 // host (--no-map-gw).
 func pastaArguments(holder int, ipv6 bool) []string {
-	arguments := []string{"--foreground", "--quiet", "--config-net", "--no-map-gw", "--ipv4-only", "--ns-ifname", plan.Uplink}
+	arguments := []string{
+		"--foreground", "--quiet", "--config-net", "--no-map-gw", "--ipv4-only", "--ns-ifname", plan.Uplink,
+	}
 	if ipv6 {
 		arguments = slices.DeleteFunc(arguments, func(a string) bool { return a == "--ipv4-only" })
 	}
-	return append(arguments, "--mtu", strconv.Itoa(pastaMTU), "-t", "none", "-u", "none", "-T", "none", "-U", "none", strconv.Itoa(holder))
+	return append(arguments, "--mtu", strconv.Itoa(pastaMTU), "-t", "none", "-u", "none", "-T", "none", "-U", "none",
+		strconv.Itoa(holder))
 }
 
 func (p *pasta) keep(ctx context.Context) {
@@ -193,7 +205,8 @@ func (p *pasta) endStray() error {
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("end stray pasta: %w", err)
 	}
-	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 2000); err != nil && !errors.Is(err, unix.EINTR) {
+	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 2000); err != nil &&
+		!errors.Is(err, unix.EINTR) {
 		return fmt.Errorf("wait for stray pasta: %w", err)
 	}
 	return nil

@@ -18,24 +18,31 @@ type Uplink interface {
 	Close() error   // removes all of it; idempotent
 }
 
-// Start starts the uplink of the namespace of the process holder: pasta for an ordinary user, else
-// a veth pair. What a killed keeper left of it is taken down first. ipv6 says that the namespace
-// can have that.
-func Start(ctx context.Context, d network.Dir, subnet netip.Prefix, rootless bool, holder int, ipv6 bool, log *slog.Logger) (Uplink, error) {
-	if rootless {
-		p, err := startPasta(d, holder, ipv6, log)
+// Config is what an uplink is made for.
+type Config struct {
+	Dir      network.Dir
+	Subnet   netip.Prefix
+	Rootless bool // pasta, else a veth pair
+	Holder   int  // pid of the process in whose namespace it ends
+	IPv6     bool // the namespace can have it
+}
+
+// Start starts the uplink. What a killed keeper left of it is taken down first.
+func Start(ctx context.Context, c Config, log *slog.Logger) (Uplink, error) {
+	if c.Rootless {
+		p, err := startPasta(c, log)
 		if err != nil {
 			return nil, err
 		}
 		return p, nil
 	}
-	v, err := startVeth(d, subnet, holder, ipv6, log)
+	v, err := startVeth(c, log)
 	if err != nil {
 		return nil, err
 	}
-	if DNSRouted(d) {
+	if DNSRouted(c.Dir) {
 		if err := v.routeDNS(ctx); err != nil {
-			log.WarnContext(ctx, "the host does not ask for names of VMs", "err", err)
+			log.WarnContext(ctx, "the host does not ask for names of machines", "err", err)
 		}
 	}
 	return v, nil

@@ -77,7 +77,8 @@ func checkForwarding6() error {
 		}
 		if strings.TrimSpace(string(accepts)) != "2" {
 			name := "net.ipv6.conf." + l.Attrs().Name + ".accept_ra"
-			return fmt.Errorf("IPv6 forwarding is off on this host, and turning it on would lose the route that %s learned from its router (sysctl %s=2, or net.ipv6.conf.all.forwarding=1, allows it)", l.Attrs().Name, name)
+			return fmt.Errorf("IPv6 forwarding is off on this host, and turning it on would lose the route that %s learned"+
+				" from its router (sysctl %s=2, or net.ipv6.conf.all.forwarding=1, allows it)", l.Attrs().Name, name)
 		}
 	}
 	return nil

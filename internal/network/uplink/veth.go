@@ -34,7 +34,13 @@ type veth struct {
 
 func newVeth(d network.Dir, subnet netip.Prefix) *veth {
 	hash := fmt.Sprintf("%x", sha256.Sum256([]byte(d)))[:8]
-	return &veth{link: network.HostLinkPrefix + hash, table: hostTablePrefix + hash, subnet: subnet, size: hostMTU(), why6: network.UplinkUp}
+	return &veth{
+		link:   network.HostLinkPrefix + hash,
+		table:  hostTablePrefix + hash,
+		subnet: subnet,
+		size:   hostMTU(),
+		why6:   network.UplinkUp,
+	}
 }
 
 // check6 reports why the uplink cannot carry IPv6.
@@ -55,15 +61,15 @@ func (v *veth) families() []*nft.Family {
 
 // startVeth makes the pair between the host and the holder's namespace, in place of what a killed
 // keeper left.
-func startVeth(d network.Dir, subnet netip.Prefix, holder int, ipv6 bool, log *slog.Logger) (*veth, error) {
-	v := newVeth(d, subnet)
-	if err := v.check6(ipv6); err != nil {
+func startVeth(c Config, log *slog.Logger) (*veth, error) {
+	v := newVeth(c.Dir, c.Subnet)
+	if err := v.check6(c.IPv6); err != nil {
 		v.why6 = err.Error()
 	}
 	if err := v.removeHostSide(); err != nil {
 		return nil, err
 	}
-	if err := v.setUp(holder); err != nil {
+	if err := v.setUp(c.Holder); err != nil {
 		return nil, errors.Join(err, v.Close())
 	}
 	// Machines reach each other all the same, and the table of another may belong to its process
@@ -101,7 +107,12 @@ func (v *veth) setUp(holder int) error {
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = v.link, v.size
-	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: plan.Uplink, PeerMTU: uint32(v.size), PeerNamespace: netlink.NsPid(holder)}
+	pair := &netlink.Veth{
+		LinkAttrs:     attrs,
+		PeerName:      plan.Uplink,
+		PeerMTU:       uint32(v.size),
+		PeerNamespace: netlink.NsPid(holder),
+	}
 	if err := netlink.LinkAdd(pair); err != nil {
 		return fmt.Errorf("add veth %s: %w", v.link, err)
 	}
