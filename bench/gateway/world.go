@@ -93,11 +93,11 @@ func (w *world) close() {
 }
 
 // port is the nth machine's place on banger's network.
-func port(n int) network.Port {
+func port(n int) network.Endpoint {
 	a := network.Gateway(network.DefaultSubnet).As4()
 	a[2], a[3] = byte(n/250), byte(2+n%250)
 	address := netip.AddrFrom4(a)
-	return network.Port{ID: fmt.Sprint("vm", n), Name: fmt.Sprint("vm", n), Address: address, MAC: network.MAC(address), Policy: network.Policy{NAT: true}}
+	return network.Endpoint{ID: fmt.Sprint("vm", n), Name: fmt.Sprint("vm", n), Address: address, MAC: network.MAC(address), Policy: network.Policy{NAT: true}}
 }
 
 // peer is a process that plays a part and answers each line with a line.

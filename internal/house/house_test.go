@@ -158,7 +158,7 @@ var forbidden = []struct {
 	{"internal/network/uplink", []string{"internal/network/relay", "internal/network/dns"}, "each is a part of its own"},
 	{"internal/network/holder", []string{"internal/network/relay", "internal/network/uplink", "internal/network/dns"}, "it is another process"},
 	{"internal/network/dns", []string{"internal/network/relay", "internal/network/uplink", "internal/network/holder", "internal/network/plan"}, "it knows names, not rules"},
-	{"internal/network", []string{"internal/vm", "internal/store", "internal/guest", "internal/firecracker", "internal/image"}, "it knows ports, not machines"},
+	{"internal/network", []string{"internal/vm", "internal/store", "internal/guest", "internal/firecracker", "internal/image"}, "it knows endpoints, not machines"},
 	{"internal/host", []string{"internal/qemu", "internal/fcqemu"}, "only firecracker-qemu knows QEMU"},
 	{"internal/firecracker", []string{"internal/vm", "internal/guest", "internal/store", "internal/fcqemu", "internal/qemu"}, "it knows the contract only"},
 	{"internal/guest", []string{"internal/guestd", "internal/vm", "internal/store", "internal/firecracker"}, "it does not know how a VM runs"},

@@ -63,24 +63,24 @@ func TestCheckSubnet(t *testing.T) {
 }
 
 func TestCheckPort(t *testing.T) {
-	good := Port{ID: "x", Name: "web-1", MAC: "02:00:ac:1e:00:02", Address: netip.MustParseAddr("172.30.0.2")}
+	good := Endpoint{ID: "x", Name: "web-1", MAC: "02:00:ac:1e:00:02", Address: netip.MustParseAddr("172.30.0.2")}
 	rows := []struct {
 		name string
-		edit func(*Port)
+		edit func(*Endpoint)
 		want string
 	}{
-		{"OK", func(*Port) {}, ""},
-		{"ErrID", func(p *Port) { p.ID = "" }, "port id"},
-		{"ErrLongID", func(p *Port) { p.ID = strings.Repeat("x", 129) }, "port id"},
-		{"ErrName", func(p *Port) { p.Name = "a.b" }, "port name"},
-		{"ErrUpperName", func(p *Port) { p.Name = "Web" }, "port name"},
-		{"ErrMAC", func(p *Port) { p.MAC = "02-00-ac-1e-00-02" }, "port MAC"},
-		{"ErrMulticast", func(p *Port) { p.MAC = "03:00:ac:1e:00:02" }, "port MAC"},
-		{"ErrGatewayMAC", func(p *Port) { p.MAC = "02:00:ac:1e:00:01" }, "gateway"},
-		{"ErrNoAddress", func(p *Port) { p.Address = netip.Addr{} }, "port address"},
-		{"ErrGateway", func(p *Port) { p.Address = netip.MustParseAddr("172.30.0.1") }, "port address"},
-		{"ErrReserved", func(p *Port) { p.Address = netip.MustParseAddr("172.30.255.253") }, "port address"},
-		{"ErrOutside", func(p *Port) { p.Address = netip.MustParseAddr("172.31.0.2") }, "port address"},
+		{"OK", func(*Endpoint) {}, ""},
+		{"ErrID", func(p *Endpoint) { p.ID = "" }, "endpoint id"},
+		{"ErrLongID", func(p *Endpoint) { p.ID = strings.Repeat("x", 129) }, "endpoint id"},
+		{"ErrName", func(p *Endpoint) { p.Name = "a.b" }, "endpoint name"},
+		{"ErrUpperName", func(p *Endpoint) { p.Name = "Web" }, "endpoint name"},
+		{"ErrMAC", func(p *Endpoint) { p.MAC = "02-00-ac-1e-00-02" }, "endpoint MAC"},
+		{"ErrMulticast", func(p *Endpoint) { p.MAC = "03:00:ac:1e:00:02" }, "endpoint MAC"},
+		{"ErrGatewayMAC", func(p *Endpoint) { p.MAC = "02:00:ac:1e:00:01" }, "gateway"},
+		{"ErrNoAddress", func(p *Endpoint) { p.Address = netip.Addr{} }, "endpoint address"},
+		{"ErrGateway", func(p *Endpoint) { p.Address = netip.MustParseAddr("172.30.0.1") }, "endpoint address"},
+		{"ErrReserved", func(p *Endpoint) { p.Address = netip.MustParseAddr("172.30.255.253") }, "endpoint address"},
+		{"ErrOutside", func(p *Endpoint) { p.Address = netip.MustParseAddr("172.31.0.2") }, "endpoint address"},
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {

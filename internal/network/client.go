@@ -27,7 +27,7 @@ const (
 	pollInterval   = 5 * time.Millisecond
 )
 
-// MaxMessageBytes bounds a message; a state of maxPorts ports has about 300 KB.
+// MaxMessageBytes bounds a message; a state of a thousand endpoints has about 300 KB.
 const MaxMessageBytes = 4 << 20
 
 // Failure is the body of a reply that is not 2xx.
@@ -55,8 +55,8 @@ func NewClient(h home.Dir, rootless bool, command []string) *Client {
 }
 
 // Ensure returns when a keeper serves the home: the one that runs, or a new one, which outlives ctx
-// and this process. Ports that a killed keeper had are still there; those of a namespace that is
-// gone are not: attach them again.
+// and this process. Endpoints that a killed keeper had are still there; those of a namespace that
+// is gone are not: attach them again.
 func (c *Client) Ensure(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout,
 		fmt.Errorf("the network was not ready within %s", readyTimeout))
@@ -148,9 +148,9 @@ func (c *Client) start(ctx context.Context) error {
 	return fmt.Errorf("start network: %w", said)
 }
 
-// Attach gives a VM its tap. It is idempotent, and changes name and policy of a port that is
+// Attach gives a VM its tap. It is idempotent, and changes name and policy of an endpoint that is
 // attached.
-func (c *Client) Attach(ctx context.Context, p Port) (Tap, error) {
+func (c *Client) Attach(ctx context.Context, p Endpoint) (Tap, error) {
 	var tap Tap
 	if err := c.call(ctx, http.MethodPut, "/ports", p, &tap); err != nil {
 		return Tap{}, fmt.Errorf("attach %s: %w", p.ID, err)
@@ -158,7 +158,7 @@ func (c *Client) Attach(ctx context.Context, p Port) (Tap, error) {
 	return tap, nil
 }
 
-// Detach deletes a VM's tap and forgets the port. It is idempotent.
+// Detach deletes a VM's tap and forgets the endpoint. It is idempotent.
 func (c *Client) Detach(ctx context.Context, id string) error {
 	if err := c.call(ctx, http.MethodDelete, "/ports/"+url.PathEscape(id), nil, nil); err != nil {
 		return fmt.Errorf("detach %s: %w", id, err)

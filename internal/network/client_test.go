@@ -59,13 +59,13 @@ func TestClientAsks(t *testing.T) {
 		_ = json.NewEncoder(w).Encode(Tap{Name: "tap0", MTU: 1500})
 	})
 	ctx := t.Context()
-	port := Port{ID: "a/b", Name: "one", MAC: "m", Address: netip.MustParseAddr("172.30.0.2"), Policy: Policy{NAT: true}}
+	endpoint := Endpoint{ID: "a/b", Name: "one", MAC: "m", Address: netip.MustParseAddr("172.30.0.2"), Policy: Policy{NAT: true}}
 	for _, tt := range []struct {
 		name, asked, body string
 		ask               func() error
 	}{
 		{"Attach", "PUT /ports", `{"id":"a/b","name":"one","mac":"m","address":"172.30.0.2","nat":true,"isolated":false}`, func() error {
-			tap, err := c.Attach(ctx, port)
+			tap, err := c.Attach(ctx, endpoint)
 			if tap.Name != "tap0" {
 				t.Errorf("the tap is %+v", tap)
 			}

@@ -30,8 +30,8 @@ func (d Dir) Log() string { return filepath.Join(string(d), "log") }
 // PastaPID notes the running pasta for a keeper that finds none of its own.
 func (d Dir) PastaPID() string { return filepath.Join(string(d), "pasta.pid") }
 
-// PortsNote has the ports for a keeper that finds no holder.
-func (d Dir) PortsNote() string { return filepath.Join(string(d), "ports.json") }
+// EndpointsNote has the endpoints for a keeper that finds no holder.
+func (d Dir) EndpointsNote() string { return filepath.Join(string(d), "ports.json") }
 
 // DNSNote is there while the host is to ask for names of VMs.
 func (d Dir) DNSNote() string { return filepath.Join(string(d), "dns-is-routed") }

@@ -19,7 +19,7 @@
 //     the holder keeps open.
 //
 // A holder that dies takes the keeper with it. The namespace lives on in the VMMs: the next keeper
-// starts a holder in there, with the ports that were noted, and the VMs have their taps still.
+// starts a holder in there, with the endpoints that were noted, and the VMs have their taps still.
 //
 // This package itself is the daemon's end, Client, and what all of them share: addresses, policies,
 // names of files.
@@ -40,8 +40,8 @@ var DefaultSubnet = netip.MustParsePrefix("172.30.0.0/16")
 // Domain is the DNS domain of the VMs' names.
 const Domain = "vm"
 
-// ErrNotFound says that no port has that id.
-var ErrNotFound = errors.New("no such port")
+// ErrNotFound says that no endpoint has that id.
+var ErrNotFound = errors.New("no such endpoint")
 
 // ErrServed says that another keeper serves the home.
 var ErrServed = errors.New("another process keeps this home's network")
@@ -79,8 +79,8 @@ func CheckHostServices(ports []int) error {
 	return nil
 }
 
-// Port is a VM's place on the network.
-type Port struct {
+// Endpoint is a VM's place on the network.
+type Endpoint struct {
 	ID      string     `json:"id"`      // the VM's, never reused
 	Name    string     `json:"name"`    // a DNS label; the VM is found as <name>.vm
 	MAC     string     `json:"mac"`     // as MAC gives it
@@ -111,35 +111,35 @@ type Status struct {
 	IPv6      bool         `json:"ipv6"`    // VMs have it between each other
 	Relay     bool         `json:"relay"`   // carries TCP in the uplink's place
 	Uplink6   string       `json:"uplink6"` // UplinkUp, or why IPv6 has no way out
-	Ports     []Port       `json:"ports"`   // by id
+	Endpoints []Endpoint   `json:"ports"`   // by id
 }
 
 var labelPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
-// Check reports what is wrong with a port of this subnet.
-func (p Port) Check(subnet netip.Prefix) error {
+// Check reports what is wrong with an endpoint of this subnet.
+func (p Endpoint) Check(subnet netip.Prefix) error {
 	if p.ID == "" || len(p.ID) > 128 {
-		return fmt.Errorf("port id %.140q must have 1 to 128 bytes", p.ID)
+		return fmt.Errorf("endpoint id %.140q must have 1 to 128 bytes", p.ID)
 	}
 	if !labelPattern.MatchString(p.Name) {
-		return fmt.Errorf("port name %.70q is no DNS label", p.Name)
+		return fmt.Errorf("endpoint name %.70q is no DNS label", p.Name)
 	}
 	mac, err := net.ParseMAC(p.MAC)
 	if err != nil || len(mac) != 6 || mac[0]&1 != 0 || mac.String() != p.MAC {
-		return fmt.Errorf("port MAC %.30q is no unicast address in the form 02:00:00:00:00:01", p.MAC)
+		return fmt.Errorf("endpoint MAC %.30q is no unicast address in the form 02:00:00:00:00:01", p.MAC)
 	}
 	if !usable(subnet, p.Address) {
-		return fmt.Errorf("port address %s is not for a VM of %s", p.Address, subnet)
+		return fmt.Errorf("endpoint address %s is not for a VM of %s", p.Address, subnet)
 	}
 	if p.MAC == MAC(Gateway(subnet)) {
-		return errors.New("port MAC is the gateway's")
+		return errors.New("endpoint MAC is the gateway's")
 	}
 	return CheckHostServices(p.HostServices)
 }
 
-// TapName derives the tap's name (IFNAMSIZ allows 15 bytes) from the address, which no two ports
-// share.
-func (p Port) TapName() string {
+// TapName derives the tap's name (IFNAMSIZ allows 15 bytes) from the address, which no two
+// endpoints share.
+func (p Endpoint) TapName() string {
 	a := p.Address.As4()
 	return fmt.Sprintf("tap%02x%02x%02x%02x", a[0], a[1], a[2], a[3])
 }

@@ -108,7 +108,7 @@ func (h *home) checkAll(m *Manager) {
 }
 
 // checkVM checks one VM against its record.
-func (h *home) checkVM(m *Manager, rec store.VM, ports map[string]network.Port) {
+func (h *home) checkVM(m *Manager, rec store.VM, ports map[string]network.Endpoint) {
 	h.t.Helper()
 	dir := m.Dir(rec.ID)
 	if _, err := os.Stat(dir.Disk()); err != nil {

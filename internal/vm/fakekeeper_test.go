@@ -32,7 +32,7 @@ type fakeKeeper struct {
 	dir   network.Dir
 	lock  *os.File
 	mu    sync.Mutex
-	ports []network.Port
+	ports []network.Endpoint
 }
 
 func keepMain(dir homefolder.Dir) {
@@ -84,11 +84,11 @@ func (k *fakeKeeper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id, of := strings.CutPrefix(strings.TrimSuffix(r.URL.Path, "/policy"), "/ports/")
-	at := slices.IndexFunc(k.ports, func(p network.Port) bool { return p.ID == id })
+	at := slices.IndexFunc(k.ports, func(p network.Endpoint) bool { return p.ID == id })
 	var reply any = struct{}{}
 	switch {
 	case r.URL.Path == "/status":
-		reply = network.Status{HolderPID: os.Getpid(), Ports: k.ports, MTU: 1500, Uplink: network.UplinkUp}
+		reply = network.Status{HolderPID: os.Getpid(), Endpoints: k.ports, MTU: 1500, Uplink: network.UplinkUp}
 	case r.URL.Path == "/stop":
 		os.Remove(k.dir.HolderSocket())
 		w.Header().Set("Content-Length", "2") // whole before the end
@@ -96,12 +96,12 @@ func (k *fakeKeeper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).Flush()
 		os.Exit(0)
 	case r.URL.Path == "/ports":
-		var p network.Port
+		var p network.Endpoint
 		_ = json.NewDecoder(r.Body).Decode(&p)
-		k.ports = append(slices.DeleteFunc(k.ports, func(known network.Port) bool { return known.ID == p.ID }), p)
+		k.ports = append(slices.DeleteFunc(k.ports, func(known network.Endpoint) bool { return known.ID == p.ID }), p)
 		reply = network.Tap{Name: "tap" + p.ID, MTU: 1500}
 	case of && r.Method == http.MethodDelete:
-		k.ports = slices.DeleteFunc(k.ports, func(p network.Port) bool { return p.ID == id })
+		k.ports = slices.DeleteFunc(k.ports, func(p network.Endpoint) bool { return p.ID == id })
 	case of && at < 0:
 		w.WriteHeader(http.StatusNotFound)
 		reply = map[string]string{"error": "no such port"}
@@ -111,7 +111,7 @@ func (k *fakeKeeper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		k.ports[at].Policy = p
 	}
 	if k.ports == nil {
-		k.ports = []network.Port{}
+		k.ports = []network.Endpoint{}
 	}
 	k.remember()
 	_ = json.NewEncoder(w).Encode(reply)
@@ -142,7 +142,7 @@ func (h *home) refuse(requests ...string) {
 }
 
 // networkPorts are the ports that the network has, by VM id; nil when there is no network.
-func (h *home) networkPorts() map[string]network.Port {
+func (h *home) networkPorts() map[string]network.Endpoint {
 	h.t.Helper()
 	running, err := h.options.Network.Running()
 	if err != nil {
@@ -155,8 +155,8 @@ func (h *home) networkPorts() map[string]network.Port {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	ports := map[string]network.Port{}
-	for _, p := range status.Ports {
+	ports := map[string]network.Endpoint{}
+	for _, p := range status.Endpoints {
 		ports[p.ID] = p
 	}
 	return ports

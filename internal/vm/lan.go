@@ -94,7 +94,7 @@ func (l *lan) drop(ctx context.Context, id string) error {
 // endIdle ends a network that has no machine, for who has the turn.
 func (l *lan) endIdle(ctx context.Context) error {
 	status, err := l.client.Status(ctx)
-	if err != nil || len(status.Ports) > 0 {
+	if err != nil || len(status.Endpoints) > 0 {
 		return err
 	}
 	return l.client.Stop(ctx)
@@ -165,7 +165,7 @@ func (l *lan) align(ctx context.Context) error {
 		return err
 	}
 	var errs []error
-	for _, p := range status.Ports {
+	for _, p := range status.Endpoints {
 		if !l.joined[p.ID] {
 			errs = append(errs, l.client.Detach(ctx, p.ID))
 		}
@@ -208,8 +208,8 @@ func (l *lan) keep(ctx context.Context) {
 	}
 }
 
-func port(v store.VM) network.Port {
-	return network.Port{ID: v.ID, Name: v.Name, MAC: network.MAC(v.Address), Address: v.Address, Policy: policyOf(v)}
+func port(v store.VM) network.Endpoint {
+	return network.Endpoint{ID: v.ID, Name: v.Name, MAC: network.MAC(v.Address), Address: v.Address, Policy: policyOf(v)}
 }
 
 func policyOf(v store.VM) network.Policy {

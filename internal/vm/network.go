@@ -32,7 +32,7 @@ func (m *Manager) describeNetwork(ctx context.Context, check *api.Check) error {
 	if err != nil {
 		return err
 	}
-	check.Found = fmt.Sprintf("%s, machines: %d, to the world: %s", status.Subnet, len(status.Ports), status.Uplink)
+	check.Found = fmt.Sprintf("%s, machines: %d, to the world: %s", status.Subnet, len(status.Endpoints), status.Uplink)
 	if status.Uplink != network.UplinkUp {
 		check.Status = api.CheckWarning
 	}

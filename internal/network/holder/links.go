@@ -71,7 +71,7 @@ func applyLinks(s plan.State) error {
 			extra[l.Attrs().Name] = l
 		}
 	}
-	for _, p := range s.Ports {
+	for _, p := range s.Endpoints {
 		if extra[p.TapName()] == nil {
 			if err := addTap(bridge, p, s); err != nil {
 				return err
@@ -132,9 +132,9 @@ func joinGateway(bridge netlink.Link, s plan.State) error {
 	return nil
 }
 
-// addTap makes a port's tap and joins it to the bridge, which knows the port's MAC and addresses
-// from then on and learns no other. Nothing of it is left on an error.
-func addTap(bridge netlink.Link, p network.Port, s plan.State) (err error) {
+// addTap makes an endpoint's tap and joins it to the bridge, which knows the endpoint's MAC and
+// addresses from then on and learns no other. Nothing of it is left on an error.
+func addTap(bridge netlink.Link, p network.Endpoint, s plan.State) (err error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = p.TapName()
 	// Like `ip tuntap add mode tap`, with virtio-net headers, as the VMMs open it.
@@ -199,8 +199,8 @@ func neighbours(bridge netlink.Link, a netip.Addr, s plan.State) (all []*netlink
 	return all
 }
 
-// removeTap deletes a tap, also one that a VMM has open. The bridge forgets the port with it, the
-// neighbour entries by us.
+// removeTap deletes a tap, also one that a VMM has open. The bridge forgets the endpoint with it,
+// the neighbour entries by us.
 func removeTap(bridge, tap netlink.Link, s plan.State) error {
 	var a [4]byte
 	if _, err := fmt.Sscanf(tap.Attrs().Name, "tap%02x%02x%02x%02x", &a[0], &a[1], &a[2], &a[3]); err != nil {

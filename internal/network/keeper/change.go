@@ -16,8 +16,8 @@ import (
 // namespace.RequestTimeout when the holder stands still. The client gives up soon after.
 const writerTimeout = 50 * time.Second
 
-// maxPorts is how many VMs one network carries; the kernel's bridge ends at 1023 ports.
-const maxPorts = 1000
+// maxEndpoints is how many VMs one network carries; the kernel's bridge ends at 1023 ports.
+const maxEndpoints = 1000
 
 // settleInterval is how often what a change left undone is tried again.
 const settleInterval = 10 * time.Second
@@ -52,11 +52,11 @@ func (k *keeper) change(ctx context.Context, edit func(*plan.State) error) error
 	defer end()
 	before := k.now.Load().State
 	next := before
-	next.Ports = slices.Clone(before.Ports)
+	next.Endpoints = slices.Clone(before.Endpoints)
 	if err := edit(&next); err != nil {
 		return err
 	}
-	slices.SortFunc(next.Ports, func(a, b network.Port) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(next.Endpoints, func(a, b network.Endpoint) int { return strings.Compare(a.ID, b.ID) })
 	if next.HostAddresses, next.HostAddresses6, err = hostAddresses(); err != nil {
 		return err
 	}
@@ -67,11 +67,11 @@ func (k *keeper) change(ctx context.Context, edit func(*plan.State) error) error
 	k.now.Store(newSnapshot(next))
 	// The change is made, so an error from here on is no reason to call it failed: on a full disk
 	// VMs must still end, and ways must still close. Until the note is written, a keeper that finds
-	// neither its predecessor nor the holder would find the ports of the one before; the daemon
+	// neither its predecessor nor the holder would find the endpoints of the one before; the daemon
 	// tells it of what each VM may reach in any case.
-	err = k.remember(next.Ports)
+	err = k.remember(next.Endpoints)
 	if err != nil {
-		k.log.ErrorContext(ctx, "the ports are not noted", "err", err)
+		k.log.ErrorContext(ctx, "the endpoints are not noted", "err", err)
 	}
 	k.unsettled.Store(err != nil)
 	return nil
@@ -120,58 +120,58 @@ func (k *keeper) settle(ctx context.Context) error {
 	}
 }
 
-// unchanged has the same ports enforced, with what the host is like by now.
+// unchanged has the same endpoints enforced, with what the host is like by now.
 func unchanged(*plan.State) error { return nil }
 
-// attach adds a port, or changes the policy and the name of the one with its id.
-func attach(p network.Port) func(*plan.State) error {
+// attach adds an endpoint, or changes the policy and the name of the one with its id.
+func attach(p network.Endpoint) func(*plan.State) error {
 	return func(s *plan.State) error {
 		if err := p.Check(s.Subnet); err != nil {
 			return err
 		}
 		at := -1
-		for i, other := range s.Ports {
+		for i, other := range s.Endpoints {
 			switch {
 			case other.ID == p.ID && (other.Address != p.Address || other.MAC != p.MAC):
-				return fmt.Errorf("port %s has address %s and MAC %s already; detach it first", p.ID, other.Address,
+				return fmt.Errorf("endpoint %s has address %s and MAC %s already; detach it first", p.ID, other.Address,
 					other.MAC)
 			case other.ID == p.ID:
 				at = i
 			case other.Address == p.Address, other.MAC == p.MAC, other.Name == p.Name:
-				return fmt.Errorf("port %s has the address, the MAC or the name already", other.ID)
+				return fmt.Errorf("endpoint %s has the address, the MAC or the name already", other.ID)
 			}
 		}
 		if at >= 0 {
-			s.Ports[at] = p
+			s.Endpoints[at] = p
 			return nil
 		}
-		if len(s.Ports) >= maxPorts {
-			return fmt.Errorf("the network has %d machines, which is the limit", maxPorts)
+		if len(s.Endpoints) >= maxEndpoints {
+			return fmt.Errorf("the network has %d machines, which is the limit", maxEndpoints)
 		}
-		s.Ports = append(s.Ports, p)
+		s.Endpoints = append(s.Endpoints, p)
 		return nil
 	}
 }
 
-// detach removes a port; a missing one is no error.
+// detach removes an endpoint; a missing one is no error.
 func detach(id string) func(*plan.State) error {
 	return func(s *plan.State) error {
-		s.Ports = slices.DeleteFunc(s.Ports, func(p network.Port) bool { return p.ID == id })
+		s.Endpoints = slices.DeleteFunc(s.Endpoints, func(p network.Endpoint) bool { return p.ID == id })
 		return nil
 	}
 }
 
-// setPolicy puts a policy, whole, in place of a port's.
+// setPolicy puts a policy, whole, in place of an endpoint's.
 func setPolicy(id string, policy network.Policy) func(*plan.State) error {
 	return func(s *plan.State) error {
 		if err := network.CheckHostServices(policy.HostServices); err != nil {
 			return err
 		}
-		i := slices.IndexFunc(s.Ports, func(p network.Port) bool { return p.ID == id })
+		i := slices.IndexFunc(s.Endpoints, func(p network.Endpoint) bool { return p.ID == id })
 		if i < 0 {
 			return fmt.Errorf("set policy of %.140q: %w", id, network.ErrNotFound)
 		}
-		s.Ports[i].Policy = policy
+		s.Endpoints[i].Policy = policy
 		return nil
 	}
 }

@@ -34,25 +34,26 @@ func (fakeUplink) State() string  { return network.UplinkUp }
 func (fakeUplink) State6() string { return network.UplinkUp }
 func (fakeUplink) Close() error   { return nil }
 
-// newKeeper is a keeper of a network with one port, that enforces nothing yet and notes nothing.
+// newKeeper is a keeper of a network with one endpoint, that enforces nothing yet and notes
+// nothing.
 func newKeeper(enforcers ...enforcer) *keeper {
 	k := &keeper{
 		config: Config{Subnet: network.DefaultSubnet}, log: slog.New(slog.DiscardHandler), inside: &namespace.Namespace{PID: 17},
 		uplink: fakeUplink{}, writer: make(chan struct{}, 1), enforcers: enforcers,
-		remember: func([]network.Port) error { return nil },
+		remember: func([]network.Endpoint) error { return nil },
 	}
-	k.now.Store(newSnapshot(plan.State{Subnet: network.DefaultSubnet, MTU: 1500, IPv6: true, Ports: []network.Port{port("one", 2)}}))
+	k.now.Store(newSnapshot(plan.State{Subnet: network.DefaultSubnet, MTU: 1500, IPv6: true, Endpoints: []network.Endpoint{endpoint("one", 2)}}))
 	return k
 }
 
-func port(name string, n byte) network.Port {
+func endpoint(name string, n byte) network.Endpoint {
 	address := netip.AddrFrom4([4]byte{172, 30, 0, n})
-	return network.Port{ID: "id-" + name, Name: name, Address: address, MAC: network.MAC(address)}
+	return network.Endpoint{ID: "id-" + name, Name: name, Address: address, MAC: network.MAC(address)}
 }
 
 func names(s plan.State) string {
 	var all []string
-	for _, p := range s.Ports {
+	for _, p := range s.Endpoints {
 		all = append(all, p.Name)
 	}
 	return strings.Join(all, " ")
@@ -71,7 +72,7 @@ func TestHolderStandsStill(t *testing.T) {
 	asked, answer := make(chan struct{}), make(chan error)
 	k := newKeeper(func(plan.State) error { close(asked); return <-answer })
 	first := make(chan error, 1)
-	go func() { first <- k.change(t.Context(), attach(port("two", 3))) }()
+	go func() { first <- k.change(t.Context(), attach(endpoint("two", 3))) }()
 	<-asked
 
 	packets, err := net.ListenPacket("udp4", "127.0.0.1:0")
@@ -96,7 +97,7 @@ func TestHolderStandsStill(t *testing.T) {
 	k.routes().ServeHTTP(recorder, httptest.NewRequestWithContext(ctx, http.MethodGet, "/status", nil))
 	var status network.Status
 	must(t, json.Unmarshal(recorder.Body.Bytes(), &status))
-	if len(status.Ports) != 1 || status.Ports[0].Name != "one" || time.Since(began) > soon {
+	if len(status.Endpoints) != 1 || status.Endpoints[0].Name != "one" || time.Since(began) > soon {
 		t.Errorf("status is %+v after %s, want what the holder has made", status, time.Since(began))
 	}
 
@@ -108,7 +109,7 @@ func TestHolderStandsStill(t *testing.T) {
 	answer <- nil
 	must(t, <-first)
 	if got := names(k.now.Load().State); got != "one two" {
-		t.Errorf("ports are %q, want one two", got)
+		t.Errorf("endpoints are %q, want one two", got)
 	}
 }
 
@@ -133,8 +134,8 @@ func TestChangeAndItsContext(t *testing.T) {
 	var told []string
 	k := newKeeper(func(s plan.State) error { told = append(told, names(s)); return nil })
 	ctx, cancel := context.WithCancel(t.Context())
-	must(t, k.change(ctx, func(s *plan.State) error { cancel(); return attach(port("two", 3))(s) }))
-	if err := k.change(ctx, attach(port("three", 4))); !errors.Is(err, context.Canceled) {
+	must(t, k.change(ctx, func(s *plan.State) error { cancel(); return attach(endpoint("two", 3))(s) }))
+	if err := k.change(ctx, attach(endpoint("three", 4))); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want the context's end", err)
 	}
 	if want := []string{"one two"}; !slices.Equal(told, want) {
@@ -150,8 +151,8 @@ func TestPolicyGoesDown(t *testing.T) {
 	var enforcers []enforcer
 	for i := range 3 {
 		enforcers = append(enforcers, func(s plan.State) error {
-			told = append(told, fmt.Sprint(i, s.Ports[0].Policy))
-			if shown := k.now.Load().Ports[0].Policy; shown.NAT {
+			told = append(told, fmt.Sprint(i, s.Endpoints[0].Policy))
+			if shown := k.now.Load().Endpoints[0].Policy; shown.NAT {
 				t.Errorf("%+v is shown before it is enforced", shown)
 			}
 			return nil
@@ -162,7 +163,7 @@ func TestPolicyGoesDown(t *testing.T) {
 	if wanted := []string{fmt.Sprint(0, want), fmt.Sprint(1, want), fmt.Sprint(2, want)}; !slices.Equal(told, wanted) {
 		t.Errorf("told %q, want %q", told, wanted)
 	}
-	if got := k.now.Load().Ports[0].Policy; fmt.Sprint(got) != fmt.Sprint(want) {
+	if got := k.now.Load().Endpoints[0].Policy; fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%+v is shown, want %+v", got, want)
 	}
 }
@@ -173,7 +174,7 @@ func TestEnforceFails(t *testing.T) {
 	failure, stuck := errors.New("failure"), errors.New("stuck")
 	for _, tt := range []struct {
 		name      string
-		failAt    int // which enforcer fails when it is told of two ports
+		failAt    int // which enforcer fails when it is told of two endpoints
 		stuckAt   int // which fails when it is told of one; -1: none
 		want      string
 		unsettled bool
@@ -190,7 +191,7 @@ func TestEnforceFails(t *testing.T) {
 			for i := range 3 {
 				enforcers = append(enforcers, func(s plan.State) error {
 					told = append(told, fmt.Sprintf("%d:%s", i, names(s)))
-					switch n := len(s.Ports); {
+					switch n := len(s.Endpoints); {
 					case n == 2 && i == tt.failAt:
 						return failure
 					case n == 1 && i == tt.stuckAt:
@@ -200,7 +201,7 @@ func TestEnforceFails(t *testing.T) {
 				})
 			}
 			k := newKeeper(enforcers...)
-			err := k.change(t.Context(), attach(port("two", 3)))
+			err := k.change(t.Context(), attach(endpoint("two", 3)))
 			if !errors.Is(err, failure) || errors.Is(err, stuck) != (tt.stuckAt >= 0) {
 				t.Errorf("got %v, want the failure, and what could not be put back", err)
 			}
@@ -208,7 +209,7 @@ func TestEnforceFails(t *testing.T) {
 				t.Errorf("told %s, want %s", got, tt.want)
 			}
 			if got := names(k.now.Load().State); got != "one" || k.unsettled.Load() != tt.unsettled {
-				t.Errorf("ports are %q, unsettled %t, want one, %t", got, k.unsettled.Load(), tt.unsettled)
+				t.Errorf("endpoints are %q, unsettled %t, want one, %t", got, k.unsettled.Load(), tt.unsettled)
 			}
 		})
 	}
@@ -236,7 +237,7 @@ func TestSettleRules(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		settled := make(chan error, 1)
 		go func() { settled <- k.settle(ctx) }()
-		if err := k.change(ctx, attach(port("two", 3))); err == nil {
+		if err := k.change(ctx, attach(endpoint("two", 3))); err == nil {
 			t.Error("a change that failed is no error")
 		}
 		pass(settleInterval + time.Second)
@@ -260,20 +261,20 @@ func TestNoteFails(t *testing.T) {
 		var noted []string
 		var full atomic.Bool
 		full.Store(true)
-		k.remember = func(ports []network.Port) error {
+		k.remember = func(endpoints []network.Endpoint) error {
 			if full.Load() {
 				return errors.New("no space left on device")
 			}
-			noted = append(noted, names(plan.State{Ports: ports}))
+			noted = append(noted, names(plan.State{Endpoints: endpoints}))
 			return nil
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		settled := make(chan error, 1)
 		go func() { settled <- k.settle(ctx) }()
-		must(t, k.change(ctx, attach(port("two", 3))))
+		must(t, k.change(ctx, attach(endpoint("two", 3))))
 		must(t, k.change(ctx, detach("id-one")))
 		if got := names(k.now.Load().State); got != "two" {
-			t.Errorf("ports are %q, want those of the changes", got)
+			t.Errorf("endpoints are %q, want those of the changes", got)
 		}
 		full.Store(false)
 		pass(3 * settleInterval)
@@ -286,23 +287,23 @@ func TestNoteFails(t *testing.T) {
 }
 
 func TestEdits(t *testing.T) {
-	renamed, moved, closed := port("one", 2), port("one", 9), port("one", 2)
+	renamed, moved, closed := endpoint("one", 2), endpoint("one", 9), endpoint("one", 2)
 	renamed.Name = "uno"
 	closed.Policy = network.Policy{Isolated: true, HostServices: []int{80}}
-	same := func(edit func(*network.Port)) network.Port { p := port("three", 5); edit(&p); return p }
+	same := func(edit func(*network.Endpoint)) network.Endpoint { p := endpoint("three", 5); edit(&p); return p }
 	for _, tt := range []struct {
 		name string
 		edit func(*plan.State) error
-		want string // ports, or a part of the error
+		want string // endpoints, or a part of the error
 	}{
-		{"Attach", attach(port("three", 5)), "one two three"},
-		{"Again", attach(port("one", 2)), "one two"},
+		{"Attach", attach(endpoint("three", 5)), "one two three"},
+		{"Again", attach(endpoint("one", 2)), "one two"},
 		{"Rename", attach(renamed), "uno two"},
 		{"ErrMoved", attach(moved), "detach it first"},
-		{"ErrAddress", attach(same(func(p *network.Port) { p.Address = port("", 2).Address })), "already"},
-		{"ErrMAC", attach(same(func(p *network.Port) { p.MAC = port("", 2).MAC })), "already"},
-		{"ErrName", attach(same(func(p *network.Port) { p.Name = "one" })), "already"},
-		{"ErrCheck", attach(same(func(p *network.Port) { p.Name = "a.b" })), "no DNS label"},
+		{"ErrAddress", attach(same(func(p *network.Endpoint) { p.Address = endpoint("", 2).Address })), "already"},
+		{"ErrMAC", attach(same(func(p *network.Endpoint) { p.MAC = endpoint("", 2).MAC })), "already"},
+		{"ErrName", attach(same(func(p *network.Endpoint) { p.Name = "one" })), "already"},
+		{"ErrCheck", attach(same(func(p *network.Endpoint) { p.Name = "a.b" })), "no DNS label"},
 		{"Detach", detach("id-one"), "two"},
 		{"DetachNothing", detach("id-three"), "one two"},
 		{"Policy", setPolicy("id-one", closed.Policy), "one two"},
@@ -310,7 +311,7 @@ func TestEdits(t *testing.T) {
 		{"ErrService", setPolicy("id-one", network.Policy{HostServices: []int{53}}), "name server"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := plan.State{Subnet: network.DefaultSubnet, Ports: []network.Port{port("one", 2), port("two", 3)}}
+			s := plan.State{Subnet: network.DefaultSubnet, Endpoints: []network.Endpoint{endpoint("one", 2), endpoint("two", 3)}}
 			err := tt.edit(&s)
 			got := names(s)
 			if err != nil {
@@ -319,21 +320,21 @@ func TestEdits(t *testing.T) {
 			if got != tt.want && (strings.HasPrefix(tt.name, "Err") && !strings.Contains(got, tt.want) || !strings.HasPrefix(tt.name, "Err")) {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
-			if tt.name == "Policy" && !slices.Equal(s.Ports[0].HostServices, []int{80}) {
-				t.Errorf("the policy is %+v, want it whole", s.Ports[0].Policy)
+			if tt.name == "Policy" && !slices.Equal(s.Endpoints[0].HostServices, []int{80}) {
+				t.Errorf("the policy is %+v, want it whole", s.Endpoints[0].Policy)
 			}
 		})
 	}
 }
 
-func TestPortsAreBounded(t *testing.T) {
+func TestEndpointsAreBounded(t *testing.T) {
 	s := plan.State{Subnet: network.DefaultSubnet}
-	for i := range maxPorts + 1 {
-		p := port(fmt.Sprint("n", i), 0)
+	for i := range maxEndpoints + 1 {
+		p := endpoint(fmt.Sprint("n", i), 0)
 		p.Address = netip.AddrFrom4([4]byte{172, 30, byte(1 + i/250), byte(2 + i%250)})
 		p.MAC = network.MAC(p.Address)
-		if err := attach(p)(&s); (err != nil) != (i == maxPorts) {
-			t.Fatalf("port %d: %v", i, err)
+		if err := attach(p)(&s); (err != nil) != (i == maxEndpoints) {
+			t.Fatalf("endpoint %d: %v", i, err)
 		}
 	}
 }
@@ -343,22 +344,22 @@ func TestRemember(t *testing.T) {
 	if got, err := remembered(d); err != nil || got != nil {
 		t.Errorf("before any note: %v, %v", got, err)
 	}
-	must(t, remember(d, []network.Port{port("one", 2)}))
-	must(t, remember(d, []network.Port{port("two", 3)}))
-	if got, err := remembered(d); err != nil || names(plan.State{Ports: got}) != "two" {
+	must(t, remember(d, []network.Endpoint{endpoint("one", 2)}))
+	must(t, remember(d, []network.Endpoint{endpoint("two", 3)}))
+	if got, err := remembered(d); err != nil || names(plan.State{Endpoints: got}) != "two" {
 		t.Errorf("got %v, %v, want the last note", got, err)
 	}
 	if remember(network.Dir(filepath.Join(string(d), "none")), nil) == nil {
 		t.Error("a note that could not be written is no error")
 	}
-	must(t, os.WriteFile(d.PortsNote(), []byte("{"), 0o600))
+	must(t, os.WriteFile(d.EndpointsNote(), []byte("{"), 0o600))
 	if _, err := remembered(d); err == nil {
 		t.Error("a torn note is no error")
 	}
 }
 
 func TestSnapshot(t *testing.T) {
-	s := newSnapshot(plan.State{Subnet: network.DefaultSubnet, MTU: 1500, IPv6: true, Outside6: true, Ports: []network.Port{port("one", 2)}})
+	s := newSnapshot(plan.State{Subnet: network.DefaultSubnet, MTU: 1500, IPv6: true, Outside6: true, Endpoints: []network.Endpoint{endpoint("one", 2)}})
 	if got := fmt.Sprint(s.lookup("ONE"), s.lookup("two"), s.subnets()); got != "[172.30.0.2 fd62:616e:6765::ac1e:2] [] [172.30.0.0/16 fd62:616e:6765::ac1e:0/112]" {
 		t.Errorf("got %s", got)
 	}
@@ -367,7 +368,7 @@ func TestSnapshot(t *testing.T) {
 			t.Errorf("%s is %q", a, s.byAddress[a])
 		}
 	}
-	if got := fmt.Sprint(s.tap(port("one", 2))); got != "{tapac1e0002 1500 fd62:616e:6765::ac1e:2/112 fd62:616e:6765::ac1e:1}" {
+	if got := fmt.Sprint(s.tap(endpoint("one", 2))); got != "{tapac1e0002 1500 fd62:616e:6765::ac1e:2/112 fd62:616e:6765::ac1e:1}" {
 		t.Errorf("the tap is %s", got)
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"banger/internal/network"
 )
 
-// maxRequestBytes bounds a request's body; the largest is a port.
+// maxRequestBytes bounds a request's body; the largest is an endpoint.
 const maxRequestBytes = 64 << 10
 
 // listenControl opens the control socket in place of a dead keeper's; the lock is held.
@@ -30,13 +30,13 @@ func listenControl(d network.Dir) (net.Listener, error) {
 	return listener, nil
 }
 
-// routes is the control API: JSON both ways, 404 for a port that is not there, 400 for what the
-// request can mend.
+// routes is the control API: JSON both ways, 404 for an endpoint that is not there, 400 for what
+// the request can mend.
 func (k *keeper) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { reply(w, k.status(), nil) })
 	mux.HandleFunc("PUT /ports", func(w http.ResponseWriter, r *http.Request) {
-		var p network.Port
+		var p network.Endpoint
 		if err := decode(w, r, &p); err != nil {
 			reply(w, nil, err)
 			return
@@ -100,6 +100,6 @@ func (k *keeper) status() network.Status {
 	return network.Status{
 		HolderPID: k.inside.PID, Rootless: k.config.Rootless, Subnet: k.config.Subnet,
 		Gateway: network.Gateway(k.config.Subnet), MTU: now.MTU, Uplink: k.uplink.State(), IPv6: now.IPv6,
-		Uplink6: k.uplink.State6(), Relay: k.relay != nil, Ports: now.Ports,
+		Uplink6: k.uplink.State6(), Relay: k.relay != nil, Endpoints: now.Endpoints,
 	}
 }

@@ -29,7 +29,7 @@ func TestKeeperKilled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, rootless)
 			nettest.Check(t, h.Ensure(t.Context()))
-			one, two := h.Boot(h.Port("one", 2, network.Policy{NAT: true})), h.Boot(h.Port("two", 3, network.Policy{}))
+			one, two := h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true})), h.Boot(h.Endpoint("two", 3, network.Policy{}))
 			h.AwaitUplink(t)
 			before, err := h.Status(t.Context())
 			nettest.Check(t, err)
@@ -51,10 +51,10 @@ func TestKeeperKilled(t *testing.T) {
 			}
 			after, err := h.Status(t.Context())
 			nettest.Check(t, err)
-			if after.HolderPID != before.HolderPID || len(after.Ports) != 2 {
+			if after.HolderPID != before.HolderPID || len(after.Endpoints) != 2 {
 				t.Errorf("the network is another: %+v", after)
 			}
-			_, err = h.Attach(t.Context(), one.Port)
+			_, err = h.Attach(t.Context(), one.Endpoint)
 			nettest.Check(t, err)
 			h.AwaitUplink(t)
 			one.Want("again", "again", "")
@@ -86,7 +86,7 @@ func TestHolderKilled(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/both=%t", name, both), func(t *testing.T) {
 				h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, rootless)
 				nettest.Check(t, h.Ensure(t.Context()))
-				one, two := h.Boot(h.Port("one", 2, network.Policy{NAT: true})), h.Boot(h.Port("two", 3, network.Policy{}))
+				one, two := h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true})), h.Boot(h.Endpoint("two", 3, network.Policy{}))
 				h.AwaitUplink(t)
 				before, err := h.Status(t.Context())
 				nettest.Check(t, err)
@@ -100,10 +100,10 @@ func TestHolderKilled(t *testing.T) {
 				nettest.Check(t, h.Ensure(t.Context()))
 				after, err := h.Status(t.Context())
 				nettest.Check(t, err)
-				if after.HolderPID == before.HolderPID || len(after.Ports) != 2 {
-					t.Errorf("got %+v, want another holder with the same ports", after)
+				if after.HolderPID == before.HolderPID || len(after.Endpoints) != 2 {
+					t.Errorf("got %+v, want another holder with the same endpoints", after)
 				}
-				_, err = h.Attach(t.Context(), one.Port)
+				_, err = h.Attach(t.Context(), one.Endpoint)
 				nettest.Check(t, err)
 				one.Want("again", "again", "")
 				h.AwaitUplink(t)
@@ -123,7 +123,7 @@ func TestIdleHolderKilled(t *testing.T) {
 	}
 	h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, true)
 	nettest.Check(t, h.Ensure(t.Context()))
-	_, err := h.Attach(t.Context(), h.Port("one", 2, network.Policy{}))
+	_, err := h.Attach(t.Context(), h.Endpoint("one", 2, network.Policy{}))
 	nettest.Check(t, err)
 	status, err := h.Status(t.Context())
 	nettest.Check(t, err)
@@ -131,10 +131,10 @@ func TestIdleHolderKilled(t *testing.T) {
 	nettest.Check(t, h.Ensure(t.Context()))
 	again, err := h.Status(t.Context())
 	nettest.Check(t, err)
-	if again.HolderPID == status.HolderPID || len(again.Ports) != 0 {
+	if again.HolderPID == status.HolderPID || len(again.Endpoints) != 0 {
 		t.Errorf("got %+v, want a new namespace", again)
 	}
-	h.Boot(h.Port("one", 2, network.Policy{NAT: true})).Want("pong", "ping", "172.30.0.1")
+	h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true})).Want("pong", "ping", "172.30.0.1")
 }
 
 func TestTwoHomes(t *testing.T) {
@@ -145,8 +145,8 @@ func TestTwoHomes(t *testing.T) {
 	first, second := w.Home("a", network.DefaultSubnet, true), w.Home("b", network.DefaultSubnet, true)
 	nettest.Check(t, first.Ensure(t.Context()))
 	nettest.Check(t, second.Ensure(t.Context()))
-	one := first.Boot(first.Port("one", 2, network.Policy{NAT: true}))
-	two := second.Boot(second.Port("two", 3, network.Policy{NAT: true}))
+	one := first.Boot(first.Endpoint("one", 2, network.Policy{NAT: true}))
+	two := second.Boot(second.Endpoint("two", 3, network.Policy{NAT: true}))
 	second.AwaitUplink(t)
 	one.Want("error", "tcp", "172.30.0.3:7")
 	one.Want("NXDOMAIN", "dns", "two.vm A/udp")
@@ -161,7 +161,7 @@ func TestHostsAddressesAndResolversAreFollowed(t *testing.T) {
 	w := nettest.NewWorld(t)
 	h := w.Home("a", network.DefaultSubnet, true)
 	nettest.Check(t, h.Ensure(t.Context()))
-	one := h.Boot(h.Port("one", 2, network.Policy{NAT: true}))
+	one := h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true}))
 	h.AwaitUplink(t)
 	// A resolver on the host's loopback, as systemd-resolved's: the keeper reaches it, the guest
 	// does not.
@@ -197,7 +197,7 @@ func TestManyAddressesAtOnce(t *testing.T) {
 	}
 	h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, true)
 	nettest.Check(t, h.Ensure(t.Context()))
-	one := h.Boot(h.Port("one", 2, network.Policy{NAT: true}))
+	one := h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true}))
 	h.AwaitUplink(t)
 	one.Want("hello", "keep", nettest.InternetAddress+":7")
 	keeper := h.KeeperPID(t)
@@ -230,14 +230,14 @@ func TestTwoHomesOfRoot(t *testing.T) {
 	other := netip.MustParsePrefix("172.31.0.0/16")
 	first := w.Home("a", other, false)
 	nettest.Check(t, first.Ensure(t.Context()))
-	target := first.Port("two", 2, network.Policy{NAT: true})
+	target := first.Endpoint("two", 2, network.Policy{NAT: true})
 	target.Address = netip.MustParseAddr("172.31.0.2")
 	target.MAC = network.MAC(target.Address)
 	first.Boot(target)
 	for name, rootless := range nettest.Modes {
 		h := w.Home(name, network.DefaultSubnet, rootless)
 		nettest.Check(t, h.Ensure(t.Context()))
-		one := h.Boot(h.Port("one", 2, network.Policy{NAT: true}))
+		one := h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true}))
 		h.AwaitUplink(t)
 		one.Want("error", "tcp", "172.31.0.2:7")
 		one.Want("error", "tcp", "["+network.Address6(target.Address).String()+"]:7")
@@ -255,21 +255,21 @@ func TestManyTaps(t *testing.T) {
 	for range 20 {
 		began := time.Now()
 		for i := range byte(50) {
-			_, err := h.Attach(t.Context(), h.Port(fmt.Sprint("v", i), 2+i, network.Policy{NAT: true}))
+			_, err := h.Attach(t.Context(), h.Endpoint(fmt.Sprint("v", i), 2+i, network.Policy{NAT: true}))
 			nettest.Check(t, err)
 		}
 		attaching += time.Since(began)
 		began = time.Now()
 		for i := range byte(50) {
-			nettest.Check(t, h.Detach(t.Context(), h.Port(fmt.Sprint("v", i), 2+i, network.Policy{}).ID))
+			nettest.Check(t, h.Detach(t.Context(), h.Endpoint(fmt.Sprint("v", i), 2+i, network.Policy{}).ID))
 		}
 		detaching += time.Since(began)
 	}
 	t.Logf("attach %s, detach %s", attaching/1000, detaching/1000)
 	status, err := h.Status(t.Context())
 	nettest.Check(t, err)
-	if got := nettest.InsideLinks(t, status.HolderPID); strings.Contains(got, "tap") || len(status.Ports) != 0 {
-		t.Errorf("left: %s, %d ports", got, len(status.Ports))
+	if got := nettest.InsideLinks(t, status.HolderPID); strings.Contains(got, "tap") || len(status.Endpoints) != 0 {
+		t.Errorf("left: %s, %d endpoints", got, len(status.Endpoints))
 	}
 }
 
@@ -280,14 +280,14 @@ func TestFlood(t *testing.T) {
 	}
 	h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, true)
 	nettest.Check(t, h.Ensure(t.Context()))
-	one, two := h.Boot(h.Port("one", 2, network.Policy{})), h.Boot(h.Port("two", 3, network.Policy{}))
+	one, two := h.Boot(h.Endpoint("one", 2, network.Policy{})), h.Boot(h.Endpoint("two", 3, network.Policy{}))
 	for range 3 {
 		one.Want("sent", "flood", "172.30.0.1:53")
 		two.Want("NOERROR 172.30.0.2", "dns", "one.vm A/udp")
 		two.Want("NOERROR 192.0.2.99", "dns", "example.org A/tcp")
 	}
-	nettest.Check(t, h.SetPolicy(t.Context(), one.Port.ID, network.Policy{NAT: true}))
-	nettest.Check(t, h.SetPolicy(t.Context(), two.Port.ID, network.Policy{NAT: true}))
+	nettest.Check(t, h.SetPolicy(t.Context(), one.Endpoint.ID, network.Policy{NAT: true}))
+	nettest.Check(t, h.SetPolicy(t.Context(), two.Endpoint.ID, network.Policy{NAT: true}))
 	h.AwaitUplink(t)
 	for range 2 {
 		one.Want("sent", "open", "203.0.113.1") // from where no answer comes
@@ -304,18 +304,18 @@ func TestAttachRefuses(t *testing.T) {
 	}
 	h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, false)
 	nettest.Check(t, h.Ensure(t.Context()))
-	one := h.Port("one", 2, network.Policy{})
+	one := h.Endpoint("one", 2, network.Policy{})
 	for range 2 {
 		_, err := h.Attach(t.Context(), one)
 		nettest.Check(t, err)
 	}
-	other := h.Port("two", 2, network.Policy{})
+	other := h.Endpoint("two", 2, network.Policy{})
 	if _, err := h.Attach(t.Context(), other); err == nil {
 		t.Error("an address was given twice")
 	}
-	moved := h.Port("one", 3, network.Policy{})
+	moved := h.Endpoint("one", 3, network.Policy{})
 	if _, err := h.Attach(t.Context(), moved); err == nil {
-		t.Error("an attached port moved")
+		t.Error("an attached endpoint moved")
 	}
 	if err := h.SetPolicy(t.Context(), "nobody", network.Policy{}); err == nil || !strings.Contains(err.Error(), network.ErrNotFound.Error()) {
 		t.Errorf("got %v, want ErrNotFound", err)
@@ -332,19 +332,19 @@ func TestConnectionsAreBounded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, rootless)
 			nettest.Check(t, h.Ensure(t.Context()))
-			one, two := h.Boot(h.Port("one", 2, network.Policy{NAT: true})), h.Boot(h.Port("two", 3, network.Policy{NAT: true}))
+			one, two := h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true})), h.Boot(h.Endpoint("two", 3, network.Policy{NAT: true}))
 			h.AwaitUplink(t)
 			for _, internet := range []string{nettest.InternetAddress, nettest.InternetAddress6} {
 				one.Want("hello", "keep", net.JoinHostPort(internet, "7"))
 				one.Want("sent", "connect", internet)
 				names := net.JoinHostPort(internet, "53")
 				one.Want("error", "ask", names)
-				nettest.Check(t, h.SetPolicy(t.Context(), two.Port.ID, network.Policy{NAT: true})) // the count outlives a change
+				nettest.Check(t, h.SetPolicy(t.Context(), two.Endpoint.ID, network.Policy{NAT: true})) // the count outlives a change
 				one.Want("error", "ask", names)
 				one.Want("again", "again", "")
 				two.Want("answered", "ask", names)
 			}
-			one.Want("pong", "ping", two.Port.Address.String())
+			one.Want("pong", "ping", two.Endpoint.Address.String())
 		})
 	}
 }
@@ -359,7 +359,7 @@ func TestEarlierNamespaceIsTakenOver(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, rootless)
 			nettest.Check(t, h.Ensure(t.Context()))
-			one, two := h.Boot(h.Port("one", 2, network.Policy{NAT: true})), h.Boot(h.Port("two", 3, network.Policy{}))
+			one, two := h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true})), h.Boot(h.Endpoint("two", 3, network.Policy{}))
 			h.AwaitUplink(t)
 			before, err := h.Status(t.Context())
 			nettest.Check(t, err)
@@ -391,7 +391,7 @@ func TestHolderStopped(t *testing.T) {
 	}
 	h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, true)
 	nettest.Check(t, h.Ensure(t.Context()))
-	one := h.Boot(h.Port("one", 2, network.Policy{NAT: true}))
+	one := h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true}))
 	h.AwaitUplink(t)
 	status, err := h.Status(t.Context())
 	nettest.Check(t, err)
@@ -399,9 +399,9 @@ func TestHolderStopped(t *testing.T) {
 	resume := sync.OnceFunc(func() { syscall.Kill(status.HolderPID, syscall.SIGCONT) })
 	defer resume()
 	changed := make(chan error, 2)
-	go func() { changed <- h.SetPolicy(t.Context(), one.Port.ID, network.Policy{}) }()
+	go func() { changed <- h.SetPolicy(t.Context(), one.Endpoint.ID, network.Policy{}) }()
 	go func() {
-		_, err := h.Attach(t.Context(), h.Port("two", 3, network.Policy{}))
+		_, err := h.Attach(t.Context(), h.Endpoint("two", 3, network.Policy{}))
 		changed <- err
 	}()
 	began := time.Now()
@@ -410,8 +410,8 @@ func TestHolderStopped(t *testing.T) {
 	one.Want("hello", "tcp", nettest.InternetAddress+":7")
 	status, err = h.Status(t.Context())
 	nettest.Check(t, err)
-	if len(status.Ports) != 1 || !status.Ports[0].NAT {
-		t.Errorf("status tells of ports that the holder has not made: %+v", status.Ports)
+	if len(status.Endpoints) != 1 || !status.Endpoints[0].NAT {
+		t.Errorf("status tells of endpoints that the holder has not made: %+v", status.Endpoints)
 	}
 	t.Logf("all answered within %s", time.Since(began))
 	resume()

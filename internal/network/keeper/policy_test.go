@@ -25,21 +25,21 @@ func TestPolicy(t *testing.T) {
 			nettest.Check(t, h.Ensure(t.Context()))
 			t.Logf("ready in %s", time.Since(began))
 			began = time.Now()
-			one := h.Boot(h.Port("one", 2, network.Policy{NAT: true}))
+			one := h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true}))
 			t.Logf("attached and booted in %s", time.Since(began))
-			two := h.Boot(h.Port("two", 3, network.Policy{}))
-			alone := h.Boot(h.Port("alone", 4, network.Policy{NAT: true, Isolated: true}))
+			two := h.Boot(h.Endpoint("two", 3, network.Policy{}))
+			alone := h.Boot(h.Endpoint("alone", 4, network.Policy{NAT: true, Isolated: true}))
 			h.AwaitUplink(t)
 
 			one.Want("hello", "tcp", nettest.InternetAddress+":7")
 			one.Want("answered", "ask", nettest.InternetAddress+":53")
-			one.Want("hello 172.30.0.2", "tcp", two.Port.Address.String()+":7")
+			one.Want("hello 172.30.0.2", "tcp", two.Endpoint.Address.String()+":7")
 			one.Want("pong", "ping", "172.30.0.1")
-			one.Want("pong", "ping", two.Port.Address.String())
+			one.Want("pong", "ping", two.Endpoint.Address.String())
 			alone.Want("hello", "tcp", nettest.InternetAddress+":7")
 
-			alone.Want("error", "tcp", one.Port.Address.String()+":7")
-			one.Want("error", "tcp", alone.Port.Address.String()+":7")
+			alone.Want("error", "tcp", one.Endpoint.Address.String()+":7")
+			one.Want("error", "tcp", alone.Endpoint.Address.String()+":7")
 			two.Want("error", "tcp", nettest.InternetAddress+":7")
 			two.Want("error", "ask", nettest.InternetAddress+":53")
 			for _, host := range []string{nettest.HostAddress, nettest.OtherAddress, "172.30.0.1", "172.30.255.254", "172.30.255.253", "169.254.169.254"} {
@@ -58,14 +58,14 @@ func TestPolicy(t *testing.T) {
 
 			for _, internet := range []string{nettest.InternetAddress + ":7", "[" + nettest.InternetAddress6 + "]:7"} {
 				one.Want("hello", "keep", internet)
-				nettest.Check(t, h.SetPolicy(t.Context(), one.Port.ID, network.Policy{}))
+				nettest.Check(t, h.SetPolicy(t.Context(), one.Endpoint.ID, network.Policy{}))
 				one.Want("error", "again", "")
 				one.Want("error", "tcp", internet)
 				one.Want("error", "ask", strings.TrimSuffix(internet, "7")+"53")
-				nettest.Check(t, h.SetPolicy(t.Context(), one.Port.ID, network.Policy{NAT: true}))
+				nettest.Check(t, h.SetPolicy(t.Context(), one.Endpoint.ID, network.Policy{NAT: true}))
 				one.Want("hello", "tcp", internet)
 			}
-			nettest.Check(t, h.SetPolicy(t.Context(), two.Port.ID, network.Policy{NAT: true}))
+			nettest.Check(t, h.SetPolicy(t.Context(), two.Endpoint.ID, network.Policy{NAT: true}))
 			two.Want("hello", "tcp", nettest.InternetAddress+":7")
 			two.Want("hello", "tcp", "["+nettest.InternetAddress6+"]:7")
 			spoof(t, one, two)
@@ -98,7 +98,7 @@ func policy6(one, two, alone *nettest.VM) {
 // absence is seen at once.
 func spoof(t *testing.T, one, two *nettest.VM) {
 	t.Helper()
-	mine, theirs, broadcast := one.Port.MAC, two.Port.MAC, "ff:ff:ff:ff:ff:ff"
+	mine, theirs, broadcast := one.Endpoint.MAC, two.Endpoint.MAC, "ff:ff:ff:ff:ff:ff"
 	frame := func(to, from, kind, rest string) string {
 		return strings.ReplaceAll(to+from, ":", "") + kind + rest
 	}
@@ -167,7 +167,7 @@ func TestNothingIsLeft(t *testing.T) {
 			h := w.Home("a", network.DefaultSubnet, rootless)
 			nettest.Check(t, h.Ensure(t.Context()))
 			nettest.Check(t, h.Ensure(t.Context()))
-			_, err = h.Attach(t.Context(), h.Port("one", 2, network.Policy{}))
+			_, err = h.Attach(t.Context(), h.Endpoint("one", 2, network.Policy{}))
 			nettest.Check(t, err)
 			nettest.Check(t, h.Stop(t.Context()))
 			nettest.Check(t, h.Stop(t.Context()))

@@ -50,7 +50,7 @@ type keeper struct {
 	enforcers []enforcer               // see enforce
 	writer    chan struct{}            // has room for one: whoever changes the network
 	now       atomic.Pointer[snapshot] // is replaced by the writer alone
-	remember  func([]network.Port) error
+	remember  func([]network.Endpoint) error
 	unsettled atomic.Bool // see settle
 }
 
@@ -88,7 +88,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 	defer stop(nil)
 	k := &keeper{
 		config: c, log: log, stop: stop, writer: make(chan struct{}, 1),
-		remember: func(ports []network.Port) error { return remember(d, ports) },
+		remember: func(endpoints []network.Endpoint) error { return remember(d, endpoints) },
 	}
 	if err := k.setUp(ctx, d); err != nil {
 		fresh := k.inside != nil && k.inside.Found == nil
@@ -144,9 +144,9 @@ func (k *keeper) setUp(ctx context.Context, d network.Dir) (err error) {
 			return err
 		}
 	}
-	k.enforcers = []enforcer{k.inside.Apply, func(s plan.State) error { return k.services.Apply(s.Ports) }}
+	k.enforcers = []enforcer{k.inside.Apply, func(s plan.State) error { return k.services.Apply(s.Endpoints) }}
 	if k.relay != nil {
-		k.enforcers = append(k.enforcers, func(s plan.State) error { k.relay.Apply(s.Ports); return nil })
+		k.enforcers = append(k.enforcers, func(s plan.State) error { k.relay.Apply(s.Endpoints); return nil })
 	}
 	k.now.Store(newSnapshot(state))
 	if err := k.change(ctx, unchanged); err != nil {
@@ -167,9 +167,9 @@ func (k *keeper) foundState(d network.Dir) (s plan.State, err error) {
 			return s, fmt.Errorf("take over network: it has subnet %s, not %s; stop it first", found.Subnet,
 				k.config.Subnet)
 		}
-		s.Ports, s.Relay = found.Ports, found.Relay
+		s.Endpoints, s.Relay = found.Endpoints, found.Relay
 	} else if k.inside.Joined {
-		s.Ports, err = remembered(d)
+		s.Endpoints, err = remembered(d)
 	}
 	return s, err
 }
@@ -212,7 +212,7 @@ func (k *keeper) tearDown(all bool) error {
 	}
 	if all && k.inside != nil {
 		errs = append(errs, k.inside.Stop())
-		left = append(left, d.HolderSocket(), d.PortsNote())
+		left = append(left, d.HolderSocket(), d.EndpointsNote())
 	}
 	for _, file := range left {
 		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -19,7 +19,7 @@ type snapshot struct {
 
 func newSnapshot(s plan.State) *snapshot {
 	now := &snapshot{State: s, byName: map[string]netip.Addr{}, byAddress: map[netip.Addr]string{}}
-	for _, p := range s.Ports {
+	for _, p := range s.Endpoints {
 		now.byName[strings.ToLower(p.Name)] = p.Address
 		for _, f := range s.Families() {
 			now.byAddress[f.Of(p.Address)] = p.Name
@@ -48,8 +48,8 @@ func (s *snapshot) lookup(name string) (addresses []netip.Addr) {
 	return addresses
 }
 
-// tap tells a VMM of a port's tap.
-func (s *snapshot) tap(p network.Port) network.Tap {
+// tap tells a VMM of an endpoint's tap.
+func (s *snapshot) tap(p network.Endpoint) network.Tap {
 	tap := network.Tap{Name: p.TapName(), MTU: s.MTU}
 	if s.IPv6 {
 		tap.Address6 = netip.PrefixFrom(network.Address6(p.Address), nft.IP6.Net(s.Subnet).Bits())

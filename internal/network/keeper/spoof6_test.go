@@ -37,18 +37,18 @@ func spoof6(t *testing.T, one, two *nettest.VM) {
 	t.Helper()
 	const udp, icmp, hopByHop, fragment = 17, 58, 0, 44
 	const solicit, advert, routers, redirect, listeners = 135, 136, 134, 137, 143
-	mac, err := net.ParseMAC(one.Port.MAC)
+	mac, err := net.ParseMAC(one.Endpoint.MAC)
 	nettest.Check(t, err)
-	theirMAC, err := net.ParseMAC(two.Port.MAC)
+	theirMAC, err := net.ParseMAC(two.Endpoint.MAC)
 	nettest.Check(t, err)
 	mine, theirs, local := one.Tap.Address6.Addr().String(), two.Tap.Address6.Addr().String(), network.LinkLocal(mac).String()
 	gateway, gatewayMAC := network.Address6(network.Gateway(network.DefaultSubnet)).String(), network.MAC(network.Gateway(network.DefaultSubnet))
 	const all, allMAC = "ff02::1", "33:33:00:00:00:01"
-	honest := frame6{two.Port.MAC, one.Port.MAC, mine, theirs, udp, ""}
+	honest := frame6{two.Endpoint.MAC, one.Endpoint.MAC, mine, theirs, udp, ""}
 	packet := func(mark string) string { return "00070007000c0000" + mark }
 	with := func(edit func(*frame6)) frame6 { f := honest; edit(&f); return f }
 	say := func(source, payload string) frame6 {
-		return frame6{allMAC, one.Port.MAC, source, all, icmp, payload}
+		return frame6{allMAC, one.Endpoint.MAC, source, all, icmp, payload}
 	}
 	rows := []struct {
 		name  string
@@ -58,7 +58,7 @@ func spoof6(t *testing.T, one, two *nettest.VM) {
 		{"own packet", with(func(f *frame6) { f.payload = packet("feed0001") }), true},
 		{"own link-local address", with(func(f *frame6) { f.source, f.payload = local, packet("feed0002") }), true},
 		{"source MAC", with(func(f *frame6) { f.fromMAC, f.payload = "02:00:00:00:00:99", packet("feed0003") }), false},
-		{"their MAC and address", with(func(f *frame6) { f.fromMAC, f.source, f.payload = two.Port.MAC, theirs, packet("feed0004") }), false},
+		{"their MAC and address", with(func(f *frame6) { f.fromMAC, f.source, f.payload = two.Endpoint.MAC, theirs, packet("feed0004") }), false},
 		{"source address", with(func(f *frame6) { f.source, f.payload = theirs, packet("feed0005") }), false},
 		{"the gateway's address", with(func(f *frame6) { f.source, f.payload = gateway, packet("feed0006") }), false},
 		{"no address", with(func(f *frame6) { f.source, f.payload = "::", packet("feed0007") }), false},
@@ -116,13 +116,13 @@ func TestLoopbackIsHidden6(t *testing.T) {
 	}
 	h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, true)
 	nettest.Check(t, h.Ensure(t.Context()))
-	one := h.Boot(h.Port("one", 2, network.Policy{NAT: true}))
+	one := h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true}))
 	h.AwaitUplink(t)
 	listener, err := net.ListenPacket("udp", ":7777") // IPv4 and IPv6
 	nettest.Check(t, err)
 	defer listener.Close()
 	for _, to := range []string{"::", "::1", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:" + nettest.HostAddress, "fe80::1", nettest.HostAddress6, nettest.OtherAddress6} {
-		packet := frame6{network.MAC(network.Gateway(network.DefaultSubnet)), one.Port.MAC, one.Tap.Address6.Addr().String(), to, 17, "1e621e6100090000" + "61"}
+		packet := frame6{network.MAC(network.Gateway(network.DefaultSubnet)), one.Endpoint.MAC, one.Tap.Address6.Addr().String(), to, 17, "1e621e6100090000" + "61"}
 		if got := one.Do("frame", "", packet.checksummed(t)); got != "sent" {
 			t.Fatal(got)
 		}

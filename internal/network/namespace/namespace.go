@@ -21,7 +21,7 @@ import (
 	"banger/internal/network/plan"
 )
 
-// RequestTimeout bounds a request to the holder; a thousand ports take it some seconds.
+// RequestTimeout bounds a request to the holder; a thousand endpoints take it some seconds.
 const RequestTimeout = 20 * time.Second
 
 // Namespace is what the holder of it gives and takes. It is safe for concurrent use.

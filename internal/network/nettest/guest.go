@@ -114,10 +114,10 @@ func playVM() error {
 	if err != nil {
 		return err
 	}
-	mac, _ := net.ParseMAC(v.Port.MAC)
+	mac, _ := net.ParseMAC(v.Endpoint.MAC)
 	if err := errors.Join(netlink.LinkSetHardwareAddr(link, mac), netlink.LinkSetMTU(link, v.Tap.MTU),
 		netlink.LinkSetTxQLen(link, 2*plan.MaxConns), // so that «connect» loses nothing on the way to the bridge
-		raise("lo"), AddAddress("eth0", v.Port.Address.String()+"/16"),
+		raise("lo"), AddAddress("eth0", v.Endpoint.Address.String()+"/16"),
 		netlink.RouteAdd(&netlink.Route{Gw: v.Gateway.AsSlice()})); err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func (h *home) Alive(t *testing.T) bool {
 // AwaitUplink waits until the namespace has its way out: pasta says nothing when it is ready.
 func (h *home) AwaitUplink(t *testing.T) {
 	t.Helper()
-	p := h.Port("probe", 99, network.Policy{NAT: true})
+	p := h.Endpoint("probe", 99, network.Policy{NAT: true})
 	v := h.Boot(p)
 	Await(t, "way out", func() bool {
 		return strings.HasPrefix(v.DoWithin(ShortWait, "tcp", InternetAddress+":7", ""), "hello") &&
@@ -147,21 +147,21 @@ func playHolder() error {
 	return holder.Run(context.Background(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 }
 
-func (h *home) Port(name string, n byte, policy network.Policy) network.Port {
+func (h *home) Endpoint(name string, n byte, policy network.Policy) network.Endpoint {
 	a := network.Gateway(network.DefaultSubnet).As4()
 	a[3] = n
 	address := netip.AddrFrom4(a)
-	return network.Port{ID: "id-" + name, Name: name, Address: address, MAC: network.MAC(address), Policy: policy}
+	return network.Endpoint{ID: "id-" + name, Name: name, Address: address, MAC: network.MAC(address), Policy: policy}
 }
 
-func (h *home) Boot(p network.Port) *VM {
+func (h *home) Boot(p network.Endpoint) *VM {
 	t := h.world.t
 	t.Helper()
 	tap, err := h.Attach(t.Context(), p)
 	Check(t, err)
 	status, err := h.Status(t.Context())
 	Check(t, err)
-	config, _ := json.Marshal(VM{Port: p, Tap: tap, Gateway: status.Gateway})
+	config, _ := json.Marshal(VM{Endpoint: p, Tap: tap, Gateway: status.Gateway})
 	executable, _ := os.Executable()
 	folder := h.path.VM(p.ID)
 	Check(t, os.MkdirAll(folder, 0o700))
@@ -177,7 +177,7 @@ func (h *home) Boot(p network.Port) *VM {
 	in, _ := command.StdinPipe()
 	out, _ := command.StdoutPipe()
 	Check(t, command.Start())
-	v := &VM{t: t, Port: p, Tap: tap, in: in, out: bufio.NewReader(out)}
+	v := &VM{t: t, Endpoint: p, Tap: tap, in: in, out: bufio.NewReader(out)}
 	v.end = func() { in.Close(); command.Wait() }
 	t.Cleanup(v.end)
 	if got := v.Do("ready", "", ""); got != "ready" {

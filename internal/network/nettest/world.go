@@ -262,9 +262,9 @@ type request struct {
 // VM is a guest: a process with a network namespace of its own, whose interface is the other end of
 // the tap.
 type VM struct {
-	t    *testing.T
-	Port network.Port
-	Tap  network.Tap
+	t        *testing.T
+	Endpoint network.Endpoint
+	Tap      network.Tap
 
 	Gateway netip.Addr
 
@@ -305,7 +305,7 @@ func (v *VM) Want(prefix, what, to string) {
 		wait = ShortWait
 	}
 	if got := v.DoWithin(wait, what, to, ""); !strings.HasPrefix(got, prefix) {
-		v.t.Errorf("%s: %s %s: got %q, want %q", v.Port.Name, what, to, got, prefix)
+		v.t.Errorf("%s: %s %s: got %q, want %q", v.Endpoint.Name, what, to, got, prefix)
 	}
 }
 

@@ -156,8 +156,8 @@ func ServiceElement(a netip.Addr, port int) Element {
 	return Element{fmt.Sprintf("%s . %d", a, port), append(key, 0, 0)}
 }
 
-// SourceElement is a port's key with one of its addresses; each part is padded to words of four
-// bytes.
+// SourceElement is an endpoint's key with one of its addresses; each part is padded to words of
+// four bytes.
 func SourceElement(tap string, mac net.HardwareAddr, a netip.Addr) Element {
 	key := append(interfaceBytes(tap), mac...)
 	key = append(append(key, 0, 0), a.AsSlice()...)

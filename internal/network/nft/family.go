@@ -27,7 +27,7 @@ type Family struct {
 
 	Addresses SetKind
 	Services  SetKind // a VM's address and a port
-	Sources   SetKind // a port's interface, MAC and address
+	Sources   SetKind // an endpoint's interface, MAC and address
 
 	EtherType   Clause
 	EchoRequest Clause
@@ -134,7 +134,7 @@ func (f *Family) Anywhere() *net.IPNet {
 	return &net.IPNet{IP: make(net.IP, f.size), Mask: make(net.IPMask, f.size)}
 }
 
-// SourceIn holds when the frame's port, its MAC and the address that it comes from stand together
+// SourceIn holds when the frame's tap, its MAC and the address that it comes from stand together
 // in a set.
 func (f *Family) SourceIn(set string) Clause {
 	return portAndMAC("ether saddr", macOfFrame, f.name+" saddr",

@@ -169,7 +169,7 @@ func Refill(tables []Table) error {
 	return nil
 }
 
-// dynamicSize bounds a dynamic set: more than the ports of a network.
+// dynamicSize bounds a dynamic set: more than the endpoints of a network.
 const dynamicSize = 4096
 
 func (s Set) in(t *nftables.Table) *nftables.Set {

@@ -26,11 +26,11 @@ const (
 )
 
 // Rules returns the tables inside the namespace. They lean on each other: the bridge table lets a
-// frame in only with its port's own MAC and address, therefore the routed tables may tell VMs by
-// their address.
+// frame in only with its endpoint's own MAC and address, therefore the routed tables may tell VMs
+// by their address.
 func Rules(s State) []nft.Table {
-	s.Ports = slices.SortedFunc(slices.Values(s.Ports),
-		func(a, b network.Port) int { return a.Address.Compare(b.Address) })
+	s.Endpoints = slices.SortedFunc(slices.Values(s.Endpoints),
+		func(a, b network.Endpoint) int { return a.Address.Compare(b.Address) })
 	tables := []nft.Table{bridgeTable(s)}
 	for _, f := range s.Families() {
 		tables = append(tables, routedTable(f, s))
@@ -44,8 +44,8 @@ func bridgeTable(s State) nft.Table {
 	isolated := nft.Set{Name: "isolated", Kind: nft.KindInterface}
 	sources := nft.Set{Name: "sources", Kind: nft.IP4.Sources}
 	sources6 := nft.Set{Name: "sources6", Kind: nft.IP6.Sources}
-	for _, p := range s.Ports {
-		mac, _ := net.ParseMAC(p.MAC) // the port has been checked
+	for _, p := range s.Endpoints {
+		mac, _ := net.ParseMAC(p.MAC) // the endpoint has been checked
 		sources.Elements = append(sources.Elements, nft.SourceElement(p.TapName(), mac, p.Address))
 		for _, a := range []netip.Addr{network.Address6(p.Address), network.LinkLocal(mac)} {
 			sources6.Elements = append(sources6.Elements, nft.SourceElement(p.TapName(), mac, a))
@@ -110,7 +110,7 @@ func bridgeTable(s State) nft.Table {
 func routedSets(f *nft.Family, s State) []nft.Set {
 	nat, host := nft.Set{Name: "nat", Kind: f.Addresses}, nft.Set{Name: "host", Kind: f.Addresses}
 	services := nft.Set{Name: "services", Kind: f.Services}
-	for _, p := range s.Ports {
+	for _, p := range s.Endpoints {
 		if p.NAT {
 			nat.Elements = append(nat.Elements, nft.AddressElement(f.Of(p.Address)))
 		}

@@ -14,13 +14,13 @@ import (
 	"banger/internal/network/plan"
 )
 
-// exampleState has one port of each policy.
+// exampleState has one endpoint of each policy.
 func exampleState() plan.State {
 	address := netip.MustParseAddr
 	return plan.State{
 		Subnet: network.DefaultSubnet, MTU: 1500, HostAddresses: []netip.Addr{address("192.0.2.7"), address("127.0.0.1"), address("127.0.0.1")},
 		IPv6: true, Relay: true, HostAddresses6: []netip.Addr{address("::1"), address("2001:db8::7"), address("2001:db8::7")},
-		Ports: []network.Port{
+		Endpoints: []network.Endpoint{
 			{ID: "b", Name: "two", MAC: "02:00:ac:1e:00:03", Address: address("172.30.0.3"), Policy: network.Policy{Isolated: true, HostServices: []int{5432, 80}}},
 			{ID: "a", Name: "one", MAC: "02:00:ac:1e:00:02", Address: address("172.30.0.2"), Policy: network.Policy{NAT: true}},
 		},

@@ -15,11 +15,11 @@ const (
 
 // State is all that the holder makes links and rules of.
 type State struct {
-	Subnet        netip.Prefix   `json:"subnet"`
-	MTU           int            `json:"mtu"`
-	Veth          bool           `json:"veth"`           // the uplink is one, else pasta, which sets up its end itself
-	Ports         []network.Port `json:"ports"`          // by id
-	HostAddresses []netip.Addr   `json:"host_addresses"` // IPv4, which no VM may reach through the uplink
+	Subnet        netip.Prefix       `json:"subnet"`
+	MTU           int                `json:"mtu"`
+	Veth          bool               `json:"veth"`           // the uplink is one, else pasta, which sets up its end itself
+	Endpoints     []network.Endpoint `json:"ports"`          // by id
+	HostAddresses []netip.Addr       `json:"host_addresses"` // IPv4, which no VM may reach through the uplink
 
 	IPv6           bool         `json:"ipv6,omitempty"`            // VMs have it between each other
 	Relay          bool         `json:"relay,omitempty"`           // TCP to the world goes by the relay

@@ -115,15 +115,15 @@ func (r *Relay) closeFiles() {
 	}
 }
 
-// Apply makes the VMs that reach the world those whose ports say so, and ends the connections of
-// others.
-func (r *Relay) Apply(ports []network.Port) {
+// Apply makes the VMs that reach the world those whose endpoints say so, and ends the connections
+// of others.
+func (r *Relay) Apply(endpoints []network.Endpoint) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.allowed = map[netip.Addr]bool{}
-	for _, p := range ports {
-		if p.NAT {
-			r.allowed[p.Address], r.allowed[network.Address6(p.Address)] = true, true
+	for _, e := range endpoints {
+		if e.NAT {
+			r.allowed[e.Address], r.allowed[network.Address6(e.Address)] = true, true
 		}
 	}
 	for c := range r.conns {

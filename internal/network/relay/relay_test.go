@@ -20,11 +20,11 @@ func TestRelayBounds(t *testing.T) {
 		c, answered := r.open(flowOf(vm, port), func() {})
 		return c != nil || answered
 	}
-	ports := []network.Port{{Address: vm, Policy: network.Policy{NAT: true}}, {Address: other}}
+	endpoints := []network.Endpoint{{Address: vm, Policy: network.Policy{NAT: true}}, {Address: other}}
 	if enter(vm, 1) {
 		t.Error("an unknown VM has a connection")
 	}
-	r.Apply(ports)
+	r.Apply(endpoints)
 	for i := range plan.MaxConns {
 		if !enter(vm, i) {
 			t.Fatalf("connection %d was refused", i)
@@ -36,8 +36,8 @@ func TestRelayBounds(t *testing.T) {
 	if enter(vm, plan.MaxConns) || enter(other, 1) {
 		t.Error("a VM has a connection too many")
 	}
-	ports[1].NAT = true
-	r.Apply(ports)
+	endpoints[1].NAT = true
+	r.Apply(endpoints)
 	if !enter(other, 1) {
 		t.Error("a VM has none because another has many")
 	}

@@ -53,11 +53,11 @@ func NewServices(open func(at netip.AddrPort) (net.Listener, error), gateway net
 	return s
 }
 
-// Apply makes the services those of the ports' policies. When it fails, those that it could not
+// Apply makes the services those of the endpoints' policies. When it fails, those that it could not
 // open are missing. One call at a time.
-func (s *Services) Apply(ports []network.Port) error {
+func (s *Services) Apply(endpoints []network.Endpoint) error {
 	var errs []error
-	for _, port := range s.allow(ports) {
+	for _, port := range s.allow(endpoints) {
 		listener, err := s.open(netip.AddrPortFrom(s.gateway, port))
 		if err != nil {
 			errs = append(errs, fmt.Errorf("open host service %d: %w", port, err))
@@ -68,16 +68,16 @@ func (s *Services) Apply(ports []network.Port) error {
 	return errors.Join(errs...)
 }
 
-// allow ends what the ports' policies do not have, and returns the services that have no listener
-// yet.
-func (s *Services) allow(ports []network.Port) (missing []uint16) {
+// allow ends what the endpoints' policies do not have, and returns the services that have no
+// listener yet.
+func (s *Services) allow(endpoints []network.Endpoint) (missing []uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.allowed = map[netip.AddrPort]bool{}
 	wanted := map[uint16]bool{}
-	for _, p := range ports {
-		for _, port := range p.HostServices {
-			s.allowed[netip.AddrPortFrom(p.Address, uint16(port))] = true
+	for _, e := range endpoints {
+		for _, port := range e.HostServices {
+			s.allowed[netip.AddrPortFrom(e.Address, uint16(port))] = true
 			wanted[uint16(port)] = true
 		}
 	}

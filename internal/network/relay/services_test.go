@@ -70,8 +70,8 @@ func TestServiceOutlivesShortage(t *testing.T) {
 	open := func(netip.AddrPort) (net.Listener, error) { return inside, nil }
 	s := NewServices(open, netip.MustParseAddr("172.30.0.1"), slog.New(slog.DiscardHandler))
 	defer s.Close()
-	vm := network.Port{Address: netip.MustParseAddr("127.0.0.1"), Policy: network.Policy{HostServices: []int{hello(t)}}}
-	must(t, s.Apply([]network.Port{vm}))
+	vm := network.Endpoint{Address: netip.MustParseAddr("127.0.0.1"), Policy: network.Policy{HostServices: []int{hello(t)}}}
+	must(t, s.Apply([]network.Endpoint{vm}))
 	inside.next <- syscall.EMFILE
 	inside.next <- syscall.ECONNABORTED
 	guest, theirs := tcpPair(t)
@@ -91,16 +91,16 @@ func TestServiceThatEndedIsOpenedAnew(t *testing.T) {
 	}
 	s := NewServices(open, netip.MustParseAddr("172.30.0.1"), slog.New(slog.DiscardHandler))
 	defer s.Close()
-	ports := []network.Port{{Address: netip.MustParseAddr("127.0.0.1"), Policy: network.Policy{HostServices: []int{80}}}}
-	must(t, s.Apply(ports))
+	endpoints := []network.Endpoint{{Address: netip.MustParseAddr("127.0.0.1"), Policy: network.Policy{HostServices: []int{80}}}}
+	must(t, s.Apply(endpoints))
 	first := <-opened
-	must(t, s.Apply(ports))
+	must(t, s.Apply(endpoints))
 	if len(opened) != 0 {
 		t.Fatal("a service that listens was opened again")
 	}
 	first.next <- syscall.EINVAL
 	<-first.closed
-	must(t, s.Apply(ports))
+	must(t, s.Apply(endpoints))
 	if len(opened) != 1 {
 		t.Error("the service was not opened again")
 	}
@@ -121,11 +121,11 @@ func TestServicesWhileOneIsOpened(t *testing.T) {
 	s := NewServices(open, netip.MustParseAddr("172.30.0.1"), slog.New(slog.DiscardHandler))
 	defer s.Close()
 	port := hello(t)
-	vm := network.Port{Address: netip.MustParseAddr("127.0.0.1"), Policy: network.Policy{HostServices: []int{port}}}
-	must(t, s.Apply([]network.Port{vm}))
+	vm := network.Endpoint{Address: netip.MustParseAddr("127.0.0.1"), Policy: network.Policy{HostServices: []int{port}}}
+	must(t, s.Apply([]network.Endpoint{vm}))
 	served := make(chan error, 1)
 	vm.HostServices = []int{port, 81}
-	go func() { served <- s.Apply([]network.Port{vm}) }()
+	go func() { served <- s.Apply([]network.Endpoint{vm}) }()
 	<-asked
 	guest, theirs := tcpPair(t)
 	inside.next <- theirs

@@ -22,7 +22,7 @@ func TestRelay(t *testing.T) {
 func testRelay(t *testing.T, rootless bool) {
 	h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, rootless)
 	nettest.Check(t, h.Ensure(t.Context()))
-	one := h.Boot(h.Port("one", 2, network.Policy{NAT: true}))
+	one := h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true}))
 	h.AwaitUplink(t)
 	for _, internet := range []string{nettest.InternetAddress, "[" + nettest.InternetAddress6 + "]"} {
 		one.Want("echoed", "echo", internet+":7")
@@ -34,11 +34,11 @@ func testRelay(t *testing.T, rootless bool) {
 		}
 		// Connections that a VM may have no more end at both ends.
 		cuts := []func() error{
-			func() error { return h.SetPolicy(t.Context(), one.Port.ID, network.Policy{}) },
-			func() error { return h.Detach(t.Context(), one.Port.ID) },
+			func() error { return h.SetPolicy(t.Context(), one.Endpoint.ID, network.Policy{}) },
+			func() error { return h.Detach(t.Context(), one.Endpoint.ID) },
 		}
 		for _, cut := range cuts {
-			nettest.Check(t, h.SetPolicy(t.Context(), one.Port.ID, network.Policy{NAT: true}))
+			nettest.Check(t, h.SetPolicy(t.Context(), one.Endpoint.ID, network.Policy{NAT: true}))
 			one.Want("hello", "keep", internet+":7")
 			if !connected(t) {
 				t.Fatal("the host has no connection to the internet")
@@ -46,7 +46,7 @@ func testRelay(t *testing.T, rootless bool) {
 			nettest.Check(t, cut())
 			nettest.Await(t, "end of the connection", func() bool { return !connected(t) })
 		}
-		one = h.Boot(h.Port("one", 2, network.Policy{NAT: true}))
+		one = h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true}))
 	}
 	if got := one.Do("tcp", "198.51.100.77:7", ""); !strings.Contains(got, "connection refused") { // nobody has the address
 		t.Errorf("a host that is not there: %s", got)
@@ -79,8 +79,8 @@ func TestHostServices(t *testing.T) {
 			w := nettest.NewWorld(t)
 			h := w.Home("a", network.DefaultSubnet, rootless)
 			nettest.Check(t, h.Ensure(t.Context()))
-			one := h.Boot(h.Port("one", 2, network.Policy{HostServices: []int{7, 9}}))
-			two := h.Boot(h.Port("two", 3, network.Policy{NAT: true, HostServices: []int{9}}))
+			one := h.Boot(h.Endpoint("one", 2, network.Policy{HostServices: []int{7, 9}}))
+			two := h.Boot(h.Endpoint("two", 3, network.Policy{NAT: true, HostServices: []int{9}}))
 			const service, dead, unpublished = "172.30.0.1:7", "172.30.0.1:9", "172.30.0.1:11"
 			rules := func() {
 				t.Helper()
@@ -94,9 +94,9 @@ func TestHostServices(t *testing.T) {
 			if got := one.Do("again", "", ""); got != "again" {
 				t.Errorf("a connection that stands says %q", got)
 			}
-			nettest.Check(t, h.SetPolicy(t.Context(), two.Port.ID, network.Policy{HostServices: []int{7, 9}}))
+			nettest.Check(t, h.SetPolicy(t.Context(), two.Endpoint.ID, network.Policy{HostServices: []int{7, 9}}))
 			two.Want("hello", "tcp", service)
-			nettest.Check(t, h.SetPolicy(t.Context(), two.Port.ID, network.Policy{HostServices: []int{9}}))
+			nettest.Check(t, h.SetPolicy(t.Context(), two.Endpoint.ID, network.Policy{HostServices: []int{9}}))
 			rules()
 			if got := one.Do("again", "", ""); got != "again" {
 				t.Errorf("after another's change, a connection that stands says %q", got)
@@ -107,10 +107,10 @@ func TestHostServices(t *testing.T) {
 			nettest.Check(t, h.Ensure(t.Context()))
 			rules()
 			one.Want("hello", "keep", service)
-			nettest.Check(t, h.SetPolicy(t.Context(), one.Port.ID, network.Policy{HostServices: []int{9}}))
+			nettest.Check(t, h.SetPolicy(t.Context(), one.Endpoint.ID, network.Policy{HostServices: []int{9}}))
 			one.Want("error", "again", "")
 			one.Want("error", "tcp", service)
-			if err := h.SetPolicy(t.Context(), one.Port.ID, network.Policy{HostServices: []int{53}}); err == nil {
+			if err := h.SetPolicy(t.Context(), one.Endpoint.ID, network.Policy{HostServices: []int{53}}); err == nil {
 				t.Error("the name server's port was published")
 			}
 		})

@@ -29,7 +29,7 @@ func TestForeignFirewall(t *testing.T) {
 	before := listTable(t, "filter")
 
 	nettest.Check(t, h.Ensure(t.Context()))
-	one := h.Boot(h.Port("one", 2, network.Policy{NAT: true}))
+	one := h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true}))
 	h.AwaitUplink(t)
 	one.Want("hello", "tcp", nettest.InternetAddress+":7")
 	one.Want("error", "tcp", nettest.OtherAddress+":7")

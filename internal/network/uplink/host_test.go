@@ -78,8 +78,8 @@ func TestHostReachesGuest(t *testing.T) {
 	}
 	h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, false)
 	nettest.Check(t, h.Ensure(t.Context()))
-	one := h.Boot(h.Port("one", 2, network.Policy{}))
-	conn, err := net.DialTimeout("tcp4", one.Port.Address.String()+":7", 5*time.Second)
+	one := h.Boot(h.Endpoint("one", 2, network.Policy{}))
+	conn, err := net.DialTimeout("tcp4", one.Endpoint.Address.String()+":7", 5*time.Second)
 	nettest.Check(t, err)
 	conn.Close()
 }
@@ -105,7 +105,7 @@ func TestRouteDNS(t *testing.T) {
 	w := nettest.NewWorld(t)
 	h := w.Home("a", network.DefaultSubnet, false)
 	nettest.Check(t, h.Ensure(t.Context()))
-	_, err := h.Attach(t.Context(), h.Port("one", 2, network.Policy{}))
+	_, err := h.Attach(t.Context(), h.Endpoint("one", 2, network.Policy{}))
 	nettest.Check(t, err)
 	for _, network := range []string{"udp", "tcp"} {
 		client := dns.Client{Net: network}
@@ -155,7 +155,7 @@ func TestPurge(t *testing.T) {
 				h := w.Home("a", network.DefaultSubnet, rootless)
 				nettest.Check(t, uplink.Purge(t.Context(), h.Client)) // of a home that never had one
 				nettest.Check(t, h.Ensure(t.Context()))
-				_, err = h.Attach(t.Context(), h.Port("one", 2, network.Policy{}))
+				_, err = h.Attach(t.Context(), h.Endpoint("one", 2, network.Policy{}))
 				nettest.Check(t, err)
 				status, err := h.Status(t.Context())
 				nettest.Check(t, err)

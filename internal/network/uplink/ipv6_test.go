@@ -26,7 +26,7 @@ func TestHostWithoutIPv6(t *testing.T) {
 			nettest.Check(t, netlink.RouteDel(nettest.DefaultRoute6()))
 			h := w.Home("a", network.DefaultSubnet, rootless)
 			nettest.Check(t, h.Ensure(t.Context()))
-			one, two := h.Boot(h.Port("one", 2, network.Policy{NAT: true})), h.Boot(h.Port("two", 3, network.Policy{}))
+			one, two := h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true})), h.Boot(h.Endpoint("two", 3, network.Policy{}))
 			h.AwaitUplink(t)
 			status, err := h.Status(t.Context())
 			nettest.Check(t, err)
@@ -73,7 +73,7 @@ func TestLearnedRouteIsKept(t *testing.T) {
 	if got := uplink6(); !strings.Contains(got, "net.ipv6.conf.wan0.accept_ra=2") || nettest.Forwards6(t) != "0" {
 		t.Errorf("the uplink is %q, forwarding %s", got, nettest.Forwards6(t))
 	}
-	one := h.Boot(h.Port("one", 2, network.Policy{NAT: true}))
+	one := h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true}))
 	one.Want("hello", "tcp", nettest.InternetAddress+":7")
 	nettest.Check(t, h.Stop(t.Context()))
 	nettest.Check(t, nft.Set6("wan0/accept_ra", "2"))
@@ -96,7 +96,7 @@ func TestHostReachesGuest6(t *testing.T) {
 	}
 	h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, false)
 	nettest.Check(t, h.Ensure(t.Context()))
-	one := h.Boot(h.Port("one", 2, network.Policy{}))
+	one := h.Boot(h.Endpoint("one", 2, network.Policy{}))
 	conn, err := net.DialTimeout("tcp6", net.JoinHostPort(one.Tap.Address6.Addr().String(), "7"), 5*time.Second)
 	nettest.Check(t, err)
 	conn.Close()
