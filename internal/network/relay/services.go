@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -53,19 +54,17 @@ func NewServices(open func(at netip.AddrPort) (net.Listener, error), gateway net
 	return s
 }
 
-// Apply makes the services those of the endpoints' policies. When it fails, those that it could not
-// open are missing. One call at a time.
+// Apply makes the services those of the endpoints' policies, one call at a time. It ends with the
+// first that it cannot open: a holder that stands still would be waited for once for each.
 func (s *Services) Apply(endpoints []network.Endpoint) error {
-	var errs []error
 	for _, port := range s.allow(endpoints) {
 		listener, err := s.open(netip.AddrPortFrom(s.gateway, port))
 		if err != nil {
-			errs = append(errs, fmt.Errorf("open host service %d: %w", port, err))
-			continue
+			return fmt.Errorf("open host service %d: %w", port, err)
 		}
 		s.listen(listener, port)
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // allow ends what the endpoints' policies do not have, and returns the services that have no
@@ -97,6 +96,7 @@ func (s *Services) allow(endpoints []network.Endpoint) (missing []uint16) {
 			missing = append(missing, port)
 		}
 	}
+	slices.Sort(missing)
 	return missing
 }
 

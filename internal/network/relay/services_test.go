@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -136,5 +137,29 @@ func TestServicesWhileOneIsOpened(t *testing.T) {
 	answer <- errors.New("no")
 	if err := <-served; err == nil {
 		t.Error("a service that could not be opened is no error")
+	}
+}
+
+// A holder that stands still is waited for once, not once for each service.
+func TestServicesEndWithTheFirstThatFails(t *testing.T) {
+	var asked []uint16
+	failure := errors.New("failure")
+	open := func(at netip.AddrPort) (net.Listener, error) {
+		asked = append(asked, at.Port())
+		if at.Port() == 81 {
+			return nil, failure
+		}
+		return newListener(), nil
+	}
+	s := NewServices(open, netip.MustParseAddr("172.30.0.1"), slog.New(slog.DiscardHandler))
+	defer s.Close()
+	vm := network.Endpoint{Policy: network.Policy{HostServices: []int{82, 81, 80, 83}}}
+	for range 2 { // the second asks for what the first has not
+		if err := s.Apply([]network.Endpoint{vm}); !errors.Is(err, failure) {
+			t.Errorf("got %v, want the failure", err)
+		}
+	}
+	if want := []uint16{80, 81, 81}; !slices.Equal(asked, want) {
+		t.Errorf("asked for %v, want %v", asked, want)
 	}
 }
