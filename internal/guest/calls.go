@@ -167,7 +167,7 @@ func (c *Client) Configure(ctx context.Context, i Identity) error {
 			request.Network.Nameservers = append(request.Network.Nameservers, server.String())
 		}
 	}
-	_, err := unary(ctx, "configure guest", callTimeout, c.agent.Configure, request)
+	_, err := unary(ctx, "configure guest", configureTimeout, c.agent.Configure, request)
 	return err
 }
 

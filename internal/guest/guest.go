@@ -153,11 +153,12 @@ func (c *Client) redial(ctx context.Context) (*http.ClientConn, error) {
 
 // Deadlines of calls whose context has none of its own that is earlier.
 const (
-	callTimeout     = 10 * time.Second
-	syncTimeout     = 2 * time.Minute // of Sync and Shutdown, which write all that is dirty
-	attemptTimeout  = 5 * time.Second // of one try of WaitReady: a guest under emulation may be slow to answer
-	firstRetryPause = time.Millisecond
-	lastRetryPause  = 10 * time.Millisecond
+	callTimeout      = 10 * time.Second
+	configureTimeout = 30 * time.Second // of Configure, which waits for the card, for systemd and for its turn
+	syncTimeout      = 2 * time.Minute  // of Sync and Shutdown, which write all that is dirty
+	attemptTimeout   = 5 * time.Second  // of one try of WaitReady: a guest under emulation may be slow to answer
+	firstRetryPause  = time.Millisecond
+	lastRetryPause   = 10 * time.Millisecond
 )
 
 // WaitReady tries until the agent answers, and gives its first answer. It fails when ctx ends, with the last reason why

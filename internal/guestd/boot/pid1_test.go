@@ -160,3 +160,30 @@ func TestStartAgent(t *testing.T) {
 	s.init.Kind = system.InitNone
 	t.Fatal(s.startInit(t.Context()))
 }
+
+// A step that fails ends the boot: one line on the console that names the step, and a reset. What came before it is not
+// undone, for nothing is left of it.
+func TestRunStopsAtAStep(t *testing.T) {
+	folder := t.TempDir()
+	if !nstest.InUntil(t, syscall.CLONE_NEWPID, unix.SIGHUP, testFolder+"="+folder) {
+		const want = "banger-guest: boot stopped: find disks: no drive with the ext4 label \"banger-image\" " +
+			"(there is: no virtio drive at all)\n"
+		if got, err := os.ReadFile(filepath.Join(folder, "console")); string(got) != want {
+			t.Errorf("the console has %q, %v, want %q", got, err, want)
+		}
+		return
+	}
+	console, err := os.Create(filepath.Join(os.Getenv(testFolder), "console"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Getpid() != 1 { // or the reset would be this machine's
+		t.Fatalf("PID %d in a namespace of its own", os.Getpid())
+	}
+	inInitramfs(t)
+	kernelFilesystems = nil // those of inInitramfs, in which there is no drive
+	os.Stderr = console
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // nobody waits for drives
+	Run(ctx, slog.New(slog.DiscardHandler))
+}
