@@ -180,8 +180,10 @@ func TestManifest(t *testing.T) {
 	})
 	j := job{
 		want: api.BuildImage{Name: "made"}, source: source, inputs: "abc",
-		plan: provision.Plan{Preset: "agent", PresetSHA256: "def",
-			Services: []api.ImageService{{Name: "opencode", Port: 4096, Path: "/"}}},
+		plan: provision.Plan{
+			Preset: "agent", PresetSHA256: "def",
+			Services: []api.ImageService{{Name: "opencode", Port: 4096, Path: "/"}},
+		},
 	}
 	got, err := h.manifest(t.Context(), j, []string{"hello 1.0"}, "amd64")
 	if err != nil {

@@ -64,7 +64,8 @@ func TestConfigure(t *testing.T) {
 	}{
 		{"Name", guest.Identity{Hostname: "box"}, &agentv1.ConfigureRequest{Hostname: "box"}},
 		{
-			"All", guest.Identity{Hostname: "box", MachineID: "0123", Network: full},
+			"All",
+			guest.Identity{Hostname: "box", MachineID: "0123", Network: full},
 			&agentv1.ConfigureRequest{Hostname: "box", MachineId: "0123", Network: &agentv1.Network{
 				Mac: "02:00:00:00:00:09", Address: "172.30.0.5/16", Gateway: "172.30.0.1", Address6: "fd00::5/112",
 				Gateway6:    "fd00::1",
@@ -72,7 +73,8 @@ func TestConfigure(t *testing.T) {
 			}},
 		},
 		{
-			"AddressOnly", guest.Identity{Hostname: "box", Network: guest.Network{Address: full.Address}},
+			"AddressOnly",
+			guest.Identity{Hostname: "box", Network: guest.Network{Address: full.Address}},
 			&agentv1.ConfigureRequest{Hostname: "box", Network: &agentv1.Network{Address: "172.30.0.5/16"}},
 		},
 	}
@@ -100,7 +102,8 @@ func TestConfigureErrors(t *testing.T) {
 	}{
 		{"ErrRefused", refusing, "configure guest: not a host name", guest.ErrInvalid},
 		{
-			"ErrOldAgent", agentv1connect.UnimplementedAgentHandler{},
+			"ErrOldAgent",
+			agentv1connect.UnimplementedAgentHandler{},
 			"configure guest: banger.agent.v1.Agent.Configure is not implemented", nil,
 		},
 	}

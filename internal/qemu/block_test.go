@@ -18,19 +18,23 @@ func TestSetDriveLimits(t *testing.T) {
 	}{
 		{"None", Limits{}, `{"bps":0,"bps_rd":0,"bps_wr":0,"id":"drive-a","iops":0,"iops_rd":0,"iops_wr":0}`},
 		{
-			"Bytes", Limits{BytesPerSecond: 10},
+			"Bytes",
+			Limits{BytesPerSecond: 10},
 			`{"bps":10,"bps_rd":0,"bps_wr":0,"id":"drive-a","iops":0,"iops_rd":0,"iops_wr":0}`,
 		},
 		{
-			"Bursts", Limits{BytesPerSecond: 10, BytesBurst: 11, OpsPerSecond: 20, OpsBurst: 21},
+			"Bursts",
+			Limits{BytesPerSecond: 10, BytesBurst: 11, OpsPerSecond: 20, OpsBurst: 21},
 			`{"bps":10,"bps_max":11,"bps_rd":0,"bps_wr":0,"id":"drive-a","iops":20,"iops_max":21,"iops_rd":0,"iops_wr":0}`,
 		},
 		{
-			"BurstAsTheRate", Limits{BytesPerSecond: 10, BytesBurst: 10, OpsPerSecond: 20, OpsBurst: 20},
+			"BurstAsTheRate",
+			Limits{BytesPerSecond: 10, BytesBurst: 10, OpsPerSecond: 20, OpsBurst: 20},
 			`{"bps":10,"bps_rd":0,"bps_wr":0,"id":"drive-a","iops":20,"iops_rd":0,"iops_wr":0}`,
 		},
 		{
-			"BurstWithoutRate", Limits{BytesBurst: 10, OpsBurst: 20},
+			"BurstWithoutRate",
+			Limits{BytesBurst: 10, OpsBurst: 20},
 			`{"bps":0,"bps_rd":0,"bps_wr":0,"id":"drive-a","iops":0,"iops_rd":0,"iops_wr":0}`,
 		},
 	}

@@ -171,8 +171,10 @@ func TestMachine(t *testing.T) {
 		}
 	})
 	t.Run("limits", func(t *testing.T) {
-		if err := m.SetDriveLimits(ctx, "a", Limits{BytesPerSecond: 1 << 30, BytesBurst: 2 << 30,
-			OpsPerSecond: 1000}); err != nil {
+		if err := m.SetDriveLimits(ctx, "a", Limits{
+			BytesPerSecond: 1 << 30, BytesBurst: 2 << 30,
+			OpsPerSecond: 1000,
+		}); err != nil {
 			t.Error(err)
 		}
 		if err := m.SetDriveLimits(ctx, "a", Limits{}); err != nil {

@@ -137,14 +137,21 @@ func TestFilesOfQEMU(t *testing.T) {
 	}{
 		{"Least", Plan{}, "", nil, []string{"socket,id=monitor,fd=3"}, []string{"socket:", "none"}},
 		{
-			"All", Plan{Initrd: qemutestInitrd(t), NICs: nics}, "p,q", taps,
-			[]string{"socket,id=monitor,fd=3", "socket,id=vsock,fd=4", "name=p,,q", "-initrd /proc/self/fd/5",
-				"tap,id=net-0,fd=6", "tap,id=net-1,fd=7"},
+			"All",
+			Plan{Initrd: qemutestInitrd(t), NICs: nics},
+			"p,q", taps,
+			[]string{
+				"socket,id=monitor,fd=3", "socket,id=vsock,fd=4", "name=p,,q", "-initrd /proc/self/fd/5",
+				"tap,id=net-0,fd=6", "tap,id=net-1,fd=7",
+			},
 			[]string{"socket:", "socket:", "/memfd:initrd", taps[0].Name(), taps[1].Name(), "none"},
 		},
 		{
-			"TapsAlone", Plan{NICs: nics[:1]}, "", taps[:1],
-			[]string{"tap,id=net-0,fd=4"}, []string{"socket:", taps[0].Name(), "none"},
+			"TapsAlone",
+			Plan{NICs: nics[:1]},
+			"", taps[:1],
+			[]string{"tap,id=net-0,fd=4"},
+			[]string{"socket:", taps[0].Name(), "none"},
 		},
 	}
 	for _, tt := range tests {
@@ -194,8 +201,11 @@ func TestConsole(t *testing.T) {
 func TestEvents(t *testing.T) {
 	m := &Machine{closed: make(chan struct{}, 1)}
 	for _, e := range []Event{
-		{Name: "STOP", Data: []byte(`{}`)}, {Name: "SHUTDOWN", Data: []byte(`[]`)}, {Name: "SHUTDOWN"},
-		{Name: "VSERPORT_CHANGE", Data: []byte(`7`)}, {Name: "VSERPORT_CHANGE", Data: []byte(`{"open":"no"}`)},
+		{Name: "STOP", Data: []byte(`{}`)},
+		{Name: "SHUTDOWN", Data: []byte(`[]`)},
+		{Name: "SHUTDOWN"},
+		{Name: "VSERPORT_CHANGE", Data: []byte(`7`)},
+		{Name: "VSERPORT_CHANGE", Data: []byte(`{"open":"no"}`)},
 	} {
 		m.event(e)
 	}

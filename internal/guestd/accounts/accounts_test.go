@@ -49,7 +49,8 @@ func TestLookup(t *testing.T) {
 		{"Name", dir, "dev", dev, nil},
 		{"UID", dir, "1000", dev, nil},
 		{
-			"NameAndGroup", dir, "dev:sudo", User{Name: "dev", UID: 1000, GID: 27, Home: "/home/dev", Shell: "/usr/bin/zsh"},
+			"NameAndGroup", dir, "dev:sudo",
+			User{Name: "dev", UID: 1000, GID: 27, Home: "/home/dev", Shell: "/usr/bin/zsh"},
 			nil,
 		},
 		{"NameAndGID", dir, "dev:5", User{Name: "dev", UID: 1000, GID: 5, Home: "/home/dev", Shell: "/usr/bin/zsh"}, nil},

@@ -75,10 +75,14 @@ func (h headerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 var userOfTests = accounts.User{Name: "dev", Home: "/home/dev", Shell: "/bin/bash"}
 
 func TestEnvironment(t *testing.T) {
-	got := environment(userOfTests, &agentv1.ExecStart{Env: []string{"PATH=/bin", "A=1=2", "A=3"},
-		Terminal: &agentv1.Terminal{}})
-	want := []string{"HOME=/home/dev", "USER=dev", "LOGNAME=dev", "SHELL=/bin/bash", "PATH=/bin",
-		"TERM=xterm-256color", "A=3"}
+	got := environment(userOfTests, &agentv1.ExecStart{
+		Env:      []string{"PATH=/bin", "A=1=2", "A=3"},
+		Terminal: &agentv1.Terminal{},
+	})
+	want := []string{
+		"HOME=/home/dev", "USER=dev", "LOGNAME=dev", "SHELL=/bin/bash", "PATH=/bin",
+		"TERM=xterm-256color", "A=3",
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -283,8 +287,10 @@ func askHealth(t *testing.T, conn net.Conn) *agentv1.HealthResponse {
 	t.Helper()
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	transport := &http.Transport{Protocols: protocols,
-		DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}
+	transport := &http.Transport{
+		Protocols:   protocols,
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil },
+	}
 	defer transport.CloseIdleConnections()
 	ctx, call := connect.NewClientContext(t.Context())
 	call.RequestHeader().Set(agentv1.ProtocolHeader, strconv.Itoa(agentv1.Protocol))

@@ -125,8 +125,10 @@ func TestWaitBooted(t *testing.T) {
 
 // An agent that ends before the boot does is not held up by its watch.
 func TestCloseWhileBooting(t *testing.T) {
-	server := New(Config{Record: system.Record{Init: system.InitBusybox}, Root: t.TempDir(),
-		Log: slog.New(slog.DiscardHandler)})
+	server := New(Config{
+		Record: system.Record{Init: system.InitBusybox}, Root: t.TempDir(),
+		Log: slog.New(slog.DiscardHandler),
+	})
 	if err := server.Close(); err != nil {
 		t.Error(err)
 	}

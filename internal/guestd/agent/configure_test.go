@@ -165,8 +165,10 @@ func TestConfigureRefuses(t *testing.T) {
 		},
 		{
 			"Nameserver",
-			&agentv1.ConfigureRequest{Hostname: "box",
-				Network: &agentv1.Network{Address: address, Nameservers: []string{"9.9.9.9\n"}}},
+			&agentv1.ConfigureRequest{
+				Hostname: "box",
+				Network:  &agentv1.Network{Address: address, Nameservers: []string{"9.9.9.9\n"}},
+			},
 			"not the IPv4 address of a host",
 		},
 		{
@@ -245,7 +247,9 @@ func TestReloadManagers(t *testing.T) {
 		{"Resolved", []string{resolved}, "exit 0", "systemd-resolved.service", ""},
 		{"Both", []string{networkd, resolved}, "exit 0", "systemd-networkd.service systemd-resolved.service", ""},
 		{
-			"ErrRefused", []string{networkd}, "echo no such unit >&2; exit 5", "systemd-networkd.service",
+			"ErrRefused",
+			[]string{networkd},
+			"echo no such unit >&2; exit 5", "systemd-networkd.service",
 			"reload network managers: exit status 5: no such unit\n",
 		},
 	}

@@ -192,7 +192,8 @@ func TestExecInput(t *testing.T) {
 		{"WithStart", []*agentv1.ExecRequest{cat(&agentv1.ExecStart{Stdin: []byte("a\n"), StdinClosed: true})}, "a\nend\n"},
 		{"Later", []*agentv1.ExecRequest{cat(&agentv1.ExecStart{}), stdin("a\n"), stdin("b\n"), closeStdin()}, "a\nb\nend\n"},
 		{
-			"Both", []*agentv1.ExecRequest{cat(&agentv1.ExecStart{Stdin: []byte("a\n")}), stdin("b\n"), closeStdin()},
+			"Both",
+			[]*agentv1.ExecRequest{cat(&agentv1.ExecStart{Stdin: []byte("a\n")}), stdin("b\n"), closeStdin()},
 			"a\nb\nend\n",
 		},
 		{"AfterItsEnd", []*agentv1.ExecRequest{cat(&agentv1.ExecStart{}), closeStdin(), stdin("b\n"), closeStdin()}, "end\n"},
@@ -255,8 +256,10 @@ func TestControl(t *testing.T) {
 		_, err := agent.Control(t.Context(), tt.request)
 		checkCode(t, tt.name, err, tt.code, tt.want)
 	}
-	resize := &agentv1.ControlRequest{Pid: pid,
-		Control: &agentv1.ControlRequest_Resize{Resize: &agentv1.TerminalSize{Rows: 1, Cols: 1}}}
+	resize := &agentv1.ControlRequest{
+		Pid:     pid,
+		Control: &agentv1.ControlRequest_Resize{Resize: &agentv1.TerminalSize{Rows: 1, Cols: 1}},
+	}
 	for name, request := range map[string]*agentv1.ControlRequest{"Resize": resize, "Nothing": {Pid: pid}} {
 		if _, err := agent.Control(t.Context(), request); err != nil {
 			t.Errorf("%s of a process without a terminal: %v", name, err)
@@ -297,8 +300,10 @@ func TestTerminalSize(t *testing.T) {
 	if got := line(); got != "24 65535" {
 		t.Errorf("the terminal has %q", got)
 	}
-	resize := &agentv1.ControlRequest{Pid: pid,
-		Control: &agentv1.ControlRequest_Resize{Resize: &agentv1.TerminalSize{Rows: 50, Cols: 132}}}
+	resize := &agentv1.ControlRequest{
+		Pid:     pid,
+		Control: &agentv1.ControlRequest_Resize{Resize: &agentv1.TerminalSize{Rows: 50, Cols: 132}},
+	}
 	if _, err := agent.Control(t.Context(), resize); err != nil {
 		t.Fatal(err)
 	}
@@ -336,8 +341,10 @@ func FuzzCheckStart(f *testing.F) {
 // A name given twice is once in the environment, with its last value.
 func TestEnvironmentHasNamesOnce(t *testing.T) {
 	got := environment(userOfTests, &agentv1.ExecStart{Env: []string{"A=1", "HOME=/x", "A=2", "TERM=dumb"}})
-	want := []string{"HOME=/x", "USER=dev", "LOGNAME=dev", "SHELL=/bin/bash",
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "A=2", "TERM=dumb"}
+	want := []string{
+		"HOME=/x", "USER=dev", "LOGNAME=dev", "SHELL=/bin/bash",
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "A=2", "TERM=dumb",
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

@@ -161,29 +161,39 @@ func TestWriteFiles(t *testing.T) {
 		{"Whole", []*agentv1.WriteFilesRequest{{Path: dir + "/whole", Data: archive}}, 0, "whole"},
 		{
 			"InPieces",
-			[]*agentv1.WriteFilesRequest{{Path: dir + "/pieces"}, {Data: archive[:7]}, {}, {Data: archive[7:]}}, 0, "pieces",
+			[]*agentv1.WriteFilesRequest{{Path: dir + "/pieces"}, {Data: archive[:7]}, {}, {Data: archive[7:]}},
+			0, "pieces",
 		},
 		{
 			"OtherPathLater",
-			[]*agentv1.WriteFilesRequest{{Path: dir + "/first", Data: archive[:600]},
-				{Path: dir + "/later", Data: archive[600:]}},
+			[]*agentv1.WriteFilesRequest{
+				{Path: dir + "/first", Data: archive[:600]},
+				{Path: dir + "/later", Data: archive[600:]},
+			},
 			0, "first",
 		},
 		{"ErrNothing", nil, connect.CodeInvalidArgument, "write files: no request"},
 		{
-			"ErrNoPath", []*agentv1.WriteFilesRequest{{Data: archive}}, connect.CodeInvalidArgument,
+			"ErrNoPath",
+			[]*agentv1.WriteFilesRequest{{Data: archive}},
+			connect.CodeInvalidArgument,
 			"path of 1 to 4096 bytes expected",
 		},
 		{
-			"ErrNoFolder", []*agentv1.WriteFilesRequest{{Path: dir + "/no/such", Data: archive}}, connect.CodeNotFound,
+			"ErrNoFolder",
+			[]*agentv1.WriteFilesRequest{{Path: dir + "/no/such", Data: archive}},
+			connect.CodeNotFound,
 			"no such file",
 		},
 		{
-			"ErrCutShort", []*agentv1.WriteFilesRequest{{Path: dir + "/short", Data: archive[:515]}}, connect.CodeUnknown,
+			"ErrCutShort",
+			[]*agentv1.WriteFilesRequest{{Path: dir + "/short", Data: archive[:515]}},
+			connect.CodeUnknown,
 			"unexpected EOF",
 		},
 		{
-			"ErrNoTar", []*agentv1.WriteFilesRequest{{Path: dir + "/x", Data: bytes.Repeat([]byte("x"), 1024)}},
+			"ErrNoTar",
+			[]*agentv1.WriteFilesRequest{{Path: dir + "/x", Data: bytes.Repeat([]byte("x"), 1024)}},
 			connect.CodeUnknown, "invalid tar header",
 		},
 		{

@@ -32,10 +32,12 @@ func serveAgent(t testing.TB, root string) (*Server, agentv1connect.AgentClient)
 	go func() { served <- server.Serve(l) }()
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	transport := &http.Transport{Protocols: protocols,
+	transport := &http.Transport{
+		Protocols: protocols,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", l.Addr().String())
-		}}
+		},
+	}
 	t.Cleanup(func() {
 		transport.CloseIdleConnections()
 		server.Close()

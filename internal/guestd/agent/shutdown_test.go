@@ -26,11 +26,13 @@ type ending struct {
 
 func newEnding(t *testing.T) *ending {
 	t.Helper()
-	e := &ending{Server: New(Config{Record: system.Record{Init: system.InitNone}, Root: "/",
-		Log: slog.New(slog.DiscardHandler)})}
+	e := &ending{Server: New(Config{
+		Record: system.Record{Init: system.InitNone}, Root: "/",
+		Log: slog.New(slog.DiscardHandler),
+	})}
 	t.Cleanup(func() { e.Close() })
 	e.reset = func() error { e.resets.Add(1); return errors.New("refused") }
-	e.Server.rebootRequest = func(string, string) (func() error, error) {
+	e.rebootRequest = func(string, string) (func() error, error) {
 		if e.noReboot {
 			return nil, errors.New("no reboot command")
 		}

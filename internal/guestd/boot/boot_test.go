@@ -37,14 +37,16 @@ func TestParseCmdline(t *testing.T) {
 		{"Empty", "", Cmdline{}, ""},
 		{
 			"Hostname", "console=ttyS0 quiet banger.hostname=calm-otter panic=-1",
-			Cmdline{Identity: identity.Spec{Hostname: "calm-otter"}}, "",
+			Cmdline{Identity: identity.Spec{Hostname: "calm-otter"}},
+			"",
 		},
 		{"LastCounts", "banger.hostname=a banger.hostname=b", Cmdline{Identity: identity.Spec{Hostname: "b"}}, ""},
 		{"UnknownKey", "banger.later=x banger.hostname=a", Cmdline{Identity: identity.Spec{Hostname: "a"}}, ""},
 		{"Domain", "banger.hostname=a.vm\n", Cmdline{Identity: identity.Spec{Hostname: "a.vm"}}, ""},
 		{
 			"Network", "banger.mtu=1400 banger.address=172.30.0.5/16",
-			Cmdline{Network: netcfg.Config{Address: netip.MustParsePrefix("172.30.0.5/16"), MTU: 1400}}, "",
+			Cmdline{Network: netcfg.Config{Address: netip.MustParsePrefix("172.30.0.5/16"), MTU: 1400}},
+			"",
 		},
 		{"ErrNetwork", "banger.address=x", Cmdline{}, `banger.address="x": not an IPv4 address`},
 		{"ErrImage", "banger.image=0123", Cmdline{}, `banger.image="0123": not a UUID`},
@@ -165,8 +167,11 @@ func TestWaitDisks(t *testing.T) {
 			`no drive with the ext4 UUID ` + foreign + ` (there is: vda (banger-image), vdb (banger-disk))`,
 		},
 		{
-			"All", map[string]string{"vda": LabelModules, "vdb": LabelDisk, "vdc": LabelImage}, "",
-			Disks{Image: "vdc", Disk: "vdb", Modules: "vda"}, "",
+			"All",
+			map[string]string{"vda": LabelModules, "vdb": LabelDisk, "vdc": LabelImage},
+			"",
+			Disks{Image: "vdc", Disk: "vdb", Modules: "vda"},
+			"",
 		},
 		{"NoModules", map[string]string{"vda": LabelImage, "vdb": LabelDisk}, "", Disks{Image: "vda", Disk: "vdb"}, ""},
 		{
@@ -255,12 +260,14 @@ func TestFindInit(t *testing.T) {
 	}{
 		{"None", []string{"/bin/sh"}, Init{Kind: system.InitNone}},
 		{
-			"Systemd", []string{"/usr/lib/systemd/systemd", "/lib>usr/lib", "/sbin/init>/lib/systemd/systemd"},
+			"Systemd",
+			[]string{"/usr/lib/systemd/systemd", "/lib>usr/lib", "/sbin/init>/lib/systemd/systemd"},
 			Init{"/sbin/init", system.InitSystemd},
 		},
 		{"SystemdWithoutLink", []string{"/usr/lib/systemd/systemd"}, Init{"/usr/lib/systemd/systemd", system.InitSystemd}},
 		{
-			"Alpine", []string{"/bin/busybox", "/sbin/init>/bin/busybox", "/sbin/openrc", "/etc/inittab", "/etc/init.d/"},
+			"Alpine",
+			[]string{"/bin/busybox", "/sbin/init>/bin/busybox", "/sbin/openrc", "/etc/inittab", "/etc/init.d/"},
 			Init{"/sbin/init", system.InitOpenRC},
 		},
 		{"Busybox", []string{"/bin/busybox", "/bin/init>busybox"}, Init{"/bin/init", system.InitBusybox}},
@@ -300,8 +307,10 @@ func TestMakeInRoot(t *testing.T) {
 		os.Symlink("../../..", root+"/up")); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]string{"/lib/modules": "/usr/lib/modules",
-		"/var/lib/docker": "/var/lib/docker", "/up/x": "/x"} {
+	for path, want := range map[string]string{
+		"/lib/modules":    "/usr/lib/modules",
+		"/var/lib/docker": "/var/lib/docker", "/up/x": "/x",
+	} {
 		got, err := makeInRoot(root, path, 0o710)
 		if err != nil || got != root+want {
 			t.Errorf("makeInRoot(%q): %q, %v, want %q", path, got, err, root+want)

@@ -62,8 +62,10 @@ func TestJoinRoot(t *testing.T) {
 	write(t, plan.image+"/home/new", "not seen")
 	write(t, plan.disk+"/own/var-lib-docker.new/junk", "of a boot cut short")
 	boot()
-	for path, want := range map[string]string{"/home/user/file": "kept", "/etc/motd": "changed",
-		"/root/.profile": "profile", "/usr/bin/tool": "tool"} {
+	for path, want := range map[string]string{
+		"/home/user/file": "kept", "/etc/motd": "changed",
+		"/root/.profile": "profile", "/usr/bin/tool": "tool",
+	} {
 		if b, err := os.ReadFile(plan.root + path); err != nil || string(b) != want {
 			t.Errorf("%s: %q, %v, want %q", path, b, err, want)
 		}

@@ -152,8 +152,10 @@ func addUsers(t *testing.T, link netlink.Link) {
 			t.Fatal(err)
 		}
 	}
-	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("10.9.0.0/16")),
-		Gw: net.IPv4(172, 30, 0, 1)}
+	route := &netlink.Route{
+		LinkIndex: link.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("10.9.0.0/16")),
+		Gw: net.IPv4(172, 30, 0, 1),
+	}
 	spare := defaultRoute(link, netip.MustParseAddr("172.30.0.200"))
 	spare.Priority = 50
 	if err := errors.Join(netlink.RouteAdd(route), netlink.RouteAdd(spare)); err != nil {
@@ -170,8 +172,10 @@ func TestApplyFirst(t *testing.T) {
 	if err := Raise("eth0"); err != nil {
 		t.Fatal(err)
 	}
-	tunnel := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")),
-		Scope: unix.RT_SCOPE_LINK}
+	tunnel := &netlink.Route{
+		LinkIndex: link.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")),
+		Scope: unix.RT_SCOPE_LINK,
+	}
 	if err := netlink.RouteAdd(tunnel); err != nil {
 		t.Fatal(err)
 	}

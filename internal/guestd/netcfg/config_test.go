@@ -73,7 +73,8 @@ func TestParse(t *testing.T) {
 		{"ErrGatewayItself", address + "gateway=172.30.0.5", Config{}, "not another host of 172.30.0.0/16"},
 		{
 			"WithoutGateway6", address + "address6=fd00::5/64",
-			Config{Address: only.Address, Address6: netip.MustParsePrefix("fd00::5/64")}, "",
+			Config{Address: only.Address, Address6: netip.MustParsePrefix("fd00::5/64")},
+			"",
 		},
 		{"ErrOnly6", "address6=fd00::5/64", Config{}, "address6: given without an address"},
 		{"ErrEmpty6", address + "address6=", Config{}, `address6="": not the IPv6 address of a host with a prefix length`},
@@ -88,12 +89,14 @@ func TestParse(t *testing.T) {
 		{"ErrSmallSubnet6", address + "address6=fd00::5/127", Config{}, "prefix length not 64 to 126"},
 		{"ErrSubnetItself6", address + "address6=fd00::/64", Config{}, "not the address of a host"},
 		{
-			"ErrGateway6", address + "address6=fd00::5/112 gateway6=172.30.0.1", Config{},
+			"ErrGateway6", address + "address6=fd00::5/112 gateway6=172.30.0.1",
+			Config{},
 			`gateway6="172.30.0.1": not the IPv6 address of a host`,
 		},
 		{"ErrGateway6Alone", address + "gateway6=fd00::1", Config{}, "gateway6=fd00::1: given without an address"},
 		{
-			"ErrGateway6Outside", address + "address6=fd00::5/112 gateway6=fd00::1:1", Config{},
+			"ErrGateway6Outside", address + "address6=fd00::5/112 gateway6=fd00::1:1",
+			Config{},
 			"not another host of fd00::/112",
 		},
 		{"ErrGateway6Itself", address + "address6=fd00::5/112 gateway6=fd00::5", Config{}, "not another host of fd00::/112"},
@@ -106,7 +109,8 @@ func TestParse(t *testing.T) {
 		{"ErrMTULarge", address + "mtu=65536", Config{}, "not 68 to 65535"},
 		{
 			"MAC", address + "mac=02:00:AC:1e:00:05",
-			Config{Address: only.Address, MAC: net.HardwareAddr{2, 0, 0xac, 0x1e, 0, 5}}, "",
+			Config{Address: only.Address, MAC: net.HardwareAddr{2, 0, 0xac, 0x1e, 0, 5}},
+			"",
 		},
 		{"ErrMACEmpty", address + "mac=", Config{}, `mac="": not the MAC of a card`},
 		{"ErrMACShort", address + "mac=02:00:ac:1e:00", Config{}, "not the MAC of a card"},

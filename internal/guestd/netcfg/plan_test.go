@@ -57,13 +57,17 @@ func TestPlan(t *testing.T) {
 		changes []string
 	}{
 		{
-			"Boot", state{mac: mac1, ipv6: true, addresses: prefixes("fe80::ff:fe00:1/64")}, nil, one,
+			"Boot",
+			state{mac: mac1, ipv6: true, addresses: prefixes("fe80::ff:fe00:1/64")},
+			nil, one,
 			[]string{"give address 172.30.0.5/16", "give address fd00::5/112", "route by 172.30.0.1", "route by fd00::1"},
 		},
 		{"BootWithoutIPv6", state{mac: mac1}, nil, one, []string{"give address 172.30.0.5/16", "route by 172.30.0.1"}},
 		{"Again", hasOne, []string{one}, one, nil},
 		{
-			"Fork", with(hasOne, func(s *state) { s.mac = mac2 }), []string{one}, two,
+			"Fork", with(hasOne, func(s *state) { s.mac = mac2 }),
+			[]string{one},
+			two,
 			[]string{
 				"remove address fd00::5/112", "remove address fe80::ff:fe00:1/64",
 				"give address 10.0.0.9/24", "give address fe80::ff:fe00:2/64", "give address fd01::9/112",
@@ -72,7 +76,8 @@ func TestPlan(t *testing.T) {
 			},
 		},
 		{
-			"SameSubnet", hasOne, []string{one},
+			"SameSubnet", hasOne,
+			[]string{one},
 			"address=172.30.0.6/16 gateway=172.30.0.1 address6=fd00::6/112 gateway6=fd00::1",
 			[]string{
 				"remove address fd00::5/112", "give address 172.30.0.6/16", "give address fd00::6/112",
@@ -80,7 +85,8 @@ func TestPlan(t *testing.T) {
 			},
 		},
 		{
-			"OtherPrefix", hasOne, []string{one},
+			"OtherPrefix", hasOne,
+			[]string{one},
 			"address=172.30.0.5/24 gateway=172.30.0.1 address6=fd00::5/64 gateway6=fd00::1",
 			[]string{
 				"remove address fd00::5/112", "give address 172.30.0.5/24", "give address fd00::5/64",
@@ -88,11 +94,15 @@ func TestPlan(t *testing.T) {
 			},
 		},
 		{
-			"Less", hasOne, []string{one}, "address=172.30.0.5/16",
+			"Less", hasOne,
+			[]string{one},
+			"address=172.30.0.5/16",
 			[]string{"remove address fd00::5/112", "stop to route by 172.30.0.1", "stop to route by fd00::1"},
 		},
 		{
-			"Nothing", hasOne, []string{one}, "",
+			"Nothing", hasOne,
+			[]string{one},
+			"",
 			[]string{
 				"remove address fd00::5/112", "stop to route by 172.30.0.1", "stop to route by fd00::1",
 				"remove address 172.30.0.5/16",
@@ -103,23 +113,29 @@ func TestPlan(t *testing.T) {
 			with(hasOne, func(s *state) {
 				s.addresses = append(prefixes("172.30.0.77/16", "fd00::77/112", "fe80::77/64"), s.addresses...)
 			}),
-			[]string{one}, "address=172.30.0.5/16 gateway=172.30.0.1",
+			[]string{one},
+			"address=172.30.0.5/16 gateway=172.30.0.1",
 			[]string{"remove address fd00::5/112", "stop to route by fd00::1"},
 		},
 		{
 			"OwnDefaultRouteStays", with(hasOne, func(s *state) { s.gateways = addrs("172.30.0.200", "fd00::200") }),
-			[]string{one}, two + " mac=02:00:00:00:00:01",
+			[]string{one},
+			two + " mac=02:00:00:00:00:01",
 			[]string{
 				"remove address fd00::5/112", "give address 10.0.0.9/24", "give address fd01::9/112",
 				"remove address 172.30.0.5/16",
 			},
 		},
 		{
-			"TunnelStays", state{mac: mac1, ipv6: true, foreign4: true}, nil, one,
+			"TunnelStays",
+			state{mac: mac1, ipv6: true, foreign4: true},
+			nil, one,
 			[]string{"give address 172.30.0.5/16", "give address fd00::5/112", "route by fd00::1"},
 		},
 		{
-			"TunnelStays6", state{mac: mac1, ipv6: true, foreign6: true}, nil, one,
+			"TunnelStays6",
+			state{mac: mac1, ipv6: true, foreign6: true},
+			nil, one,
 			[]string{"give address 172.30.0.5/16", "give address fd00::5/112", "route by 172.30.0.1"},
 		},
 		{
@@ -128,7 +144,8 @@ func TestPlan(t *testing.T) {
 				mac: mac2, ipv6: true, addresses: prefixes("172.30.0.5/16", "10.0.0.9/24"),
 				gateways: addrs("10.0.0.1", "fd00::1"),
 			},
-			[]string{one, two}, two,
+			[]string{one, two},
+			two,
 			[]string{
 				"give address fe80::ff:fe00:2/64", "give address fd01::9/112", "stop to route by fd00::1", "route by fd01::1",
 				"remove address 172.30.0.5/16",
@@ -137,7 +154,9 @@ func TestPlan(t *testing.T) {
 		{
 			"AfterAFailureToAThird",
 			with(hasOne, func(s *state) { s.addresses = append(prefixes("10.0.0.9/24"), s.addresses...) }),
-			[]string{one, two}, one, []string{"remove address 10.0.0.9/24"},
+			[]string{one, two},
+			one,
+			[]string{"remove address 10.0.0.9/24"},
 		},
 	}
 	for _, tt := range tests {

@@ -82,8 +82,10 @@ func TestRead(t *testing.T) {
 }
 
 func TestReadErr(t *testing.T) {
-	proc := layOut(t, map[string]string{"stat": "cpu  1 x\n", "meminfo": "MemFree: 1 kB\n", "loadavg": "1 2",
-		"1/stat": "1 (x"})
+	proc := layOut(t, map[string]string{
+		"stat": "cpu  1 x\n", "meminfo": "MemFree: 1 kB\n", "loadavg": "1 2",
+		"1/stat": "1 (x",
+	})
 	for name, read := range map[string]func() error{
 		"CPU":     func() error { _, err := ReadCPU(proc); return err },
 		"Memory":  func() error { _, err := ReadMemory(proc); return err },
