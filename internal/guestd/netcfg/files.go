@@ -101,8 +101,10 @@ func (c Config) networkd(card string) []string {
 	}
 	out := []string{
 		"[Match]", "Name=" + card, "",
-		"[Network]", "Address=" + c.Address.String(), "KeepConfiguration=yes",
-		"LinkLocalAddressing=" + linkLocal, "IPv6AcceptRA=no",
+		"[Network]", "KeepConfiguration=yes", "LinkLocalAddressing=" + linkLocal, "IPv6AcceptRA=no",
+	}
+	if c.Address.IsValid() {
+		out = append(out, "Address="+c.Address.String())
 	}
 	for _, gateway := range []netip.Addr{c.Gateway, c.Gateway6} {
 		if gateway.IsValid() {

@@ -21,10 +21,10 @@ func TestManagerFiles(t *testing.T) {
 Name=eth0
 
 [Network]
-Address=172.30.0.5/16
 KeepConfiguration=yes
 LinkLocalAddressing=ipv6
 IPv6AcceptRA=no
+Address=172.30.0.5/16
 Gateway=172.30.0.1
 Gateway=fd00::1
 DNS=172.30.0.1
@@ -55,11 +55,15 @@ MTUBytes=1400
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	bare := Config{Address: testNetwork.Address}
-	for _, f := range bare.managerFiles("eth0") {
-		for _, key := range []string{"DNS=", "Gateway", "MTU", "Domains", "[Address]"} {
-			if strings.Contains(f.content, "\n"+key) {
-				t.Errorf("%s: %s without a value: %q", f.path, key, f.content)
+	for _, bare := range []Config{{}, {Address: testNetwork.Address}} {
+		for _, f := range bare.managerFiles("eth0") {
+			for _, key := range []string{"DNS=", "Gateway", "MTU", "Domains", "[Address]"} {
+				if strings.Contains(f.content, "\n"+key) {
+					t.Errorf("%s: %s without a value: %q", f.path, key, f.content)
+				}
+			}
+			if strings.Contains(f.content, "invalid") {
+				t.Errorf("%s: an address that is none: %q", f.path, f.content)
 			}
 		}
 	}
