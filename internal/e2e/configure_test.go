@@ -13,12 +13,14 @@ import (
 )
 
 // TestConfigure tells a running guest that it is somebody else, as one that was made of another one's memory is told,
-// and then that it is itself again. What its user added stays through both.
+// and then that it is itself again. What its user added stays through both, also with a network manager at work.
 func TestConfigure(t *testing.T) {
 	h := newHome(t)
 	h.banger("run", "-d", "--name", "ant")
 	h.banger("run", "-d", "--name", "bee")
 	h.reaches(true, "ant", "ping -c 1 -W 10 bee.vm")
+	h.banger("wait", "ant", "--for", "booted")
+	h.reaches(true, "ant", "systemctl start systemd-networkd")
 	h.reaches(true, "ant", "ip addr add 192.168.7.7/24 dev eth0")
 	h.reaches(true, "ant", "ip route add 10.200.0.0/16 via 192.168.7.1 && echo 192.0.2.9 mine >> /etc/hosts")
 	var given []netcfg.Config
@@ -64,6 +66,7 @@ nameserver 192.0.2.53
 		if got := h.who("ant"); tt.want != "" && got != tt.want+users {
 			t.Errorf("got\n%s\nwant\n%s", got, tt.want+users)
 		}
+		h.loseLink("ant", tt.identity.Network)
 	}
 	h.reaches(true, "ant", "ping -c 1 -W 10 bee.vm")
 	h.reaches(true, "bee", "ping -6 -c 1 -W 10 ant.vm")
@@ -74,6 +77,22 @@ nameserver 192.0.2.53
 	err := agent.Configure(t.Context(), guest.Identity{Hostname: "no name"})
 	if err == nil || !strings.Contains(err.Error(), "not a host name") {
 		t.Errorf("a name that is none: %v", err)
+	}
+}
+
+// loseLink sets the guest's card down and up. The kernel forgets its routes by that, and networkd gives them again: those
+// of now, for it does not remember others.
+func (h *home) loseLink(vm string, now guest.Network) {
+	h.t.Helper()
+	h.reaches(true, vm, "ip link set eth0 down && ip link set eth0 up")
+	eventually(h.t, "networkd to give the route again", func() bool {
+		_, ok := h.guest(vm, "ip route show default | grep -qF "+now.Gateway.String())
+		return ok
+	})
+	out, _ := h.guest(vm, "ip -o -4 addr show dev eth0 | awk '{print $4}' | grep -v ^192.168.7; ip route show default")
+	want := now.Address.String() + "\ndefault via " + now.Gateway.String() + " dev eth0 proto static \n"
+	if out != want {
+		h.t.Errorf("after the link came back it has %q, want %q", out, want)
 	}
 }
 

@@ -18,8 +18,8 @@ import (
 	agentv1 "banger/proto/agent/v1"
 )
 
-// reloadTimeout bounds how long systemd may take to note that it is to reload one of its services.
-const reloadTimeout = 5 * time.Second
+// reloadTimeout bounds how long systemd may take to reload its services, which waits while it still boots.
+const reloadTimeout = 10 * time.Second
 
 // Configure tells this guest who it is now. Nothing is changed unless all of the request is in order; calls wait for
 // each other.
@@ -71,7 +71,7 @@ var managers = []struct{ ran, unit string }{
 
 // reloadManagers has the managers that run read their files again. One that does not run is not started.
 func reloadManagers(ctx context.Context, run string) error {
-	args := []string{"--no-block", "try-reload-or-restart"}
+	args := []string{"try-reload-or-restart"} // and wait for it, so that none acts on what it read before
 	none := len(args)
 	for _, m := range managers {
 		if _, err := os.Stat(filepath.Join(run, m.ran)); err == nil {

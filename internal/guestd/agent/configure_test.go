@@ -271,7 +271,7 @@ func TestReloadManagers(t *testing.T) {
 				got = err.Error()
 			}
 			b, _ := os.ReadFile(bin + "/asked")
-			asked := strings.TrimPrefix(strings.TrimSpace(string(b)), "--no-block try-reload-or-restart ")
+			asked := strings.TrimPrefix(strings.TrimSpace(string(b)), "try-reload-or-restart ")
 			if got != tt.want || asked != tt.asked {
 				t.Errorf("got %q after asking %q, want %q after %q", got, asked, tt.want, tt.asked)
 			}
