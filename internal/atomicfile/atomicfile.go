@@ -1,9 +1,10 @@
-// Package atomicfile replaces files whole: the new content is written beside the file and takes its place by a rename.
-// A reader, and whoever comes after a crash, finds the old content or the new one, never a part of either.
+// Package atomicfile replaces files whole: the new content is written beside the file and takes its
+// place by a rename. A reader, and whoever comes after a crash, finds the old content or the new
+// one, never a part of either.
 //
-// A symbolic link at the path is replaced, not followed: a caller that wants the file behind it resolves the link first.
-// What is neither a regular file nor a link to one, such as a device or a folder, is refused, for a rename would put a
-// file in the place of /dev/null.
+// A symbolic link at the path is replaced, not followed: a caller that wants the file behind it
+// resolves the link first. What is neither a regular file nor a link to one, such as a device or a
+// folder, is refused, for a rename would put a file in the place of /dev/null.
 package atomicfile
 
 import (
@@ -20,18 +21,21 @@ type Durability int
 
 // Both durabilities.
 const (
-	// Volatile content withstands the death of the program. After a power cut the file may be the old one, but also empty
-	// or torn: it is for what is checked when it is read, and can be made again.
+	// Volatile content withstands the death of the program. After a power cut the file may be the
+	// old one, but also empty or torn: it is for what is checked when it is read, and can be made
+	// again.
 	Volatile Durability = iota
-	// Durable content withstands a power cut too: when the call returns, content and name are on the disk.
+	// Durable content withstands a power cut too: when the call returns, content and name are on
+	// the disk.
 	Durable
 )
 
 // tempPrefix names files that are being written; Sweep removes those that a crash left.
 const tempPrefix = ".new-"
 
-// Write makes the file at path hold exactly data, with that mode whatever the umask. On an error nothing of the new
-// content stays, except when only the folder could not be synced: then the file is the new one, and not yet durable.
+// Write makes the file at path hold exactly data, with that mode whatever the umask. On an error
+// nothing of the new content stays, except when only the folder could not be synced: then the file
+// is the new one, and not yet durable.
 func Write(path string, data []byte, mode fs.FileMode, d Durability) error {
 	return Fill(path, mode, d, func(file *os.File) error {
 		_, err := file.Write(data)
@@ -39,8 +43,8 @@ func Write(path string, data []byte, mode fs.FileMode, d Durability) error {
 	})
 }
 
-// Fill is Write for content that comes piece by piece: fill writes it to the new file, which nobody else sees yet. It may
-// change the file's owner, and leaves it open.
+// Fill is Write for content that comes piece by piece: fill writes it to the new file, which nobody
+// else sees yet. It may change the file's owner, and leaves it open.
 func Fill(path string, mode fs.FileMode, d Durability, fill func(*os.File) error) error {
 	if err := checkTarget(path); err != nil {
 		return err
@@ -48,8 +52,8 @@ func Fill(path string, mode fs.FileMode, d Durability, fill func(*os.File) error
 	return put(path, mode, d, os.Rename, fill)
 }
 
-// Create is Write for a file that must not be there: otherwise it stays as it is and the error is fs.ErrExist. Of callers
-// at once, one succeeds.
+// Create is Write for a file that must not be there: otherwise it stays as it is and the error is
+// fs.ErrExist. Of callers at once, one succeeds.
 func Create(path string, data []byte, mode fs.FileMode, d Durability) error {
 	link := func(temp, path string) error {
 		if err := os.Link(temp, path); err != nil {
@@ -64,7 +68,9 @@ func Create(path string, data []byte, mode fs.FileMode, d Durability) error {
 }
 
 // put writes a file beside path and gives it that name by way of place.
-func put(path string, mode fs.FileMode, d Durability, place func(temp, path string) error, fill func(*os.File) error) error {
+func put(
+	path string, mode fs.FileMode, d Durability, place func(temp, path string) error, fill func(*os.File) error,
+) error {
 	temp, err := writeTemp(filepath.Dir(path), mode, d, fill)
 	if err != nil {
 		return err
@@ -123,8 +129,8 @@ func syncFolder(path string) error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
-// Sweep removes the files in a folder that a crash left half-written; that there is no such folder is no error. What
-// somebody still writes stays.
+// Sweep removes the files in a folder that a crash left half-written; that there is no such folder
+// is no error. What somebody still writes stays.
 func Sweep(folder string) error {
 	entries, err := os.ReadDir(folder)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -121,7 +121,8 @@ func TestFillFails(t *testing.T) {
 	}
 }
 
-// A write that the kernel cuts short is an error: what was written never takes the place of the old file.
+// A write that the kernel cuts short is an error: what was written never takes the place of the old
+// file.
 func TestWriteCutShort(t *testing.T) {
 	path := oldFile(t, "old")
 	var limit unix.Rlimit

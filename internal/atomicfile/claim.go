@@ -12,9 +12,9 @@ import (
 // ErrGone says that what was to be claimed was swept away a moment before.
 var ErrGone = errors.New("it was swept away")
 
-// Claim marks a file or folder that is being filled, so that a sweep of another process leaves it alone: until release is
-// called, or this process ends. Whoever makes something under a name that a sweep knows claims it first; with ErrGone a
-// sweep was faster, and it has to be made again.
+// Claim marks a file or folder that is being filled, so that a sweep of another process leaves it
+// alone: until release is called, or this process ends. Whoever makes something under a name that a
+// sweep knows claims it first; with ErrGone a sweep was faster, and it has to be made again.
 func Claim(path string) (release func(), err error) {
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -29,9 +29,11 @@ func Claim(path string) (release func(), err error) {
 	return func() { _ = file.Close() }, nil
 }
 
-// claim marks what is open as file, for as long as it is, and sees to it that path still leads there.
+// claim marks what is open as file, for as long as it is, and sees to it that path still leads
+// there.
 func claim(file *os.File, path string) error {
-	// A sweep holds the lock while it removes, and not for long: there is nothing in a thing this new.
+	// A sweep holds the lock while it removes, and not for long: there is nothing in a thing this
+	// new.
 	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("claim %s: %w", path, err)
 	}

@@ -180,8 +180,8 @@ func TestLimit(t *testing.T) {
 	}
 }
 
-// FuzzOpen reads what anybody may have packed: nothing panics, nothing comes beyond the limit, and what is not packed
-// comes out as it went in.
+// FuzzOpen reads what anybody may have packed: nothing panics, nothing comes beyond the limit, and
+// what is not packed comes out as it went in.
 func FuzzOpen(f *testing.F) {
 	for _, seed := range [][]byte{
 		gzipOf(f, []byte("hello")), zstdOf(f, []byte("hello")), xzOf(f, []byte("hello")), lz4Of(f, []byte("hello")), bytesOf(f, bzip2Hello), []byte("hello"),

@@ -12,7 +12,8 @@ import (
 	"banger/internal/progress"
 )
 
-// fetch downloads a file to path, whole or not at all. It need not outlive a power cut: the folder is a job's. The stage of its progress has no name for none.
+// fetch downloads a file to path, whole or not at all. It need not outlive a power cut: the folder
+// is a job's. The stage of its progress has no name for none.
 func (a *Archive) fetch(ctx context.Context, f fetch.File, path, stage string) (err error) {
 	if f.SizeBytes > f.MaxBytes {
 		return fmt.Errorf("get %s: %d bytes are more than the %d allowed", f.URL, f.SizeBytes, f.MaxBytes)

@@ -72,6 +72,7 @@ func CheckSocketPath(path string) error {
 	if len(path) <= MaxSocketPathBytes {
 		return nil
 	}
-	return api.Errorf(api.CodeInvalid, "socket path %s has %d bytes, the kernel allows %d", path, len(path), MaxSocketPathBytes).
+	const text = "socket path %s has %d bytes, the kernel allows %d"
+	return api.Errorf(api.CodeInvalid, text, path, len(path), MaxSocketPathBytes).
 		WithHint("set BANGER_HOME to a shorter path")
 }

@@ -53,6 +53,7 @@ func checkIDMaps(name, etc string) error {
 // reads of it: the first line that begins with the user's name. Ranges further down, and lines by
 // the user's number, which newuidmap would allow, help no build.
 func checkRange(name, path, text string) error {
+	const needed = "building images needs a range of %d ids, and "
 	for line := range strings.Lines(text) {
 		owner, ids, _ := strings.Cut(strings.TrimRight(line, "\n"), ":")
 		if owner != name {
@@ -64,11 +65,11 @@ func checkRange(name, path, text string) error {
 		if firstErr == nil && countErr == nil && n >= subordinateIDs {
 			return nil
 		}
-		return api.Errorf(api.CodeUnsupported, "building images needs a range of %d ids, and the first line of user %s in %s is %.100q",
+		return api.Errorf(api.CodeUnsupported, needed+"the first line of user %s in %s is %.100q",
 			subordinateIDs, name, path, strings.TrimSpace(line)).
 			WithHint("as root, make that line %s:100000:%d, or a range that nobody else has", name, subordinateIDs)
 	}
-	return api.Errorf(api.CodeUnsupported, "building images needs a range of %d ids, and user %s has none in %s", subordinateIDs, name, path).
+	return api.Errorf(api.CodeUnsupported, needed+"user %s has none in %s", subordinateIDs, name, path).
 		WithHint("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s", name)
 }
 

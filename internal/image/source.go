@@ -32,8 +32,8 @@ type Source struct {
 	distribution distribution
 }
 
-// ParseSource reads "KIND:REST": oci:REFERENCE, docker-archive:FILE, tar:FILE (with absolute paths),
-// debian:SUITE or ubuntu:SUITE.
+// ParseSource reads "KIND:REST": oci:REFERENCE, docker-archive:FILE, tar:FILE (with absolute
+// paths), debian:SUITE or ubuntu:SUITE.
 func ParseSource(text string) (s Source, err error) {
 	kind, rest, _ := strings.Cut(text, ":")
 	s = Source{Kind: SourceKind(kind), text: text}
@@ -66,8 +66,8 @@ func (s Source) isFile() bool { return s.Kind == SourceArchive || s.Kind == Sour
 // isDistribution reports whether the image is built of a distribution's packages.
 func (s Source) isDistribution() bool { return s.Kind == SourceDebian || s.Kind == SourceUbuntu }
 
-// name is that of an image of which nobody gave one: the source, so that it is found again by it, or
-// the name of its file.
+// name is that of an image of which nobody gave one: the source, so that it is found again by it,
+// or the name of its file.
 func (s Source) name() string {
 	if !s.isFile() {
 		return s.text

@@ -63,8 +63,8 @@ func TestParseSourceErrors(t *testing.T) {
 	}
 }
 
-// FuzzParseSource reads what users write: what is taken is carried as it was given, names its image, and a file is named
-// in full.
+// FuzzParseSource reads what users write: what is taken is carried as it was given, names its
+// image, and a file is named in full.
 func FuzzParseSource(f *testing.F) {
 	for _, seed := range []string{"oci:localhost:5000/a:1", "oci:a@sha256:00", "tar:/a/root.tar.gz", "docker-archive:x", "debian:trixie", "ubuntu:noble", "mine"} {
 		f.Add(seed)

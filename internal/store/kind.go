@@ -41,7 +41,8 @@ var (
 		ownAt:  func(a *Artifact) *string { return &a.Release },
 		users: []string{
 			`SELECT name FROM vms WHERE kernel_id = ?1 ORDER BY name`,
-			`SELECT 'image ' || COALESCE((SELECT name FROM image_names WHERE image_id = images.id ORDER BY rowid LIMIT 1), id)
+			`SELECT 'image ' ||
+				COALESCE((SELECT name FROM image_names WHERE image_id = images.id ORDER BY rowid LIMIT 1), id)
 				FROM images WHERE kernel_id = ?1 ORDER BY 1`,
 		},
 		hint: "remove those first",
@@ -65,7 +66,8 @@ func (k *Kind) columns(a *Artifact) columns {
 		{name: "stamp", at: &a.Stamp},
 		{name: "created_at", at: millis{&a.CreatedAt}},
 		{name: k.own, at: orNull{k.ownAt(a)}},
-		{expr: k.sql(`(SELECT json_group_array(name) FROM (SELECT name FROM $kind_names WHERE $kind_id = $kinds.id ORDER BY rowid))`), at: asJSON{&a.Names}},
+		{expr: k.sql(`(SELECT json_group_array(name)
+			FROM (SELECT name FROM $kind_names WHERE $kind_id = $kinds.id ORDER BY rowid))`), at: asJSON{&a.Names}},
 	}
 }
 

@@ -77,10 +77,13 @@ func columnsOf(v *VM) columns {
 		{name: "created_at", at: millis{&v.CreatedAt}},
 		{name: "started_at", at: millis{&v.StartedAt}},
 		{name: "stopped_at", at: millis{&v.StoppedAt}},
-		{expr: `COALESCE((SELECT n.name FROM image_names n WHERE n.image_id = vms.image_id ORDER BY n.rowid LIMIT 1), image_id)`, at: &v.ImageName},
-		{expr: `COALESCE((SELECT n.name FROM kernel_names n WHERE n.kernel_id = vms.kernel_id ORDER BY n.rowid LIMIT 1), kernel_id)`, at: &v.KernelName},
+		{expr: `COALESCE((SELECT n.name FROM image_names n WHERE n.image_id = vms.image_id
+			ORDER BY n.rowid LIMIT 1), image_id)`, at: &v.ImageName},
+		{expr: `COALESCE((SELECT n.name FROM kernel_names n WHERE n.kernel_id = vms.kernel_id
+			ORDER BY n.rowid LIMIT 1), kernel_id)`, at: &v.KernelName},
 		// Most have no forward, and ls reads ten thousand.
-		{expr: `(SELECT NULLIF(json_group_array(json_object('protocol', protocol, 'host', host, 'host_port', host_port, 'guest_port', guest_port)), '[]')
+		{expr: `(SELECT NULLIF(json_group_array(json_object(
+				'protocol', protocol, 'host', host, 'host_port', host_port, 'guest_port', guest_port)), '[]')
 			FROM forwards WHERE vm_id = vms.id)`, at: asJSON{&v.Forwards}},
 	}
 }

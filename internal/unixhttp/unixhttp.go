@@ -1,5 +1,6 @@
-// Package unixhttp makes requests with JSON to a server on a unix socket: a VMM, or the network's keeper. It keeps no
-// connection open, for calls are few and a VMM serves ten connections; and it bounds what it waits for and what it reads.
+// Package unixhttp makes requests with JSON to a server on a unix socket: a VMM, or the network's
+// keeper. It keeps no connection open, for calls are few and a VMM serves ten connections; and it
+// bounds what it waits for and what it reads.
 package unixhttp
 
 import (
@@ -22,8 +23,8 @@ type Client struct {
 	maxAnswerBytes int64
 }
 
-// New returns a client of the server that listens on socket. Each call ends after timeout, and no answer may be longer than
-// maxAnswerBytes. It dials at the first call.
+// New returns a client of the server that listens on socket. Each call ends after timeout, and no
+// answer may be longer than maxAnswerBytes. It dials at the first call.
 func New(socket string, timeout time.Duration, maxAnswerBytes int64) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
@@ -42,8 +43,9 @@ type StatusError struct {
 
 func (e *StatusError) Error() string { return fmt.Sprintf("%d %s", e.Code, http.StatusText(e.Code)) }
 
-// Call makes one request with in as its body, unless that is nil, and decodes the answer into out, unless that is nil. What
-// the server refuses is a *StatusError. The caller says in its errors what it asked whom for.
+// Call makes one request with in as its body, unless that is nil, and decodes the answer into out,
+// unless that is nil. What the server refuses is a *StatusError. The caller says in its errors what
+// it asked whom for.
 func (c *Client) Call(ctx context.Context, method, path string, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()

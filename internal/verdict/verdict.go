@@ -1,5 +1,6 @@
 // Package verdict keeps what a trial found out about this host, such as whether a guest boots under
-// KVM, in a file. It holds until the host boots anew or something changes that the trial depended on.
+// KVM, in a file. It holds until the host boots anew or something changes that the trial depended
+// on.
 package verdict
 
 import (
@@ -31,7 +32,8 @@ type kept[T any] struct {
 	Verdict T      `json:"verdict"`
 }
 
-// Load returns the kept verdict. A file that cannot be understood is taken for one that is not there.
+// Load returns the kept verdict. A file that cannot be understood is taken for one that is not
+// there.
 func (f File[T]) Load() (T, bool) {
 	var none T
 	file, err := os.Open(f.Path)
