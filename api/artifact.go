@@ -2,7 +2,7 @@ package api
 
 import "time"
 
-// Image is a read-only root filesystem that VMs share.
+// Image is a read-only root filesystem that machines share.
 type Image struct {
 	ID           string         `json:"id"`              // sha256 of its content, hex
 	Name         string         `json:"name"`            // the first of Names, or the id when it has none
@@ -16,7 +16,7 @@ type Image struct {
 	Packages     []string       `json:"packages,omitempty"`      // "name version", by name
 	Services     []ImageService `json:"services,omitempty"`
 	Defaults     ImageDefaults  `json:"defaults,omitzero"`
-	KernelID     string         `json:"kernel_id,omitempty"` // the kernel that it names; its VMs boot it unless they name another
+	KernelID     string         `json:"kernel_id,omitempty"` // the kernel that it names; its machines boot it unless they name another
 	SizeBytes    int64          `json:"size_bytes"`          // length of its filesystem, which may be sparse
 	// OwnBytes and SharedBytes are what its filesystem takes on the host. Shared is what does not come back when the
 	// image is removed, as far as the host's filesystem tells: all of a file with more than one hard link, the extents
@@ -26,11 +26,11 @@ type Image struct {
 	CreatedAt   time.Time `json:"created_at"`
 	Dir         string    `json:"dir"`
 	InPlace     string    `json:"in_place,omitempty"` // of a registered image: its file, which banger neither writes nor removes
-	UsedBy      []string  `json:"used_by,omitempty"`  // names of the VMs that use it
-	Trouble     string    `json:"trouble,omitempty"`  // why some of this is missing
+	UsedBy      []string  `json:"used_by,omitempty"`  // names of the machines that use it
+	Error       string    `json:"error,omitempty"`    // why some of this is missing
 }
 
-// ImageService is something that an image's VMs offer on a TCP port of theirs.
+// ImageService is something that an image's machines offer on a TCP port of theirs.
 type ImageService struct {
 	Name string `json:"name"`
 	Port int    `json:"port"`
@@ -39,7 +39,7 @@ type ImageService struct {
 	Health string `json:"health,omitempty"`
 }
 
-// ImageDefaults are what an image says of the commands run in its VMs; empty fields say nothing.
+// ImageDefaults are what an image says of the commands run in its machines; empty fields say nothing.
 type ImageDefaults struct {
 	Env        []string `json:"env,omitempty"` // K=V
 	WorkDir    string   `json:"workdir,omitempty"`

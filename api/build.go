@@ -1,6 +1,6 @@
 package api
 
-// BuildImage asks for an image that is made inside a throw-away VM. Zero values mean the daemon's settings.
+// BuildImage asks for an image that is made inside a throw-away machine. Zero values mean the daemon's settings.
 type BuildImage struct {
 	Name          string      `json:"name"`
 	From          string      `json:"from,omitempty"`       // the source image; the configured default image
@@ -8,17 +8,17 @@ type BuildImage struct {
 	Packages      []string    `json:"packages,omitempty"`   // besides the preset's
 	Docker        bool        `json:"docker,omitempty"`     //
 	SizeMiB       int         `json:"size_mib,omitempty"`   // of the root while it is built, 8 GiB; not less than the source. The image takes what it needs
-	Scripts       []string    `json:"scripts,omitempty"`    // absolute paths on the host, run in the VM as root, in this order
+	Scripts       []string    `json:"scripts,omitempty"`    // absolute paths on the host, run in the machine as root, in this order
 	Files         []BuildFile `json:"files,omitempty"`      // copied before the scripts run
-	CPUs          int         `json:"cpus,omitempty"`       // of the VM; the configured ones
+	CPUs          int         `json:"cpus,omitempty"`       // of the machine; the configured ones
 	MemoryMiB     int         `json:"memory_mib,omitempty"` //
 	KeepOnFailure bool        `json:"keep_on_failure,omitempty"`
 	Force         bool        `json:"force,omitempty"` // build also when the image of that name was made from the same inputs
 
 	// Sources is where downloads come from, by the names of the settings sources.*; the rest is as the daemon has it.
 	Sources       map[string]string `json:"sources,omitempty"`
-	KernelDefault string            `json:"kernel_default,omitempty"` // of the VM, when the source image names none
-	// The VM's timeouts, as StartVM and StopVM have them.
+	KernelDefault string            `json:"kernel_default,omitempty"` // of the machine, when the source image names none
+	// The machine's timeouts, as StartMachine and StopMachine have them.
 	BootTimeoutMS int64 `json:"boot_timeout_ms,omitempty"`
 	StopTimeoutMS int64 `json:"stop_timeout_ms,omitempty"`
 }

@@ -65,37 +65,39 @@ func TestClientRequests(t *testing.T) {
 	}{
 		{"Status", func(ctx context.Context, c *Client) error { _, err := c.Status(ctx); return err }, "GET /v1/daemon "},
 		{"StopDaemon", func(ctx context.Context, c *Client) error { return c.StopDaemon(ctx, StopDaemon{Drain: true}) }, `POST /v1/daemon/stop {"drain":true}`},
-		{"VM", func(ctx context.Context, c *Client) error { _, err := c.VM(ctx, "web"); return err }, "GET /v1/vms/web "},
-		{"VMEscaped", func(ctx context.Context, c *Client) error { _, err := c.VM(ctx, "a/b?c"); return err }, "GET /v1/vms/a%2Fb%3Fc "},
-		{"CreateVM", func(ctx context.Context, c *Client) error {
-			_, err := c.CreateVM(ctx, CreateVM{Name: "web", CPUs: 2}, progress)
+		{"Machine", func(ctx context.Context, c *Client) error { _, err := c.Machine(ctx, "web"); return err }, "GET /v1/machines/web "},
+		{"VMEscaped", func(ctx context.Context, c *Client) error { _, err := c.Machine(ctx, "a/b?c"); return err }, "GET /v1/machines/a%2Fb%3Fc "},
+		{"CreateMachine", func(ctx context.Context, c *Client) error {
+			_, err := c.CreateMachine(ctx, CreateMachine{Name: "web", CPUs: 2}, progress)
 			return err
-		}, `POST /v1/vms {"name":"web","cpus":2}`},
-		{"StartVM", func(ctx context.Context, c *Client) error {
-			_, err := c.StartVM(ctx, StartVM{VM: "web"}, nil)
+		}, `POST /v1/machines {"name":"web","cpus":2}`},
+		{"StartMachine", func(ctx context.Context, c *Client) error {
+			_, err := c.StartMachine(ctx, StartMachine{Machine: "web"}, nil)
 			return err
-		}, `POST /v1/vms/web/start {}`},
-		{"StopVM", func(ctx context.Context, c *Client) error {
-			_, err := c.StopVM(ctx, StopVM{VM: "web", TimeoutMS: 5}, nil)
+		}, `POST /v1/machines/web/start {}`},
+		{"StopMachine", func(ctx context.Context, c *Client) error {
+			_, err := c.StopMachine(ctx, StopMachine{Machine: "web", TimeoutMS: 5}, nil)
 			return err
-		}, `POST /v1/vms/web/stop {"timeout_ms":5}`},
-		{"RestartVM", func(ctx context.Context, c *Client) error {
-			_, err := c.RestartVM(ctx, RestartVM{VM: "web"}, nil)
+		}, `POST /v1/machines/web/stop {"timeout_ms":5}`},
+		{"RestartMachine", func(ctx context.Context, c *Client) error {
+			_, err := c.RestartMachine(ctx, RestartMachine{Machine: "web"}, nil)
 			return err
-		}, `POST /v1/vms/web/restart {}`},
-		{"KillVM", func(ctx context.Context, c *Client) error {
-			_, err := c.KillVM(ctx, KillVM{VM: "web", Signal: "TERM"})
+		}, `POST /v1/machines/web/restart {}`},
+		{"KillMachine", func(ctx context.Context, c *Client) error {
+			_, err := c.KillMachine(ctx, KillMachine{Machine: "web", Signal: "TERM"})
 			return err
-		}, `POST /v1/vms/web/kill {"signal":"TERM"}`},
-		{"RemoveVM", func(ctx context.Context, c *Client) error { return c.RemoveVM(ctx, RemoveVM{VM: "web", Force: true}) }, "DELETE /v1/vms/web?force=true "},
-		{"WaitVM", func(ctx context.Context, c *Client) error {
-			_, err := c.WaitVM(ctx, WaitVM{VM: "web", For: WaitBooted})
+		}, `POST /v1/machines/web/kill {"signal":"TERM"}`},
+		{"RemoveMachine", func(ctx context.Context, c *Client) error {
+			return c.RemoveMachine(ctx, RemoveMachine{Machine: "web", Force: true})
+		}, "DELETE /v1/machines/web?force=true "},
+		{"WaitMachine", func(ctx context.Context, c *Client) error {
+			_, err := c.WaitMachine(ctx, WaitMachine{Machine: "web", For: WaitBooted})
 			return err
-		}, "GET /v1/vms/web/wait?for=booted "},
-		{"StatsVM", func(ctx context.Context, c *Client) error { _, err := c.StatsVM(ctx, "web"); return err }, "GET /v1/vms/web/stats "},
+		}, "GET /v1/machines/web/wait?for=booted "},
+		{"StatsMachine", func(ctx context.Context, c *Client) error { _, err := c.StatsMachine(ctx, "web"); return err }, "GET /v1/machines/web/stats "},
 		{"WriteFiles", func(ctx context.Context, c *Client) error {
-			return c.WriteFiles(ctx, Files{VM: "web", Path: "/a b"}, strings.NewReader("tar"))
-		}, "PUT /v1/vms/web/files?path=%2Fa+b tar"},
+			return c.WriteFiles(ctx, Files{Machine: "web", Path: "/a b"}, strings.NewReader("tar"))
+		}, "PUT /v1/machines/web/files?path=%2Fa+b tar"},
 		{"Image", func(ctx context.Context, c *Client) error { _, err := c.Image(ctx, "debian:trixie"); return err }, "GET /v1/images/debian:trixie "},
 		{"RemoveImage", func(ctx context.Context, c *Client) error { return c.RemoveImage(ctx, "x") }, "DELETE /v1/images/x "},
 		{"TagImage", func(ctx context.Context, c *Client) error {
@@ -200,7 +202,7 @@ func TestClientNobodyListens(t *testing.T) {
 	if _, err := client.Status(t.Context()); !errors.Is(err, syscall.ECONNREFUSED) || strings.Contains(err.Error(), "http://") {
 		t.Errorf("with a dead socket: %v, want ECONNREFUSED without a URL", err)
 	}
-	if _, err := client.Exec(t.Context(), Exec{VM: "web"}); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := client.Exec(t.Context(), Exec{Machine: "web"}); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Exec with a dead socket: %v, want ECONNREFUSED", err)
 	}
 }
@@ -209,7 +211,7 @@ func TestClientStream(t *testing.T) {
 	tests := []struct {
 		name     string
 		daemon   http.HandlerFunc
-		want     string   // name of the resulting VM
+		want     string   // name of the resulting machine
 		stages   []string // of the progress
 		wantCode Code
 		wantText string
@@ -231,21 +233,21 @@ func TestClientStream(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var stages []string
-			vm, err := serve(t, tt.daemon).StartVM(t.Context(), StartVM{VM: "web"}, func(p Progress) { stages = append(stages, p.Stage+" "+string(p.State)) })
+			vm, err := serve(t, tt.daemon).StartMachine(t.Context(), StartMachine{Machine: "web"}, func(p Progress) { stages = append(stages, p.Stage+" "+string(p.State)) })
 			if diff := cmp.Diff(tt.stages, stages); diff != "" {
 				t.Errorf("progress (-want +got):\n%s", diff)
 			}
 			if tt.wantText == "" {
 				if err != nil || vm.Name != tt.want {
-					t.Errorf("StartVM = %q, %v; want %q", vm.Name, err, tt.want)
+					t.Errorf("StartMachine = %q, %v; want %q", vm.Name, err, tt.want)
 				}
 				return
 			}
 			if err == nil || !strings.Contains(err.Error(), tt.wantText) {
-				t.Fatalf("StartVM = %v, want %q", err, tt.wantText)
+				t.Fatalf("StartMachine = %v, want %q", err, tt.wantText)
 			}
 			if e, _ := errors.AsType[*Error](err); tt.wantCode != "" && (e == nil || e.Code != tt.wantCode) {
-				t.Errorf("StartVM = %#v, want code %q", err, tt.wantCode)
+				t.Errorf("StartMachine = %#v, want code %q", err, tt.wantCode)
 			}
 		})
 	}
@@ -260,9 +262,9 @@ func TestClientStreamCanceled(t *testing.T) {
 		close(ended)
 	})
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := client.StartVM(ctx, StartVM{VM: "web"}, func(Progress) { cancel() })
+	_, err := client.StartMachine(ctx, StartMachine{Machine: "web"}, func(Progress) { cancel() })
 	if !errors.Is(err, context.Canceled) {
-		t.Errorf("StartVM = %v, want canceled", err)
+		t.Errorf("StartMachine = %v, want canceled", err)
 	}
 	await(t, ended, "the daemon was not told that the client left")
 }
@@ -285,7 +287,7 @@ func TestClientLeaseEndsWithContext(t *testing.T) {
 		close(ended)
 	})
 	ctx, cancel := context.WithCancel(t.Context())
-	if err := client.LeaseVM(ctx, "web"); err != nil {
+	if err := client.LeaseMachine(ctx, "web"); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -298,7 +300,7 @@ func TestClientLeaseEndsWithContext(t *testing.T) {
 }
 
 func TestClientReadFilesCut(t *testing.T) {
-	files, err := serve(t, breakOff("half a tar")).ReadFiles(t.Context(), Files{VM: "web", Path: "/etc"})
+	files, err := serve(t, breakOff("half a tar")).ReadFiles(t.Context(), Files{Machine: "web", Path: "/etc"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -329,7 +331,7 @@ func TestClientExec(t *testing.T) {
 		}
 		frames.WriteJSON(FrameExit, ExecExit{Code: 3})
 	})
-	conn, err := client.Exec(t.Context(), Exec{VM: "web", Argv: []string{"true"}, Stdin: true})
+	conn, err := client.Exec(t.Context(), Exec{Machine: "web", Argv: []string{"true"}, Stdin: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -354,8 +356,8 @@ func TestClientExec(t *testing.T) {
 }
 
 func TestClientExecRefused(t *testing.T) {
-	_, err := serve(t, say(409, `{"code":"conflict","message":"VM web is stopped"}`)).Exec(t.Context(), Exec{VM: "web"})
-	if CodeOf(err) != CodeConflict || !strings.Contains(err.Error(), "VM web is stopped") {
+	_, err := serve(t, say(409, `{"code":"conflict","message":"machine web is stopped"}`)).Exec(t.Context(), Exec{Machine: "web"})
+	if CodeOf(err) != CodeConflict || !strings.Contains(err.Error(), "machine web is stopped") {
 		t.Errorf("Exec = %v, want the daemon's conflict", err)
 	}
 }
@@ -367,7 +369,7 @@ func TestClientExecCanceled(t *testing.T) {
 		cancel()
 		<-r.Context().Done()
 	})
-	if _, err := client.Exec(ctx, Exec{VM: "web"}); !errors.Is(err, context.Canceled) {
+	if _, err := client.Exec(ctx, Exec{Machine: "web"}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Exec = %v, want canceled", err)
 	}
 }

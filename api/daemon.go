@@ -8,16 +8,16 @@ const VersionHeader = "Banger-API"
 
 // DaemonStatus is what the daemon says of itself.
 type DaemonStatus struct {
-	Version    string `json:"version"` // of the program, for people
-	Build      string `json:"build"`   // identity of the binary: two builds differ
-	API        int    `json:"api"`
-	PID        int    `json:"pid"`
-	Home       string `json:"home"`
-	Socket     string `json:"socket"`
-	UptimeMS   int64  `json:"uptime_ms"`
-	VMs        int    `json:"vms"`
-	RunningVMs int    `json:"running_vms"`
-	RSSBytes   int64  `json:"rss_bytes"`
+	Version         string `json:"version"` // of the program, for people
+	Build           string `json:"build"`   // identity of the binary: two builds differ
+	API             int    `json:"api"`
+	PID             int    `json:"pid"`
+	Home            string `json:"home"`
+	Socket          string `json:"socket"`
+	UptimeMS        int64  `json:"uptime_ms"`
+	Machines        int    `json:"machines"`
+	RunningMachines int    `json:"running_machines"`
+	RSSBytes        int64  `json:"rss_bytes"`
 	// Settings are those that the daemon read when it started and works with until it ends.
 	Settings []Setting `json:"settings"`
 	// Draining says that the daemon is being replaced; then Left names the requests that it still waits for.
@@ -36,13 +36,13 @@ type Setting struct {
 	PendingOrigin string `json:"pending_origin,omitempty"`
 }
 
-// StopDaemon says how the daemon ends. Running VMs are never touched.
+// StopDaemon says how the daemon ends. Running machines are never touched.
 type StopDaemon struct {
 	// Drain lets what is under way go on. The daemon takes no new changes and ends when those under way have; sessions that
 	// are open (exec, logs, run) go on in the old process until they end, while a new daemon takes over everything else.
 	// Without it all of them are cut.
 	Drain bool `json:"drain,omitempty"`
-	// PurgeNetwork first takes down all that there is of the VMs' network, and refuses while a VM uses it.
+	// PurgeNetwork first takes down all that there is of the machines' network, and refuses while a machine uses it.
 	PurgeNetwork bool `json:"purge_network,omitempty"`
 }
 
@@ -50,7 +50,7 @@ type StopDaemon struct {
 type Check struct {
 	Name   string      `json:"name"`
 	Status CheckStatus `json:"status"`
-	Found  string      `json:"found"`            // what is there
+	Detail string      `json:"detail"`           // what is there
 	Repair string      `json:"repair,omitempty"` // the exact command of the host that repairs it, or a sentence
 	Remedy *Remedy     `json:"remedy,omitempty"` // the operation that does, in its place
 }
@@ -62,7 +62,7 @@ type CheckStatus string
 const (
 	CheckOK      CheckStatus = "ok"
 	CheckWarning CheckStatus = "warning" // banger works, something is slower or missing
-	CheckFailed  CheckStatus = "failed"  // banger cannot run VMs like this
+	CheckFailed  CheckStatus = "failed"  // banger cannot run machines like this
 )
 
 // Event is one line of the stream with which long requests answer: progress and log, then exactly one Result or Error.

@@ -53,7 +53,7 @@ func TestErrorJSON(t *testing.T) {
 		err  *Error
 		want string
 	}{
-		{"Plain", Errorf(CodeNotFound, "no VM named %q", "web"), `{"code":"not_found","message":"no VM named \"web\""}`},
+		{"Plain", Errorf(CodeNotFound, "no machine named %q", "web"), `{"code":"not_found","message":"no machine named \"web\""}`},
 		{"Hint", Errorf(CodeInvalid, "bad").WithHint("see: %s", "x"), `{"code":"invalid","message":"bad","hint":"see: x"}`},
 		{"CauseStaysHere", Errorf(CodeInternal, "read: %w", io.EOF), `{"code":"internal","message":"read: EOF"}`},
 	}
@@ -78,7 +78,7 @@ func TestCodeOf(t *testing.T) {
 		want Code
 	}{
 		{"Itself", inner, CodeConflict},
-		{"Wrapped", fmt.Errorf("create VM: %w", inner), CodeConflict},
+		{"Wrapped", fmt.Errorf("create machine: %w", inner), CodeConflict},
 		{"Joined", errors.Join(io.EOF, inner), CodeConflict},
 		{"OutermostWins", Errorf(CodeTimeout, "late: %w", inner), CodeTimeout},
 		{"Other", io.EOF, CodeInternal},

@@ -39,26 +39,26 @@ const (
 // input thus holds back the input alone, never a signal behind it.
 const StdinWindow = 8
 
-// Exec asks for a command in a VM. What is empty is as the VM's image says.
+// Exec asks for a command in a machine. What is empty is as the machine's image says.
 type Exec struct {
-	VM   string   `json:"-" path:"vm"`
-	Argv []string `json:"argv,omitempty"` // empty: the user's login shell
-	Env  []string `json:"env,omitempty"`  // K=V, on top of the VM's own
-	Dir  string   `json:"dir,omitempty"`  // empty: the image's, or the user's home
-	User string   `json:"user,omitempty"` // empty: the image's, or root
-	TTY  *TTY     `json:"tty,omitempty"`  // nil: pipes, stdout and stderr apart
+	Machine string   `json:"-" path:"machine"`
+	Argv    []string `json:"argv,omitempty"` // empty: the user's login shell
+	Env     []string `json:"env,omitempty"`  // K=V, on top of the machine's own
+	Dir     string   `json:"dir,omitempty"`  // empty: the image's, or the user's home
+	User    string   `json:"user,omitempty"` // empty: the image's, or root
+	TTY     *TTY     `json:"tty,omitempty"`  // nil: pipes, stdout and stderr apart
 
 	Stdin bool `json:"stdin,omitempty"` // input follows in frames; without it the command's input is empty
 }
 
-// Run asks for a new VM, and for a command in it as soon as it answers. It is CreateVM, StartVM, WaitVM and Exec in one,
+// Run asks for a new machine, and for a command in it as soon as it answers. It is CreateMachine, StartMachine, WaitMachine and Exec in one,
 // as a container engine would do it: the command is what the image and Argv make of it together. Its frames are those of
 // an exec, with FrameProgress and one FrameStarted before.
 type Run struct {
-	VM            CreateVM `json:"vm"`                        // with AutoRemove, the VM is gone when the command or the client is; Lease is not the client's to say
-	BootTimeoutMS int64    `json:"boot_timeout_ms,omitempty"` // as StartVM has it
-	Wait          WaitFor  `json:"wait,omitempty"`            // before the command: WaitRunning (the default) or WaitBooted
-	Detach        bool     `json:"detach,omitempty"`          // start no command; the VM stays whatever becomes of the client
+	Machine       CreateMachine `json:"machine"`                   // with AutoRemove, the machine is gone when the command or the client is; Lease is not the client's to say
+	BootTimeoutMS int64         `json:"boot_timeout_ms,omitempty"` // as StartMachine has it
+	Wait          WaitFor       `json:"wait,omitempty"`            // before the command: WaitRunning (the default) or WaitBooted
+	Detach        bool          `json:"detach,omitempty"`          // start no command; the machine stays whatever becomes of the client
 
 	Argv       []string `json:"argv,omitempty"`       // empty: the image's command, or a login shell
 	Entrypoint *string  `json:"entrypoint,omitempty"` // in place of the image's, whose command then counts no more; "" for none
@@ -69,10 +69,10 @@ type Run struct {
 	Stdin      bool     `json:"stdin,omitempty"`
 }
 
-// RunStarted says that the VM of a run is up, and which command runs in it.
+// RunStarted says that the machine of a run is up, and which command runs in it.
 type RunStarted struct {
-	VM   VM       `json:"vm"`
-	Argv []string `json:"argv,omitempty"` // empty: a login shell, or with Detach nothing
+	Machine Machine  `json:"machine"`
+	Argv    []string `json:"argv,omitempty"` // empty: a login shell, or with Detach nothing
 }
 
 // TTY asks for a pseudo terminal, or changes its size.

@@ -16,18 +16,18 @@ const (
 	UDP Protocol = "udp"
 )
 
-// Forward makes a port of a VM reachable at an address of the host, for as long as the VM runs.
+// Forward makes a port of a machine reachable at an address of the host, for as long as the machine runs.
 type Forward struct {
 	Protocol  Protocol   `json:"protocol,omitempty"`   // empty: tcp
 	Host      netip.Addr `json:"host,omitzero"`        // empty: 127.0.0.1
 	HostPort  uint16     `json:"host_port,omitempty"`  // 0: a free one is chosen
-	GuestPort uint16     `json:"guest_port,omitempty"` // on whichever of the VM's addresses has a listener
+	GuestPort uint16     `json:"guest_port,omitempty"` // on whichever of the machine's addresses has a listener
 	Error     string     `json:"error,omitempty"`      // why it does not work now; from the daemon alone
 }
 
 // AddForward asks for a forward.
 type AddForward struct {
-	VM        string     `json:"-" path:"vm"`
+	Machine   string     `json:"-" path:"machine"`
 	Protocol  Protocol   `json:"protocol,omitempty"` // the rest as Forward has it
 	Host      netip.Addr `json:"host,omitzero"`
 	HostPort  uint16     `json:"host_port,omitempty"`
@@ -41,20 +41,20 @@ func (a AddForward) Forward() Forward {
 
 // RemoveForward names a forward by what it listens on.
 type RemoveForward struct {
-	VM       string     `json:"-" path:"vm"`
+	Machine  string     `json:"-" path:"machine"`
 	Protocol Protocol   `json:"-" query:"protocol"` // empty: tcp
 	Host     netip.Addr `json:"-" query:"host"`     // empty: 127.0.0.1
 	HostPort uint16     `json:"-" query:"host_port"`
 }
 
-// Port is a socket of a VM that waits for peers.
+// Port is a socket of a machine that waits for peers.
 type Port struct {
 	Network string `json:"network"` // tcp, tcp6, udp, udp6
-	Address string `json:"address"` // IP address in the VM
+	Address string `json:"address"` // IP address in the machine
 	Port    uint16 `json:"port"`
-	PID     int    `json:"pid,omitempty"` // in the VM; 0 when not known
+	PID     int    `json:"pid,omitempty"` // in the machine; 0 when not known
 	Process string `json:"process,omitempty"`
-	// Reach lists where the host reaches it, as ADDRESS:PORT: its forwards, and the VM's own address where the host has a
+	// Reach lists where the host reaches it, as ADDRESS:PORT: its forwards, and the machine's own address where the host has a
 	// route to it.
 	Reach []string `json:"reach,omitempty"`
 }

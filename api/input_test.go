@@ -18,24 +18,24 @@ import (
 func TestDecode(t *testing.T) {
 	tests := []struct {
 		name, body string
-		want       StopVM
+		want       StopMachine
 		wantErr    string
 	}{
-		{"Empty", "", StopVM{}, ""},
-		{"Spaces", " \n", StopVM{}, ""},
-		{"Object", `{"timeout_ms":5}`, StopVM{TimeoutMS: 5}, ""},
-		{"NewlineBehind", "{}\n", StopVM{}, ""},
-		{"ErrUnknownKey", `{"timeout":5}`, StopVM{}, `unknown field "timeout"`},
-		{"ErrType", `{"timeout_ms":"5"}`, StopVM{}, "cannot unmarshal string"},
-		{"ErrCut", `{"timeout_ms":5`, StopVM{TimeoutMS: 5}, "unexpected EOF"},
-		{"ErrTwoValues", `{} {}`, StopVM{}, "something follows the JSON value"},
-		{"ErrGarbageBehind", `{}x`, StopVM{}, "invalid character"},
-		{"ErrArray", `[]`, StopVM{}, "cannot unmarshal array"},
-		{"ErrTooLarge", `{"x":"` + strings.Repeat("x", maxInputBytes) + `"}`, StopVM{}, "request body too large"},
+		{"Empty", "", StopMachine{}, ""},
+		{"Spaces", " \n", StopMachine{}, ""},
+		{"Object", `{"timeout_ms":5}`, StopMachine{TimeoutMS: 5}, ""},
+		{"NewlineBehind", "{}\n", StopMachine{}, ""},
+		{"ErrUnknownKey", `{"timeout":5}`, StopMachine{}, `unknown field "timeout"`},
+		{"ErrType", `{"timeout_ms":"5"}`, StopMachine{}, "cannot unmarshal string"},
+		{"ErrCut", `{"timeout_ms":5`, StopMachine{TimeoutMS: 5}, "unexpected EOF"},
+		{"ErrTwoValues", `{} {}`, StopMachine{}, "something follows the JSON value"},
+		{"ErrGarbageBehind", `{}x`, StopMachine{}, "invalid character"},
+		{"ErrArray", `[]`, StopMachine{}, "cannot unmarshal array"},
+		{"ErrTooLarge", `{"x":"` + strings.Repeat("x", maxInputBytes) + `"}`, StopMachine{}, "request body too large"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := DecodeInput[StopVM](httptest.NewRequest(http.MethodPost, "/", strings.NewReader(tt.body)))
+			got, err := DecodeInput[StopMachine](httptest.NewRequest(http.MethodPost, "/", strings.NewReader(tt.body)))
 			if tt.wantErr == "" && (err != nil || got != tt.want) {
 				t.Errorf("DecodeInput = %+v, %v; want %+v", got, err, tt.want)
 			}
@@ -49,15 +49,15 @@ func TestDecode(t *testing.T) {
 
 // everything is an input with a field of each kind at each place.
 type everything struct {
-	VM    string     `json:"-" path:"vm"`
-	Force bool       `json:"-" query:"force"`
-	Host  netip.Addr `json:"-" query:"host"`
-	Port  uint16     `json:"-" query:"port"`
-	Count int        `json:"-" query:"count"`
-	Names []string   `json:"names,omitempty"`
+	Machine string     `json:"-" path:"machine"`
+	Force   bool       `json:"-" query:"force"`
+	Host    netip.Addr `json:"-" query:"host"`
+	Port    uint16     `json:"-" query:"port"`
+	Count   int        `json:"-" query:"count"`
+	Names   []string   `json:"names,omitempty"`
 }
 
-var opEverything = Op[everything, None]{Spec{Name: "Everything", Route: "POST /v1/things/{vm}/do", Kind: KindUnary}}
+var opEverything = Op[everything, None]{Spec{Name: "Everything", Route: "POST /v1/things/{machine}/do", Kind: KindUnary}}
 
 // What a client sends is what the daemon reads, wherever a field stands.
 func TestInputTravels(t *testing.T) {
@@ -66,12 +66,12 @@ func TestInputTravels(t *testing.T) {
 		in                everything
 	}{
 		{"Zero", `POST /v1/things//do {}`, everything{}},
-		{"Path", `POST /v1/things/a%2Fb%3Fc/do {}`, everything{VM: "a/b?c"}},
+		{"Path", `POST /v1/things/a%2Fb%3Fc/do {}`, everything{Machine: "a/b?c"}},
 		{
 			"Query", `POST /v1/things/x/do?count=-3&force=true&host=%3A%3A1&port=80 {}`,
-			everything{VM: "x", Force: true, Host: netip.MustParseAddr("::1"), Port: 80, Count: -3},
+			everything{Machine: "x", Force: true, Host: netip.MustParseAddr("::1"), Port: 80, Count: -3},
 		},
-		{"Body", `POST /v1/things/x/do {"names":["a"]}`, everything{VM: "x", Names: []string{"a"}}},
+		{"Body", `POST /v1/things/x/do {"names":["a"]}`, everything{Machine: "x", Names: []string{"a"}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -79,7 +79,7 @@ func TestInputTravels(t *testing.T) {
 			if got := fmt.Sprintf("%s %s %s", method, target, body); got != tt.wantRequest || err != nil {
 				t.Fatalf("request %s, %v; want %s", got, err, tt.wantRequest)
 			}
-			if tt.in.VM == "" {
+			if tt.in.Machine == "" {
 				return // a path with an empty part meets no route
 			}
 			var got everything
@@ -117,13 +117,13 @@ func TestDecodeQuery(t *testing.T) {
 }
 
 func TestRemedy(t *testing.T) {
-	want := everything{VM: "web", Force: true, Names: []string{"a b"}}
+	want := everything{Machine: "web", Force: true, Names: []string{"a b"}}
 	r := opEverything.Remedy(want, "do it for %s", "web")
 	data, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	const wire = `{"text":"do it for web","operation":"Everything","input":{"force":true,"names":["a b"],"vm":"web"}}`
+	const wire = `{"text":"do it for web","operation":"Everything","input":{"force":true,"machine":"web","names":["a b"]}}`
 	if string(data) != wire {
 		t.Errorf("remedy %s, want %s", data, wire)
 	}
@@ -134,7 +134,7 @@ func TestRemedy(t *testing.T) {
 	if got, ok := opEverything.Input(back); !ok || !reflect.DeepEqual(got, want) {
 		t.Errorf("Input = %+v, %t; want %+v", got, ok, want)
 	}
-	if _, ok := OpStartVM.Input(back); ok {
+	if _, ok := OpStartMachine.Input(back); ok {
 		t.Error("another operation takes it")
 	}
 	back.Input["more"] = json.RawMessage("1")

@@ -23,19 +23,19 @@ func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 	return Call(ctx, c, OpDoctor, None{})
 }
 
-// VMs asks for OpVMs.
-func (c *Client) VMs(ctx context.Context) ([]VM, error) {
-	return Call(ctx, c, OpVMs, None{})
+// Machines asks for OpMachines.
+func (c *Client) Machines(ctx context.Context) ([]Machine, error) {
+	return Call(ctx, c, OpMachines, None{})
 }
 
-// VM asks for OpVM.
-func (c *Client) VM(ctx context.Context, vm string) (VM, error) {
-	return Call(ctx, c, OpVM, VMRef{vm})
+// Machine asks for OpMachine.
+func (c *Client) Machine(ctx context.Context, vm string) (Machine, error) {
+	return Call(ctx, c, OpMachine, MachineRef{vm})
 }
 
-// CreateVM asks for OpCreateVM.
-func (c *Client) CreateVM(ctx context.Context, in CreateVM, progress func(Progress)) (VM, error) {
-	return Stream(ctx, c, OpCreateVM, in, progress, nil)
+// CreateMachine asks for OpCreateMachine.
+func (c *Client) CreateMachine(ctx context.Context, in CreateMachine, progress func(Progress)) (Machine, error) {
+	return Stream(ctx, c, OpCreateMachine, in, progress, nil)
 }
 
 // Run asks for OpRun; see Connect.
@@ -43,49 +43,49 @@ func (c *Client) Run(ctx context.Context, in Run) (*FrameConn, error) {
 	return Connect(ctx, c, OpRun, in)
 }
 
-// StartVM asks for OpStartVM.
-func (c *Client) StartVM(ctx context.Context, in StartVM, progress func(Progress)) (VM, error) {
-	return Stream(ctx, c, OpStartVM, in, progress, nil)
+// StartMachine asks for OpStartMachine.
+func (c *Client) StartMachine(ctx context.Context, in StartMachine, progress func(Progress)) (Machine, error) {
+	return Stream(ctx, c, OpStartMachine, in, progress, nil)
 }
 
-// StopVM asks for OpStopVM.
-func (c *Client) StopVM(ctx context.Context, in StopVM, progress func(Progress)) (VM, error) {
-	return Stream(ctx, c, OpStopVM, in, progress, nil)
+// StopMachine asks for OpStopMachine.
+func (c *Client) StopMachine(ctx context.Context, in StopMachine, progress func(Progress)) (Machine, error) {
+	return Stream(ctx, c, OpStopMachine, in, progress, nil)
 }
 
-// RestartVM asks for OpRestartVM.
-func (c *Client) RestartVM(ctx context.Context, in RestartVM, progress func(Progress)) (VM, error) {
-	return Stream(ctx, c, OpRestartVM, in, progress, nil)
+// RestartMachine asks for OpRestartMachine.
+func (c *Client) RestartMachine(ctx context.Context, in RestartMachine, progress func(Progress)) (Machine, error) {
+	return Stream(ctx, c, OpRestartMachine, in, progress, nil)
 }
 
-// KillVM asks for OpKillVM.
-func (c *Client) KillVM(ctx context.Context, in KillVM) (VM, error) {
-	return Call(ctx, c, OpKillVM, in)
+// KillMachine asks for OpKillMachine.
+func (c *Client) KillMachine(ctx context.Context, in KillMachine) (Machine, error) {
+	return Call(ctx, c, OpKillMachine, in)
 }
 
-// RemoveVM asks for OpRemoveVM.
-func (c *Client) RemoveVM(ctx context.Context, in RemoveVM) error {
-	_, err := Call(ctx, c, OpRemoveVM, in)
+// RemoveMachine asks for OpRemoveMachine.
+func (c *Client) RemoveMachine(ctx context.Context, in RemoveMachine) error {
+	_, err := Call(ctx, c, OpRemoveMachine, in)
 	return err
 }
 
-// LeaseVM asks for OpLeaseVM; see Hold. The lease's own end is not awaited.
-func (c *Client) LeaseVM(ctx context.Context, vm string) error {
-	return Hold(ctx, c, OpLeaseVM, VMRef{vm})
+// LeaseMachine asks for OpLeaseMachine; see Hold. The lease's own end is not awaited.
+func (c *Client) LeaseMachine(ctx context.Context, vm string) error {
+	return Hold(ctx, c, OpLeaseMachine, MachineRef{vm})
 }
 
-// WaitVM asks for OpWaitVM.
-func (c *Client) WaitVM(ctx context.Context, in WaitVM) (VM, error) {
-	return Call(ctx, c, OpWaitVM, in)
+// WaitMachine asks for OpWaitMachine.
+func (c *Client) WaitMachine(ctx context.Context, in WaitMachine) (Machine, error) {
+	return Call(ctx, c, OpWaitMachine, in)
 }
 
 // SetNAT asks for OpSetNAT.
-func (c *Client) SetNAT(ctx context.Context, in SetNAT) (VM, error) {
+func (c *Client) SetNAT(ctx context.Context, in SetNAT) (Machine, error) {
 	return Call(ctx, c, OpSetNAT, in)
 }
 
 // SetHostServices asks for OpSetHostServices.
-func (c *Client) SetHostServices(ctx context.Context, in SetHostServices) (VM, error) {
+func (c *Client) SetHostServices(ctx context.Context, in SetHostServices) (Machine, error) {
 	return Call(ctx, c, OpSetHostServices, in)
 }
 
@@ -102,7 +102,7 @@ func (c *Client) RemoveForward(ctx context.Context, in RemoveForward) error {
 
 // Ports asks for OpPorts.
 func (c *Client) Ports(ctx context.Context, vm string) ([]Port, error) {
-	return Call(ctx, c, OpPorts, VMRef{vm})
+	return Call(ctx, c, OpPorts, MachineRef{vm})
 }
 
 // PrepareSSH asks for OpPrepareSSH.
@@ -110,9 +110,9 @@ func (c *Client) PrepareSSH(ctx context.Context, in PrepareSSH) (SSH, error) {
 	return Call(ctx, c, OpPrepareSSH, in)
 }
 
-// StatsVM asks for OpStatsVM.
-func (c *Client) StatsVM(ctx context.Context, vm string) (Stats, error) {
-	return Call(ctx, c, OpStatsVM, VMRef{vm})
+// StatsMachine asks for OpStatsMachine.
+func (c *Client) StatsMachine(ctx context.Context, vm string) (Stats, error) {
+	return Call(ctx, c, OpStatsMachine, MachineRef{vm})
 }
 
 // Logs asks for OpLogs.

@@ -19,92 +19,92 @@ var (
 		Doc: "This API as an OpenAPI 3.1 document.",
 	}}
 
-	OpVMs = Op[None, []VM]{Spec{
-		Name: "VMs", Route: "GET /v1/vms", Kind: KindUnary, Right: RightRead,
+	OpMachines = Op[None, []Machine]{Spec{
+		Name: "Machines", Route: "GET /v1/machines", Kind: KindUnary, Right: RightRead,
 		Doc: "All machines, the oldest first. It never waits for a guest.",
 	}}
-	OpVM = Op[VMRef, VM]{Spec{
-		Name: "VM", Route: "GET /v1/vms/{vm}", Kind: KindUnary, Right: RightRead,
+	OpMachine = Op[MachineRef, Machine]{Spec{
+		Name: "Machine", Route: "GET /v1/machines/{machine}", Kind: KindUnary, Right: RightRead,
 		Doc: "One machine. It never waits for the guest.",
 	}}
-	OpCreateVM = Op[CreateVM, VM]{Spec{
-		Name: "CreateVM", Route: "POST /v1/vms", Kind: KindProgress, Right: RightWrite, HomeSettings: true,
+	OpCreateMachine = Op[CreateMachine, Machine]{Spec{
+		Name: "CreateMachine", Route: "POST /v1/machines", Kind: KindProgress, Right: RightWrite, HomeSettings: true,
 		Doc: "Makes a machine and leaves it stopped. A missing image or kernel is made first. When the client leaves, what was made for the machine is undone.",
 	}}
 	OpRun = Op[Run, None]{Spec{
-		Name: "Run", Route: "POST /v1/vms/run", Kind: KindUpgrade, Right: RightWrite, HomeSettings: true,
+		Name: "Run", Route: "POST /v1/machines/run", Kind: KindUpgrade, Right: RightWrite, HomeSettings: true,
 		Doc: "Makes and starts a machine and runs a command in it.",
 	}}
-	OpStartVM = Op[StartVM, VM]{Spec{
-		Name: "StartVM", Route: "POST /v1/vms/{vm}/start", Kind: KindProgress, Right: RightWrite, HomeSettings: true,
+	OpStartMachine = Op[StartMachine, Machine]{Spec{
+		Name: "StartMachine", Route: "POST /v1/machines/{machine}/start", Kind: KindProgress, Right: RightWrite, HomeSettings: true,
 		Doc: "Starts a machine and answers when its agent does. When the client leaves before, the machine is stopped again. A running machine is left as it is.",
 	}}
-	OpStopVM = Op[StopVM, VM]{Spec{
-		Name: "StopVM", Route: "POST /v1/vms/{vm}/stop", Kind: KindProgress, Right: RightWrite,
+	OpStopMachine = Op[StopMachine, Machine]{Spec{
+		Name: "StopMachine", Route: "POST /v1/machines/{machine}/stop", Kind: KindProgress, Right: RightWrite,
 		Doc: "Shuts a machine down and answers when no VMM is left. A stopped machine is left as it is.",
 	}}
-	OpRestartVM = Op[RestartVM, VM]{Spec{
-		Name: "RestartVM", Route: "POST /v1/vms/{vm}/restart", Kind: KindProgress, Right: RightWrite, HomeSettings: true,
+	OpRestartMachine = Op[RestartMachine, Machine]{Spec{
+		Name: "RestartMachine", Route: "POST /v1/machines/{machine}/restart", Kind: KindProgress, Right: RightWrite, HomeSettings: true,
 		Doc: "Stops a machine, then starts it.",
 	}}
-	OpKillVM = Op[KillVM, VM]{Spec{
-		Name: "KillVM", Route: "POST /v1/vms/{vm}/kill", Kind: KindUnary, Right: RightWrite,
+	OpKillMachine = Op[KillMachine, Machine]{Spec{
+		Name: "KillMachine", Route: "POST /v1/machines/{machine}/kill", Kind: KindUnary, Right: RightWrite,
 		Doc: "Signals a machine's VMM. For a signal that ends it the answer comes when it is gone.",
 	}}
-	OpRemoveVM = Op[RemoveVM, None]{Spec{
-		Name: "RemoveVM", Route: "DELETE /v1/vms/{vm}", Kind: KindUnary, Right: RightWrite,
+	OpRemoveMachine = Op[RemoveMachine, None]{Spec{
+		Name: "RemoveMachine", Route: "DELETE /v1/machines/{machine}", Kind: KindUnary, Right: RightWrite,
 		Doc: "Deletes a machine and its disk. One that is not stopped is refused, or killed first with force.",
 	}}
-	OpLeaseVM = Op[VMRef, None]{Spec{
-		Name: "LeaseVM", Route: "POST /v1/vms/{vm}/lease", Kind: KindHold, Right: RightWrite,
+	OpLeaseMachine = Op[MachineRef, None]{Spec{
+		Name: "LeaseMachine", Route: "POST /v1/machines/{machine}/lease", Kind: KindHold, Right: RightWrite,
 		Doc: "Ties a machine to the client: when the client lets go of the connection, or dies, the machine is removed.",
 	}}
-	OpWaitVM = Op[WaitVM, VM]{Spec{
-		Name: "WaitVM", Route: "GET /v1/vms/{vm}/wait", Kind: KindUnary, Right: RightRead,
+	OpWaitMachine = Op[WaitMachine, Machine]{Spec{
+		Name: "WaitMachine", Route: "GET /v1/machines/{machine}/wait", Kind: KindUnary, Right: RightRead,
 		Doc: "Answers when the machine meets the condition.",
 	}}
-	OpSetNAT = Op[SetNAT, VM]{Spec{
-		Name: "SetNAT", Route: "PUT /v1/vms/{vm}/nat", Kind: KindUnary, Right: RightWrite,
+	OpSetNAT = Op[SetNAT, Machine]{Spec{
+		Name: "SetNAT", Route: "PUT /v1/machines/{machine}/nat", Kind: KindUnary, Right: RightWrite,
 		Doc: "Opens or closes a machine's way to the world beyond the other machines, at once.",
 	}}
-	OpSetHostServices = Op[SetHostServices, VM]{Spec{
-		Name: "SetHostServices", Route: "PUT /v1/vms/{vm}/host-services", Kind: KindUnary, Right: RightWrite,
+	OpSetHostServices = Op[SetHostServices, Machine]{Spec{
+		Name: "SetHostServices", Route: "PUT /v1/machines/{machine}/host-services", Kind: KindUnary, Right: RightWrite,
 		Doc: "Gives a machine the services of the host that it may reach at the gateway's address, at once.",
 	}}
 	OpAddForward = Op[AddForward, Forward]{Spec{
-		Name: "AddForward", Route: "POST /v1/vms/{vm}/forwards", Kind: KindUnary, Right: RightWrite,
+		Name: "AddForward", Route: "POST /v1/machines/{machine}/forwards", Kind: KindUnary, Right: RightWrite,
 		Doc: "Makes a port of a machine reachable at an address of the host, at once when it runs, and answers with the port that was chosen.",
 	}}
 	OpRemoveForward = Op[RemoveForward, None]{Spec{
-		Name: "RemoveForward", Route: "DELETE /v1/vms/{vm}/forwards", Kind: KindUnary, Right: RightWrite,
+		Name: "RemoveForward", Route: "DELETE /v1/machines/{machine}/forwards", Kind: KindUnary, Right: RightWrite,
 		Doc: "Ends a forward and its connections.",
 	}}
-	OpPorts = Op[VMRef, []Port]{Spec{
-		Name: "Ports", Route: "GET /v1/vms/{vm}/ports", Kind: KindUnary, Right: RightRead,
+	OpPorts = Op[MachineRef, []Port]{Spec{
+		Name: "Ports", Route: "GET /v1/machines/{machine}/ports", Kind: KindUnary, Right: RightRead,
 		Doc: "What listens in a running machine, and where the host reaches it.",
 	}}
 	OpPrepareSSH = Op[PrepareSSH, SSH]{Spec{
-		Name: "PrepareSSH", Route: "POST /v1/vms/{vm}/ssh", Kind: KindUnary, Right: RightWrite,
+		Name: "PrepareSSH", Route: "POST /v1/machines/{machine}/ssh", Kind: KindUnary, Right: RightWrite,
 		Doc: "Makes a running machine ready for an ssh connection. It fails when the machine shows another host key than it is known by.",
 	}}
-	OpStatsVM = Op[VMRef, Stats]{Spec{
-		Name: "StatsVM", Route: "GET /v1/vms/{vm}/stats", Kind: KindUnary, Right: RightRead,
+	OpStatsMachine = Op[MachineRef, Stats]{Spec{
+		Name: "StatsMachine", Route: "GET /v1/machines/{machine}/stats", Kind: KindUnary, Right: RightRead,
 		Doc: "What a running machine uses.",
 	}}
 	OpLogs = Op[Logs, None]{Spec{
-		Name: "Logs", Route: "GET /v1/vms/{vm}/logs", Kind: KindDownload, Media: "text/plain; charset=utf-8", Right: RightRead,
+		Name: "Logs", Route: "GET /v1/machines/{machine}/logs", Kind: KindDownload, Media: "text/plain; charset=utf-8", Right: RightRead,
 		Doc: "The console of a machine's last start.",
 	}}
 	OpReadFiles = Op[Files, None]{Spec{
-		Name: "ReadFiles", Route: "GET /v1/vms/{vm}/files", Kind: KindDownload, Media: "application/x-tar", Right: RightRead,
+		Name: "ReadFiles", Route: "GET /v1/machines/{machine}/files", Kind: KindDownload, Media: "application/x-tar", Right: RightRead,
 		Doc: "Files of a running machine as a tar stream.",
 	}}
 	OpWriteFiles = Op[Files, None]{Spec{
-		Name: "WriteFiles", Route: "PUT /v1/vms/{vm}/files", Kind: KindUpload, Media: "application/x-tar", Right: RightWrite,
+		Name: "WriteFiles", Route: "PUT /v1/machines/{machine}/files", Kind: KindUpload, Media: "application/x-tar", Right: RightWrite,
 		Doc: "Unpacks a tar stream in a running machine.",
 	}}
 	OpExec = Op[Exec, None]{Spec{
-		Name: "Exec", Route: "POST /v1/vms/{vm}/exec", Kind: KindUpgrade, Right: RightWrite,
+		Name: "Exec", Route: "POST /v1/machines/{machine}/exec", Kind: KindUpgrade, Right: RightWrite,
 		Doc: "Runs a command in a running machine. When the connection ends, so does the command.",
 	}}
 
@@ -186,8 +186,8 @@ var (
 // Operations is the table: every operation of the API.
 var Operations = []Operation{
 	OpStatus, OpStopDaemon, OpDoctor, OpOpenAPI,
-	OpVMs, OpVM, OpCreateVM, OpRun, OpStartVM, OpStopVM, OpRestartVM, OpKillVM, OpRemoveVM, OpLeaseVM, OpWaitVM,
-	OpSetNAT, OpSetHostServices, OpAddForward, OpRemoveForward, OpPorts, OpPrepareSSH, OpStatsVM, OpLogs,
+	OpMachines, OpMachine, OpCreateMachine, OpRun, OpStartMachine, OpStopMachine, OpRestartMachine, OpKillMachine, OpRemoveMachine, OpLeaseMachine, OpWaitMachine,
+	OpSetNAT, OpSetHostServices, OpAddForward, OpRemoveForward, OpPorts, OpPrepareSSH, OpStatsMachine, OpLogs,
 	OpReadFiles, OpWriteFiles, OpExec,
 	OpImages, OpImage, OpPullImage, OpBuildImage, OpBuildLog, OpRemoveImage, OpTagImage, OpPromoteImage, OpSaveImage,
 	OpRegisterImage, OpLoadImage, OpPruneImages,

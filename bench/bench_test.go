@@ -81,6 +81,6 @@ func TestQueryVMs(t *testing.T) {
 	}
 	defer s.Close()
 	if vms, err := s.VMs(t.Context()); err != nil || len(vms) != 3 {
-		t.Errorf("the store lists %d VMs, %v", len(vms), err)
+		t.Errorf("the store lists %d machines, %v", len(vms), err)
 	}
 }

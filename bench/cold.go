@@ -86,14 +86,16 @@ func (b *bench) coldStages(ctx context.Context) ([]series, error) {
 	const name = namePrefix + "stages"
 	return interleave(ctx, 0, b.cold, bootTimeout,
 		timed("  of it: create", func(ctx context.Context) error {
-			_, err := b.client.CreateVM(ctx, api.CreateVM{Name: name, Network: api.NetworkNone}, nil)
+			_, err := b.client.CreateMachine(ctx, api.CreateMachine{Name: name, Network: api.NetworkNone}, nil)
 			return err
 		}),
 		timed("  of it: start", func(ctx context.Context) error {
-			_, err := b.client.StartVM(ctx, api.StartVM{VM: name}, nil)
+			_, err := b.client.StartMachine(ctx, api.StartMachine{Machine: name}, nil)
 			return err
 		}),
 		timed("  of it: the first exec", func(ctx context.Context) error { return b.runIn(ctx, name, nil, io.Discard, truePath) }),
-		timed("  of it: remove", func(ctx context.Context) error { return b.client.RemoveVM(ctx, api.RemoveVM{VM: name, Force: true}) }),
+		timed("  of it: remove", func(ctx context.Context) error {
+			return b.client.RemoveMachine(ctx, api.RemoveMachine{Machine: name, Force: true})
+		}),
 	)
 }

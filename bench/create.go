@@ -23,7 +23,7 @@ const (
 
 // measureCreate compares creating and deleting a VM of the default image with one of an image of 10 GiB.
 func (b *bench) measureCreate(ctx context.Context) (_ result, err error) {
-	r := result{Note: "create and delete a VM by the API, without a start; the large image is the small one in a sparse file of 10 GiB"}
+	r := result{Note: "create and delete a machine by the API, without a start; the large image is the small one in a sparse file of 10 GiB"}
 	small, err := b.defaultImage(ctx)
 	if err != nil {
 		return r, err
@@ -38,7 +38,7 @@ func (b *bench) measureCreate(ctx context.Context) (_ result, err error) {
 	}()
 	create := func(image string) func(context.Context) error {
 		return func(ctx context.Context) error {
-			vm, err := b.client.CreateVM(ctx, api.CreateVM{Name: namePrefix + "create", Image: image}, nil)
+			vm, err := b.client.CreateMachine(ctx, api.CreateMachine{Name: namePrefix + "create", Image: image}, nil)
 			if err != nil {
 				return err
 			}
@@ -62,7 +62,7 @@ func (b *bench) defaultImage(ctx context.Context) (api.Image, error) {
 	if err := b.banger(ctx, "create", "-q", "--name", name); err != nil {
 		return api.Image{}, err
 	}
-	vm, err := b.client.VM(ctx, name)
+	vm, err := b.client.Machine(ctx, name)
 	if err != nil {
 		return api.Image{}, err
 	}

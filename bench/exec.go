@@ -25,7 +25,7 @@ const (
 // measureExec compares an exec by the API, on a booted VM at rest, with fork and exec of the same program asked for over a raw serial port. The other
 // series split the time: what the agent's transport costs, what the daemon adds, what the guest's kernel takes by itself.
 func (b *bench) measureExec(ctx context.Context) (_ result, err error) {
-	r := result{Note: "exec of " + truePath + " in a booted VM; fork and exec of it in a bare VM, asked for by a line on its serial port"}
+	r := result{Note: "exec of " + truePath + " in a booted machine; fork and exec of it in a bare machine, asked for by a line on its serial port"}
 	vm, remove, err := b.boot(ctx, api.WaitBooted)
 	if err != nil {
 		return r, err
@@ -62,15 +62,15 @@ func (b *bench) measureExec(ctx context.Context) (_ result, err error) {
 	exec, serial := r.Series[0], r.Series[1]
 	r.Ratios = []ratio{{"p50 over raw serial port", exec.Median / serial.Median, 1.5}, {"p99 over raw serial port", exec.P99 / serial.P99, 1.5}}
 	command, err := interleave(ctx, 1, b.commands, execTimeout,
-		timed("banger exec VM -- true, whole process", func(ctx context.Context) error { return b.banger(ctx, "exec", vm.ID, "--", truePath) }),
-		contender{"fork+exec by a shell in the VM", func(ctx context.Context) (time.Duration, error) { return b.shellForks(ctx, vm.ID) }},
+		timed("banger exec machine -- true, whole process", func(ctx context.Context) error { return b.banger(ctx, "exec", vm.ID, "--", truePath) }),
+		contender{"fork+exec by a shell in the machine", func(ctx context.Context) (time.Duration, error) { return b.shellForks(ctx, vm.ID) }},
 	)
 	r.Series = append(r.Series, command...)
 	return r, err
 }
 
 // startSerialGuest boots the bare VM with the image and the modules of a running one.
-func startSerialGuest(ctx context.Context, vm api.VM, dir string) (*bareQEMU, error) {
+func startSerialGuest(ctx context.Context, vm api.Machine, dir string) (*bareQEMU, error) {
 	m, err := machineOf(ctx, vm)
 	if err != nil {
 		return nil, err
@@ -92,7 +92,7 @@ func startSerialGuest(ctx context.Context, vm api.VM, dir string) (*bareQEMU, er
 	if err != nil {
 		console, _ := os.ReadFile(filepath.Join(dir, "console")) // adorns the error
 		raw.kill()
-		return nil, fmt.Errorf("boot the bare VM: %w\n%s", err, console)
+		return nil, fmt.Errorf("boot the bare machine: %w\n%s", err, console)
 	}
 	return raw, nil
 }

@@ -29,16 +29,16 @@ while(accept C,S){sysread C,$b,1; if($b eq "e"){syswrite C,"e"} elsif($b eq "g")
 
 // measureForward compares `banger forward` with `ssh -L` into the same VM, to the same service.
 func (b *bench) measureForward(ctx context.Context) (_ result, err error) {
-	r := result{Note: fmt.Sprintf("%d MiB, and %d connections one after another, to a service of a VM: by banger forward, and by ssh -L to the VM's address", forwardMiB, forwardConns)}
+	r := result{Note: fmt.Sprintf("%d MiB, and %d connections one after another, to a service of a machine: by banger forward, and by ssh -L to the machine's address", forwardMiB, forwardConns)}
 	if os.Geteuid() != 0 {
-		r.Note += "; ssh goes through a forward, because only root's host has a route to the VM"
+		r.Note += "; ssh goes through a forward, because only root's host has a route to the machine"
 	}
-	vm, remove, err := b.bootAs(ctx, api.CreateVM{Network: api.NetworkUser}, api.WaitBooted)
+	vm, remove, err := b.bootAs(ctx, api.CreateMachine{Network: api.NetworkUser}, api.WaitBooted)
 	if err != nil {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	forward, err := b.client.AddForward(ctx, api.AddForward{VM: vm.ID, GuestPort: servicePort})
+	forward, err := b.client.AddForward(ctx, api.AddForward{Machine: vm.ID, GuestPort: servicePort})
 	if err != nil {
 		return r, err
 	}
@@ -76,7 +76,7 @@ func (b *bench) measureForward(ctx context.Context) (_ result, err error) {
 }
 
 // sshTunnel starts ssh -L to the service and returns its address.
-func (b *bench) sshTunnel(ctx context.Context, parts *processes, vm api.VM) (address string, err error) {
+func (b *bench) sshTunnel(ctx context.Context, parts *processes, vm api.Machine) (address string, err error) {
 	dir, err := os.MkdirTemp("", "bs-")
 	if err != nil {
 		return "", err
@@ -102,7 +102,7 @@ func (b *bench) sshTunnel(ctx context.Context, parts *processes, vm api.VM) (add
 		}
 		server = netip.AddrPortFrom(address, 22)
 	} else {
-		f, err := b.client.AddForward(ctx, api.AddForward{VM: vm.ID, GuestPort: 22})
+		f, err := b.client.AddForward(ctx, api.AddForward{Machine: vm.ID, GuestPort: 22})
 		if err != nil {
 			return "", err
 		}

@@ -70,7 +70,7 @@ func (h *home) removeAll(ctx context.Context) error {
 	if err := h.banger(ctx, "ls"); err != nil { // starts the daemon
 		return err
 	}
-	vms, err := h.client.VMs(ctx)
+	vms, err := h.client.Machines(ctx)
 	for _, vm := range vms {
 		if strings.HasPrefix(vm.Name, namePrefix) {
 			err = errors.Join(err, h.remove(ctx, vm.ID))
@@ -110,30 +110,30 @@ func (h *home) banger(ctx context.Context, args ...string) error {
 }
 
 // boot starts a new VM without a network.
-func (h *home) boot(ctx context.Context, condition api.WaitFor) (vm api.VM, remove func() error, err error) {
-	return h.bootAs(ctx, api.CreateVM{Network: api.NetworkNone}, condition)
+func (h *home) boot(ctx context.Context, condition api.WaitFor) (vm api.Machine, remove func() error, err error) {
+	return h.bootAs(ctx, api.CreateMachine{Network: api.NetworkNone}, condition)
 }
 
 // bootAs starts a new VM, makes the image and the kernel where they are missing, and waits for the condition. remove ends it, also when ctx has ended.
-func (h *home) bootAs(ctx context.Context, want api.CreateVM, condition api.WaitFor) (vm api.VM, remove func() error, err error) {
+func (h *home) bootAs(ctx context.Context, want api.CreateMachine, condition api.WaitFor) (vm api.Machine, remove func() error, err error) {
 	want.Name = namePrefix + "vm"
 	if err := h.banger(ctx, "ls"); err != nil { // starts the daemon
-		return api.VM{}, nil, err
+		return api.Machine{}, nil, err
 	}
 	create, cancelCreate := context.WithTimeout(ctx, commandTimeout)
 	defer cancelCreate()
-	if vm, err = h.client.CreateVM(create, want, nil); err != nil {
-		return api.VM{}, nil, err
+	if vm, err = h.client.CreateMachine(create, want, nil); err != nil {
+		return api.Machine{}, nil, err
 	}
 	remove = func() error { return h.remove(ctx, vm.ID) }
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
-	_, err = h.client.StartVM(ctx, api.StartVM{VM: vm.ID}, nil)
+	_, err = h.client.StartMachine(ctx, api.StartMachine{Machine: vm.ID}, nil)
 	if err == nil {
-		vm, err = h.client.WaitVM(ctx, api.WaitVM{VM: vm.ID, For: condition})
+		vm, err = h.client.WaitMachine(ctx, api.WaitMachine{Machine: vm.ID, For: condition})
 	}
 	if err != nil {
-		return api.VM{}, nil, errors.Join(err, h.remove(ctx, vm.ID))
+		return api.Machine{}, nil, errors.Join(err, h.remove(ctx, vm.ID))
 	}
 	return vm, remove, nil
 }
@@ -141,19 +141,19 @@ func (h *home) bootAs(ctx context.Context, want api.CreateVM, condition api.Wait
 func (h *home) remove(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
-	return h.client.RemoveVM(ctx, api.RemoveVM{VM: id, Force: true})
+	return h.client.RemoveMachine(ctx, api.RemoveMachine{Machine: id, Force: true})
 }
 
 // waitIdle returns when a VM's CPUs were busy for less than a twentieth of two seconds: systemd calls a boot finished while services still settle.
 func (h *home) waitIdle(ctx context.Context, id string) error {
 	const interval, busy = 2 * time.Second, 100 // milliseconds
-	ctx, cancel := context.WithTimeoutCause(ctx, idleTimeout, errors.New("the VM does not come to rest"))
+	ctx, cancel := context.WithTimeoutCause(ctx, idleTimeout, errors.New("the machine does not come to rest"))
 	defer cancel()
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	before := int64(-1)
 	for {
-		stats, err := h.client.StatsVM(ctx, id)
+		stats, err := h.client.StatsMachine(ctx, id)
 		if err != nil {
 			return err
 		}

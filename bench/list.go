@@ -15,14 +15,14 @@ const listTimeout = time.Minute
 
 // measureList compares the API's list of all VMs with a bare query on the same file.
 func (b *bench) measureList(ctx context.Context) (result, error) {
-	r := result{Note: "all VMs by the API; the bare SQL query on the same file"}
+	r := result{Note: "all machines by the API; the bare SQL query on the same file"}
 	for _, vms := range []int{10, 10_000} {
 		few, err := b.listOf(ctx, vms)
 		if err != nil {
 			return r, err
 		}
 		r.Series = append(r.Series, few...)
-		r.Ratios = append(r.Ratios, ratio{Name: fmt.Sprintf("median over bare query, %d VMs", vms), Value: few[0].Median / few[1].Median})
+		r.Ratios = append(r.Ratios, ratio{Name: fmt.Sprintf("median over bare query, %d machines", vms), Value: few[0].Median / few[1].Median})
 	}
 	return r, nil
 }
@@ -46,14 +46,14 @@ func (b *bench) listOf(ctx context.Context, vms int) (_ []series, err error) {
 	}
 	defer db.Close()
 	return interleave(ctx, 3, b.lists, listTimeout,
-		timed(fmt.Sprintf("API, %d VMs", vms), func(ctx context.Context) error {
-			list, err := h.client.VMs(ctx)
+		timed(fmt.Sprintf("API, %d machines", vms), func(ctx context.Context) error {
+			list, err := h.client.Machines(ctx)
 			if err == nil && len(list) != vms {
-				err = fmt.Errorf("the API lists %d VMs", len(list))
+				err = fmt.Errorf("the API lists %d machines", len(list))
 			}
 			return err
 		}),
-		timed(fmt.Sprintf("bare query, %d VMs", vms), func(ctx context.Context) error {
+		timed(fmt.Sprintf("bare query, %d machines", vms), func(ctx context.Context) error {
 			rows, err := queryVMs(ctx, db)
 			if err == nil && rows != vms {
 				err = fmt.Errorf("the query gives %d rows", rows)
@@ -104,7 +104,7 @@ func queryVMs(ctx context.Context, db *sql.DB) (int, error) {
 	rows, err := db.QueryContext(ctx, `SELECT vms.*, i.name, k.name FROM vms
 JOIN image_names i ON i.image_id = vms.image_id JOIN kernel_names k ON k.kernel_id = vms.kernel_id ORDER BY vms.created_at, vms.id`)
 	if err != nil {
-		return 0, fmt.Errorf("query VMs: %w", err)
+		return 0, fmt.Errorf("query machines: %w", err)
 	}
 	defer rows.Close()
 	columns, err := rows.Columns()

@@ -40,7 +40,7 @@ type drive struct {
 }
 
 // machineOf asks the VMM of a running VM, and its QEMU's command line.
-func machineOf(ctx context.Context, vm api.VM) (machine, error) {
+func machineOf(ctx context.Context, vm api.Machine) (machine, error) {
 	pid, err := qemuOf(vm)
 	if err != nil {
 		return machine{}, err
@@ -61,9 +61,9 @@ func machineOf(ctx context.Context, vm api.VM) (machine, error) {
 }
 
 // qemuOf returns the pid of the QEMU of a running VM, the one child of its VMM.
-func qemuOf(vm api.VM) (int, error) {
+func qemuOf(vm api.Machine) (int, error) {
 	if vm.VMM == nil {
-		return 0, fmt.Errorf("VM %s has no VMM", vm.Name)
+		return 0, fmt.Errorf("machine %s has no VMM", vm.Name)
 	}
 	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", vm.VMM.PID))
 	if err != nil {

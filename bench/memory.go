@@ -15,7 +15,7 @@ import (
 
 // measureMemory reads what the processes of one VM have in memory, shared pages divided among those that share them. Each is one sample.
 func (b *bench) measureMemory(ctx context.Context) (_ result, err error) {
-	r := result{Note: "memory of the processes, with one VM at rest; the resident size, and the proportional one (Pss) of what is per VM"}
+	r := result{Note: "memory of the processes, with one machine at rest; the resident size, and the proportional one (Pss) of what is per machine"}
 	if err := b.restartDaemon(ctx, func() error { return nil }); err != nil {
 		return r, err
 	}
@@ -26,7 +26,7 @@ func (b *bench) measureMemory(ctx context.Context) (_ result, err error) {
 	if err != nil {
 		return r, err
 	}
-	add(fmt.Sprintf("daemon, resident, %d VMs running", status.RunningVMs), status.RSSBytes)
+	add(fmt.Sprintf("daemon, resident, %d machines running", status.RunningMachines), status.RSSBytes)
 	vm, remove, err := b.boot(ctx, api.WaitBooted)
 	if err != nil {
 		return r, err
@@ -38,7 +38,7 @@ func (b *bench) measureMemory(ctx context.Context) (_ result, err error) {
 	if status, err = b.client.Status(ctx); err != nil {
 		return r, err
 	}
-	add(fmt.Sprintf("daemon, resident, %d VM running", status.RunningVMs), status.RSSBytes)
+	add(fmt.Sprintf("daemon, resident, %d machine running", status.RunningMachines), status.RSSBytes)
 	vmm, err := memoryOf(vm.VMM.PID)
 	if err != nil {
 		return r, err

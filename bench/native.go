@@ -22,7 +22,7 @@ const (
 // guest's own part of a connection takes longer than all that forwards it.
 func (b *bench) addNative(ctx context.Context, r *result) (err error) {
 	if _, err := os.Stat(sshdPath); err != nil {
-		r.Note += "; not without a VM, because there is no " + sshdPath
+		r.Note += "; not without a machine, because there is no " + sshdPath
 		return nil
 	}
 	dir, err := os.MkdirTemp("", "bn-")
@@ -64,14 +64,14 @@ func (b *bench) addNative(ctx context.Context, r *result) (err error) {
 		name string
 		at   netip.AddrPort
 	}{{"banger forward", forward}, {"ssh -L", tunnel}, {"directly", service}} {
-		contenders = append(contenders, timed("connections without a VM, "+way.name, func(ctx context.Context) error { return connectMany(ctx, way.at.String()) }))
+		contenders = append(contenders, timed("connections without a machine, "+way.name, func(ctx context.Context) error { return connectMany(ctx, way.at.String()) }))
 	}
 	took, err := interleave(ctx, 1, nativeRounds, streamTimeout, contenders...)
 	if err != nil {
 		return err
 	}
 	r.Series = append(r.Series, took...)
-	r.Ratios = append(r.Ratios, ratio{"connections without a VM: time by ssh's", took[0].Median / took[1].Median, 1. / 3})
+	r.Ratios = append(r.Ratios, ratio{"connections without a machine: time by ssh's", took[0].Median / took[1].Median, 1. / 3})
 	return nil
 }
 

@@ -18,7 +18,7 @@ const (
 
 // measureThroughput streams through exec, out of a VM and into it. It is for information.
 func (b *bench) measureThroughput(ctx context.Context) (_ result, err error) {
-	r := result{Note: fmt.Sprintf("%d MiB through exec, between the API and a process of the VM", streamMiB)}
+	r := result{Note: fmt.Sprintf("%d MiB through exec, between the API and a process of the machine", streamMiB)}
 	vm, remove, err := b.boot(ctx, api.WaitBooted)
 	if err != nil {
 		return r, err

@@ -44,23 +44,23 @@ func commandOf(r api.Remedy) string {
 // commandLines has the command of each operation that an error may offer. What comes from outside is a word of its own
 // whatever it holds, for the line is there to be pasted.
 var commandLines = []func(api.Remedy) (string, bool){
-	line(api.OpVMs, func(api.None) string { return "ls" }),
-	line(api.OpStartVM, func(in api.StartVM) string { return words("start", in.VM) }),
-	line(api.OpStopVM, func(in api.StopVM) string { return words("stop", in.VM) }),
-	line(api.OpKillVM, func(in api.KillVM) string { return words("kill", in.VM) + option("--signal", in.Signal) }),
-	line(api.OpRemoveVM, func(in api.RemoveVM) string { return "rm " + flag(in.Force, "-f ") + words(in.VM) }),
-	line(api.OpLogs, func(in api.Logs) string { return "logs " + flag(in.Follow, "-f ") + words(in.VM) }),
-	line(api.OpPorts, func(in api.VMRef) string { return words("ports", in.VM) }),
+	line(api.OpMachines, func(api.None) string { return "ls" }),
+	line(api.OpStartMachine, func(in api.StartMachine) string { return words("start", in.Machine) }),
+	line(api.OpStopMachine, func(in api.StopMachine) string { return words("stop", in.Machine) }),
+	line(api.OpKillMachine, func(in api.KillMachine) string { return words("kill", in.Machine) + option("--signal", in.Signal) }),
+	line(api.OpRemoveMachine, func(in api.RemoveMachine) string { return "rm " + flag(in.Force, "-f ") + words(in.Machine) }),
+	line(api.OpLogs, func(in api.Logs) string { return "logs " + flag(in.Follow, "-f ") + words(in.Machine) }),
+	line(api.OpPorts, func(in api.MachineRef) string { return words("ports", in.Machine) }),
 	line(api.OpExec, execLine),
 	line(api.OpAddForward, func(in api.AddForward) string {
-		return words("forward", in.VM, listensOn(in.Protocol, in.Host, in.HostPort, ":"+strconv.Itoa(int(in.GuestPort))))
+		return words("forward", in.Machine, listensOn(in.Protocol, in.Host, in.HostPort, ":"+strconv.Itoa(int(in.GuestPort))))
 	}),
 	line(api.OpRemoveForward, func(in api.RemoveForward) string {
-		return words("forward", "rm", in.VM, listensOn(in.Protocol, in.Host, in.HostPort, ""))
+		return words("forward", "rm", in.Machine, listensOn(in.Protocol, in.Host, in.HostPort, ""))
 	}),
-	line(api.OpVM, func(in api.VMRef) string { return words("inspect", in.VM) }),
+	line(api.OpMachine, func(in api.MachineRef) string { return words("inspect", in.Machine) }),
 	line(api.OpPrepareSSH, func(in api.PrepareSSH) string {
-		return "ssh " + flag(in.NewHostKey, "--new-host-key ") + words(in.VM)
+		return "ssh " + flag(in.NewHostKey, "--new-host-key ") + words(in.Machine)
 	}),
 	line(api.OpImages, func(api.None) string { return "image ls" }),
 	line(api.OpPullImage, func(in api.PullImage) string {
@@ -96,9 +96,9 @@ func line[In, Out any](op api.Op[In, Out], write func(In) string) func(api.Remed
 
 func execLine(in api.Exec) string {
 	if len(in.Argv) == 0 {
-		return words("shell", in.VM)
+		return words("shell", in.Machine)
 	}
-	return words("exec", in.VM, "--") + " " + words(in.Argv...)
+	return words("exec", in.Machine, "--") + " " + words(in.Argv...)
 }
 
 // listensOn writes where a forward listens, as the commands take it; to stands behind the port.

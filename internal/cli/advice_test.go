@@ -20,24 +20,24 @@ import (
 
 // remedies are operations that errors offer, with inputs as they may have.
 var remedies = []api.Remedy{
-	api.OpVMs.Remedy(api.None{}, "x"),
-	api.OpVM.Remedy(api.VMRef{VM: "web"}, "x"),
-	api.OpStartVM.Remedy(api.StartVM{VM: "web"}, "x"),
-	api.OpStopVM.Remedy(api.StopVM{VM: "web"}, "x"),
-	api.OpKillVM.Remedy(api.KillVM{VM: "web"}, "x"),
-	api.OpKillVM.Remedy(api.KillVM{VM: "web", Signal: "TERM"}, "x"),
-	api.OpRemoveVM.Remedy(api.RemoveVM{VM: "web"}, "x"),
-	api.OpRemoveVM.Remedy(api.RemoveVM{VM: "web", Force: true}, "x"),
-	api.OpLogs.Remedy(api.Logs{VM: "web"}, "x"),
-	api.OpLogs.Remedy(api.Logs{VM: "web", Follow: true}, "x"),
-	api.OpPorts.Remedy(api.VMRef{VM: "web"}, "x"),
-	api.OpExec.Remedy(api.Exec{VM: "web"}, "x"),
-	api.OpExec.Remedy(api.Exec{VM: "web", Argv: []string{"journalctl", "-u", "my service", "it's", ""}}, "x"),
-	api.OpAddForward.Remedy(api.AddForward{VM: "web", GuestPort: 80}, "x"),
-	api.OpAddForward.Remedy(api.AddForward{VM: "web", Protocol: api.UDP, Host: netip.MustParseAddr("::1"), HostPort: 53, GuestPort: 54}, "x"),
-	api.OpRemoveForward.Remedy(api.RemoveForward{VM: "web", HostPort: 8080}, "x"),
-	api.OpRemoveForward.Remedy(api.RemoveForward{VM: "web", Protocol: api.UDP, Host: netip.MustParseAddr("0.0.0.0"), HostPort: 53}, "x"),
-	api.OpRemoveForward.Remedy(api.RemoveForward{VM: "web", Host: netip.MustParseAddr("::1"), HostPort: 53}, "x"),
+	api.OpMachines.Remedy(api.None{}, "x"),
+	api.OpMachine.Remedy(api.MachineRef{Machine: "web"}, "x"),
+	api.OpStartMachine.Remedy(api.StartMachine{Machine: "web"}, "x"),
+	api.OpStopMachine.Remedy(api.StopMachine{Machine: "web"}, "x"),
+	api.OpKillMachine.Remedy(api.KillMachine{Machine: "web"}, "x"),
+	api.OpKillMachine.Remedy(api.KillMachine{Machine: "web", Signal: "TERM"}, "x"),
+	api.OpRemoveMachine.Remedy(api.RemoveMachine{Machine: "web"}, "x"),
+	api.OpRemoveMachine.Remedy(api.RemoveMachine{Machine: "web", Force: true}, "x"),
+	api.OpLogs.Remedy(api.Logs{Machine: "web"}, "x"),
+	api.OpLogs.Remedy(api.Logs{Machine: "web", Follow: true}, "x"),
+	api.OpPorts.Remedy(api.MachineRef{Machine: "web"}, "x"),
+	api.OpExec.Remedy(api.Exec{Machine: "web"}, "x"),
+	api.OpExec.Remedy(api.Exec{Machine: "web", Argv: []string{"journalctl", "-u", "my service", "it's", ""}}, "x"),
+	api.OpAddForward.Remedy(api.AddForward{Machine: "web", GuestPort: 80}, "x"),
+	api.OpAddForward.Remedy(api.AddForward{Machine: "web", Protocol: api.UDP, Host: netip.MustParseAddr("::1"), HostPort: 53, GuestPort: 54}, "x"),
+	api.OpRemoveForward.Remedy(api.RemoveForward{Machine: "web", HostPort: 8080}, "x"),
+	api.OpRemoveForward.Remedy(api.RemoveForward{Machine: "web", Protocol: api.UDP, Host: netip.MustParseAddr("0.0.0.0"), HostPort: 53}, "x"),
+	api.OpRemoveForward.Remedy(api.RemoveForward{Machine: "web", Host: netip.MustParseAddr("::1"), HostPort: 53}, "x"),
 	api.OpImages.Remedy(api.None{}, "x"),
 	api.OpPullImage.Remedy(api.PullImage{Source: "oci:alpine"}, "x"),
 	api.OpPullImage.Remedy(api.PullImage{Source: "tar:/a b.tar", Name: "mine"}, "x"),
@@ -114,10 +114,10 @@ func requestOf(t *testing.T, args []string) ([]map[string]any, result) {
 			}
 			asked = append(asked, known(api.Remedy{Operation: spec.Name, Input: input}))
 			switch {
-			case spec.Name == api.OpVM.Name:
-				says(api.VM{ID: "web", Name: "web"})(w, r)
+			case spec.Name == api.OpMachine.Name:
+				says(api.Machine{ID: "web", Name: "web"})(w, r)
 			case spec.Right == api.RightRead && spec.Kind == api.KindUnary:
-				says([]api.VM{})(w, r)
+				says([]api.Machine{})(w, r)
 			default:
 				refuses(api.Errorf(api.CodeConflict, "enough is known"))(w, r)
 			}
@@ -187,9 +187,9 @@ func TestEveryRemedyHasCommand(t *testing.T) {
 
 func TestAdvice(t *testing.T) {
 	e := api.Errorf(api.CodeConflict, "taken").WithHint("sudo rm it").
-		WithRemedy(api.OpRemoveVM.Remedy(api.RemoveVM{VM: "web"}, "remove it")).WithRemedy(api.Remedy{Text: "wait"}).
+		WithRemedy(api.OpRemoveMachine.Remedy(api.RemoveMachine{Machine: "web"}, "remove it")).WithRemedy(api.Remedy{Text: "wait"}).
 		WithRemedy(api.Remedy{Text: "dance", Operation: "Nonsense"}).
-		WithRemedy(api.Remedy{Text: "stop it", Operation: "StopVM", Input: map[string]json.RawMessage{"newer": []byte("1")}})
+		WithRemedy(api.Remedy{Text: "stop it", Operation: "StopMachine", Input: map[string]json.RawMessage{"newer": []byte("1")}})
 	want := []string{"remove it: banger rm web", "wait", "dance", "stop it", "sudo rm it"}
 	if diff := cmp.Diff(want, advice(e)); diff != "" {
 		t.Errorf("advice (-want +got):\n%s", diff)

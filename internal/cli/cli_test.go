@@ -65,7 +65,7 @@ func banger(t *testing.T, home string, args ...string) result {
 func fakeDaemon(t *testing.T, handlers map[string]http.HandlerFunc) string {
 	t.Helper()
 	status := ofThisBuild(t)
-	status.Version, status.VMs, status.RunningVMs, status.UptimeMS, status.RSSBytes = "v1", 3, 1, 61_000, 1<<20
+	status.Version, status.Machines, status.RunningMachines, status.UptimeMS, status.RSSBytes = "v1", 3, 1, 61_000, 1<<20
 	return fakeDaemonOf(t, status, handlers)
 }
 
@@ -176,14 +176,14 @@ func TestBadUsage(t *testing.T) {
 
 func TestErrorWithHint(t *testing.T) {
 	home := fakeDaemon(t, map[string]http.HandlerFunc{
-		"GET /v1/vms/web": refuses(api.Errorf(api.CodeNotFound, `no VM named "web"`).WithHint("see what there is: banger ls")),
-		"GET /v1/vms":     refuses(api.Errorf(api.CodeInternal, "disk I/O error")),
+		"GET /v1/machines/web": refuses(api.Errorf(api.CodeNotFound, `no machine named "web"`).WithHint("see what there is: banger ls")),
+		"GET /v1/machines":     refuses(api.Errorf(api.CodeInternal, "disk I/O error")),
 	})
 	tests := []struct {
 		args []string
 		want result
 	}{
-		{[]string{"inspect", "web"}, result{1, "", "banger: no VM named \"web\"\n  see what there is: banger ls\n"}},
+		{[]string{"inspect", "web"}, result{1, "", "banger: no machine named \"web\"\n  see what there is: banger ls\n"}},
 		{[]string{"ls"}, result{1, "", "banger: disk I/O error\n"}},
 	}
 	for _, tt := range tests {
@@ -214,7 +214,7 @@ func TestNotWhole(t *testing.T) {
 
 func TestLs(t *testing.T) {
 	hourAgo := time.Now().Add(-time.Hour)
-	home := fakeDaemon(t, map[string]http.HandlerFunc{"GET /v1/vms": says([]api.VM{
+	home := fakeDaemon(t, map[string]http.HandlerFunc{"GET /v1/machines": says([]api.Machine{
 		{ID: "aaaaaaaaaaaa", Name: "web", State: api.StateRunning, Image: "debian:trixie", CPUs: 2, MemoryMiB: 1024, DiskMiB: 16384, CreatedAt: hourAgo, StartedAt: &hourAgo},
 		{ID: "bbbbbbbbbbbb", Name: "a-longer-name", State: api.StateStopped, Reason: "vmm died", Image: "x", CPUs: 1, MemoryMiB: 1536, DiskMiB: 64, CreatedAt: hourAgo},
 	})})
@@ -240,7 +240,7 @@ web             running, about an hour ago  debian:trixie   2      1GiB     16Gi
 	if len(columns) != 1 {
 		t.Errorf("the column CPUS is not straight:\n%s", got.stdout)
 	}
-	var vms []api.VM
+	var vms []api.Machine
 	if asJSON := banger(t, home, "ls", "--json"); json.Unmarshal([]byte(asJSON.stdout), &vms) != nil || len(vms) != 2 {
 		t.Errorf("banger ls --json prints\n%s", asJSON.stdout)
 	}
@@ -249,21 +249,21 @@ web             running, about an hour ago  debian:trixie   2      1GiB     16Gi
 // One bad name does not stop the others; the command fails all the same.
 func TestManyWithOneBad(t *testing.T) {
 	home := fakeDaemon(t, map[string]http.HandlerFunc{
-		"POST /v1/vms/{vm}/start": func(w http.ResponseWriter, r *http.Request) {
-			name := r.PathValue("vm")
+		"POST /v1/machines/{machine}/start": func(w http.ResponseWriter, r *http.Request) {
+			name := r.PathValue("machine")
 			if strings.HasPrefix(name, "bad") {
-				refuses(api.Errorf(api.CodeNotFound, "no VM named %q", name))(w, r)
+				refuses(api.Errorf(api.CodeNotFound, "no machine named %q", name))(w, r)
 				return
 			}
-			says(api.Event[api.VM]{Progress: &api.Progress{Stage: "boot kernel", State: api.ProgressDone, ElapsedMS: 1500}})(w, r)
-			says(api.Event[api.VM]{Result: &api.VM{Name: name}})(w, r)
+			says(api.Event[api.Machine]{Progress: &api.Progress{Stage: "boot kernel", State: api.ProgressDone, ElapsedMS: 1500}})(w, r)
+			says(api.Event[api.Machine]{Result: &api.Machine{Name: name}})(w, r)
 		},
 	})
 	got := banger(t, home, "start", "a", "bad1", "b", "bad2")
 	if got.code != exitFailure {
 		t.Errorf("exit code %d, want 1", got.code)
 	}
-	for _, want := range []string{`no VM named "bad1"`, `no VM named "bad2"`, "a: boot kernel: 1.5 s", "b: boot kernel: 1.5 s"} {
+	for _, want := range []string{`no machine named "bad1"`, `no machine named "bad2"`, "a: boot kernel: 1.5 s", "b: boot kernel: 1.5 s"} {
 		if strings.Count(got.stderr, want) != 1 {
 			t.Errorf("stderr has not %q once:\n%s", want, got.stderr)
 		}
@@ -320,7 +320,7 @@ func TestExec(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			home := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/vms/web/exec": exit(tt.exit)})
+			home := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/machines/web/exec": exit(tt.exit)})
 			if diff := cmp.Diff(tt.want, banger(t, home, strings.Fields(tt.args)...), cmp.AllowUnexported(result{})); diff != "" {
 				t.Errorf("banger %s (-want +got):\n%s", tt.args, diff)
 			}
@@ -346,8 +346,8 @@ func TestDaemonStatusAndStop(t *testing.T) {
 
 func TestDoctor(t *testing.T) {
 	home := fakeDaemon(t, map[string]http.HandlerFunc{"GET /v1/doctor": says([]api.Check{
-		{Name: "kvm", Status: api.CheckOK, Found: "/dev/kvm opens"},
-		{Name: "qemu", Status: api.CheckFailed, Found: "not found", Repair: "sudo apt-get install qemu"},
+		{Name: "kvm", Status: api.CheckOK, Detail: "/dev/kvm opens"},
+		{Name: "qemu", Status: api.CheckFailed, Detail: "not found", Repair: "sudo apt-get install qemu"},
 	})})
 	got := banger(t, home, "doctor")
 	want := "✓ kvm              /dev/kvm opens\n✗ qemu             not found\n                   repair: sudo apt-get install qemu\n"
@@ -403,9 +403,9 @@ func TestCompletionScripts(t *testing.T) {
 
 func TestCompletion(t *testing.T) {
 	home := fakeDaemon(t, map[string]http.HandlerFunc{
-		"GET /v1/vms":     says([]api.VM{{Name: "web", State: api.StateRunning, Image: "debian:trixie"}}),
-		"GET /v1/images":  says([]api.Image{{Name: "debian:trixie", Names: []string{"debian:trixie"}}}),
-		"GET /v1/kernels": says([]api.Kernel{{Name: "debian:trixie", Names: []string{"debian:trixie"}, Release: "6.12"}}),
+		"GET /v1/machines": says([]api.Machine{{Name: "web", State: api.StateRunning, Image: "debian:trixie"}}),
+		"GET /v1/images":   says([]api.Image{{Name: "debian:trixie", Names: []string{"debian:trixie"}}}),
+		"GET /v1/kernels":  says([]api.Kernel{{Name: "debian:trixie", Names: []string{"debian:trixie"}, Release: "6.12"}}),
 	})
 	tests := []struct{ args, want string }{
 		{"start |", "web\trunning, debian:trixie\n:4\n"},
@@ -442,7 +442,7 @@ func TestSignalIsCancellation(t *testing.T) {
 	defer client.CloseIdle()
 	for name, call := range map[string]func() error{
 		"Image": func() error { _, err := client.Image(ctx, "x"); return err },
-		"Exec":  func() error { _, err := client.Exec(ctx, api.Exec{VM: "x"}); return err },
+		"Exec":  func() error { _, err := client.Exec(ctx, api.Exec{Machine: "x"}); return err },
 	} {
 		if err := call(); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s = %v, want a cancellation", name, err)

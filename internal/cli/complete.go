@@ -29,7 +29,7 @@ func (a *app) completions(ask func(context.Context, *api.Client) ([]string, erro
 
 func (a *app) completeVMs(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return a.completions(func(ctx context.Context, client *api.Client) ([]string, error) {
-		vms, err := client.VMs(ctx)
+		vms, err := client.Machines(ctx)
 		var names []string
 		for _, vm := range vms {
 			names = append(names, vm.Name+"\t"+string(vm.State)+", "+vm.Image)
@@ -76,7 +76,7 @@ func (a *app) completeServices(cmd *cobra.Command, given []string, toComplete st
 		return a.completeVMs(cmd, given, toComplete)
 	case 1:
 		return a.completions(func(ctx context.Context, client *api.Client) ([]string, error) {
-			vm, err := client.VM(ctx, given[0])
+			vm, err := client.Machine(ctx, given[0])
 			if err != nil {
 				return nil, err
 			}

@@ -266,9 +266,9 @@ func ofThisBuild(t *testing.T) api.DaemonStatus {
 func TestSettingsOfTheDaemon(t *testing.T) {
 	status := ofThisBuild(t)
 	status.Settings = []api.Setting{{Key: "vmm", Value: "firecracker", Origin: "BANGER_VMM"}, {Key: "subnet", Value: "172.30.0.0/16", Origin: "default"}}
-	made := api.Event[api.VM]{Result: &api.VM{Name: "web"}}
+	made := api.Event[api.Machine]{Result: &api.Machine{Name: "web"}}
 	dir := fakeDaemonOf(t, status, map[string]http.HandlerFunc{
-		"POST /v1/vms": says(made), "GET /v1/vms": says([]api.VM{}), "DELETE /v1/images/x": says(api.None{}),
+		"POST /v1/machines": says(made), "GET /v1/machines": says([]api.Machine{}), "DELETE /v1/images/x": says(api.None{}),
 	})
 	got := banger(t, dir, "create", "--name", "web")
 	want := "banger: setting vmm is auto (from default), but the daemon that runs was started with firecracker\n" +
@@ -304,12 +304,12 @@ func TestSettingsOfTheDaemon(t *testing.T) {
 // A wait goes on with the next daemon when this one is replaced.
 func TestWaitAcrossHandover(t *testing.T) {
 	asked := 0
-	dir := fakeDaemonOf(t, ofThisBuild(t), map[string]http.HandlerFunc{"GET /v1/vms/web/wait": func(w http.ResponseWriter, r *http.Request) {
+	dir := fakeDaemonOf(t, ofThisBuild(t), map[string]http.HandlerFunc{"GET /v1/machines/web/wait": func(w http.ResponseWriter, r *http.Request) {
 		if asked++; asked < 3 {
 			refuses(api.Errorf(api.CodeReplaced, "the daemon was replaced meanwhile"))(w, r)
 			return
 		}
-		says(api.VM{Name: "web", State: api.StateRunning})(w, r)
+		says(api.Machine{Name: "web", State: api.StateRunning})(w, r)
 	}})
 	if got := banger(t, dir, "wait", "web"); got.code != 0 || got.stderr != "" || asked != 3 {
 		t.Errorf("banger wait = %+v after %d requests", got, asked)
@@ -319,7 +319,7 @@ func TestWaitAcrossHandover(t *testing.T) {
 // A wait that has a time ends with it, in its own words.
 func TestWaitTimeout(t *testing.T) {
 	dir := fakeDaemonOf(t, ofThisBuild(t), map[string]http.HandlerFunc{
-		"GET /v1/vms/web/wait": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"GET /v1/machines/web/wait": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
 	})
 	if got := banger(t, dir, "wait", "web", "--timeout", "20ms"); got.code != exitFailure || got.stderr != "banger: web was not running within 20ms\n" {
 		t.Errorf("banger wait = %+v", got)

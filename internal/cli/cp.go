@@ -64,7 +64,7 @@ folder's content. "-" is a tar stream on standard input or output.`,
 // copyIn packs while the daemon reads.
 func (a *app) copyIn(ctx context.Context, from, to place) error {
 	if from.stream {
-		return a.client.WriteFiles(ctx, api.Files{VM: to.vm, Path: to.path}, a.Stdin)
+		return a.client.WriteFiles(ctx, api.Files{Machine: to.vm, Path: to.path}, a.Stdin)
 	}
 	r, w := io.Pipe()
 	packed := make(chan error, 1)
@@ -73,7 +73,7 @@ func (a *app) copyIn(ctx context.Context, from, to place) error {
 		w.CloseWithError(err)
 		packed <- err
 	}()
-	err := a.client.WriteFiles(ctx, api.Files{VM: to.vm, Path: to.path}, r)
+	err := a.client.WriteFiles(ctx, api.Files{Machine: to.vm, Path: to.path}, r)
 	r.CloseWithError(errors.New("the copy ended")) // wakes a packer that nobody reads from
 	packErr := <-packed
 	if _, refused := errors.AsType[*api.Error](err); packErr != nil && !refused {
@@ -83,7 +83,7 @@ func (a *app) copyIn(ctx context.Context, from, to place) error {
 }
 
 func (a *app) copyOut(ctx context.Context, from, to place) error {
-	files, err := a.client.ReadFiles(ctx, api.Files{VM: from.vm, Path: from.path})
+	files, err := a.client.ReadFiles(ctx, api.Files{Machine: from.vm, Path: from.path})
 	if err != nil {
 		return err
 	}

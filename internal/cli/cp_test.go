@@ -67,7 +67,7 @@ func TestCopyIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got map[string]string
-	dir := fakeDaemon(t, map[string]http.HandlerFunc{"PUT /v1/vms/web/files": func(w http.ResponseWriter, r *http.Request) {
+	dir := fakeDaemon(t, map[string]http.HandlerFunc{"PUT /v1/machines/web/files": func(w http.ResponseWriter, r *http.Request) {
 		switch path := r.URL.Query().Get("path"); path {
 		case "/refused": // before anything is read
 			refuses(api.Errorf(api.CodeConflict, "machine web is stopped"))(w, r)
@@ -111,7 +111,7 @@ func TestCopyIn(t *testing.T) {
 // What comes out lands in a folder or on standard output; a stream that breaks off is a failure.
 func TestCopyOut(t *testing.T) {
 	stream := archive(t, [2]string{"etc/", ""}, [2]string{"etc/a", "one"})
-	dir := fakeDaemon(t, map[string]http.HandlerFunc{"GET /v1/vms/web/files": func(w http.ResponseWriter, r *http.Request) {
+	dir := fakeDaemon(t, map[string]http.HandlerFunc{"GET /v1/machines/web/files": func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Query().Get("path") {
 		case "/nowhere":
 			refuses(api.Errorf(api.CodeNotFound, "no file /nowhere"))(w, r)

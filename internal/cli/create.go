@@ -41,12 +41,12 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 
 // request turns the flags into what the API takes. What no flag says comes from the settings as they are now: a daemon
 // that runs may have been started with others.
-func (f *vmFlags) request(a *app, cmd *cobra.Command) (api.CreateVM, error) {
+func (f *vmFlags) request(a *app, cmd *cobra.Command) (api.CreateMachine, error) {
 	image, err := absoluteSource(cmp.Or(f.image, a.config.Image))
 	if err != nil {
-		return api.CreateVM{}, err
+		return api.CreateMachine{}, err
 	}
-	want := api.CreateVM{
+	want := api.CreateMachine{
 		Name: f.name, Image: image, Kernel: f.kernel, KernelDefault: a.config.Kernel,
 		CPUs: cmp.Or(f.cpus, a.config.CPUs), MemoryMiB: a.config.MemoryMiB, DiskMiB: a.config.DiskMiB, Env: a.expandEnv(f.env),
 		Network: cmp.Or(api.Network(f.network), a.config.Network), Isolated: f.isolated, HostServices: f.hostServices,
@@ -103,7 +103,7 @@ func (a *app) createCommand() *cobra.Command {
 				return err
 			}
 			display := a.newDisplay()
-			vm, err := a.client.CreateVM(cmd.Context(), want, display.show)
+			vm, err := a.client.CreateMachine(cmd.Context(), want, display.show)
 			display.close()
 			return show(a, vm, err, a.printName)
 		},

@@ -57,7 +57,7 @@ func (a *app) daemonStatusCommand() *cobra.Command {
 					{"socket", status.Socket},
 					{"up", seconds(time.Duration(status.UptimeMS) * time.Millisecond)},
 					{"memory", size(status.RSSBytes)},
-					{"machines", fmt.Sprintf("%d, %d running", status.VMs, status.RunningVMs)},
+					{"machines", fmt.Sprintf("%d, %d running", status.Machines, status.RunningMachines)},
 				}
 				if status.Draining {
 					rows = append(rows, []string{"being replaced", "waits for " + strings.Join(status.Left, ", ")})

@@ -30,7 +30,7 @@ An image from a registry may say in which environment and directory and as which
 			if len(argv) == 0 {
 				return badUsage(cmd, "no command given; for a shell there is: banger shell %s", name)
 			}
-			e := api.Exec{VM: name, Argv: argv, Env: a.expandEnv(env), Dir: dir, User: user}
+			e := api.Exec{Machine: name, Argv: argv, Env: a.expandEnv(env), Dir: dir, User: user}
 			return a.session(cmd.Context(), e, sessionOptions{stdin: interactive, tty: tty})
 		},
 	}
@@ -53,7 +53,7 @@ func (a *app) shellCommand() *cobra.Command {
 		Args:              args(cobra.ExactArgs(1)),
 		ValidArgsFunction: a.completeOneVM,
 		RunE: func(cmd *cobra.Command, given []string) error {
-			shell := api.Exec{VM: given[0], Dir: dir, User: user}
+			shell := api.Exec{Machine: given[0], Dir: dir, User: user}
 			return a.session(cmd.Context(), shell, sessionOptions{stdin: true, tty: a.onTerminal()})
 		},
 	}

@@ -65,7 +65,7 @@ func parseForwards(texts []string) ([]api.Forward, error) {
 }
 
 func addForward(vm string, f api.Forward) api.AddForward {
-	return api.AddForward{VM: vm, Protocol: f.Protocol, Host: f.Host, HostPort: f.HostPort, GuestPort: f.GuestPort}
+	return api.AddForward{Machine: vm, Protocol: f.Protocol, Host: f.Host, HostPort: f.HostPort, GuestPort: f.GuestPort}
 }
 
 func forwardWords(f api.Forward, vm string) string {
@@ -81,15 +81,15 @@ func (a *app) forwardListCommand() *cobra.Command {
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return listOfVMs(cmd.Context(), a, names, []string{"HOST", "PROTOCOL", "PORT", "STATE"},
-				func(vm api.VM) []api.Forward { return vm.Forwards },
-				func(vm api.VM, f api.Forward) []string {
+				func(vm api.Machine) []api.Forward { return vm.Forwards },
+				func(vm api.Machine, f api.Forward) []string {
 					return []string{f.Listen(), string(f.Protocol), strconv.Itoa(int(f.GuestPort)), forwardState(vm, f)}
 				})
 		},
 	}
 }
 
-func forwardState(vm api.VM, f api.Forward) string {
+func forwardState(vm api.Machine, f api.Forward) string {
 	switch {
 	case f.Error != "":
 		return "failed: " + f.Error
@@ -117,7 +117,7 @@ func (a *app) forwardRemoveCommand() *cobra.Command {
 				return err
 			}
 			for _, f := range forwards {
-				of := api.RemoveForward{VM: given[0], Protocol: f.Protocol, Host: f.Host, HostPort: f.HostPort}
+				of := api.RemoveForward{Machine: given[0], Protocol: f.Protocol, Host: f.Host, HostPort: f.HostPort}
 				if err := a.client.RemoveForward(cmd.Context(), of); err != nil {
 					return err
 				}
@@ -145,7 +145,7 @@ func withGuestPort(text string) string {
 // completeForwards completes a machine that has forwards, then its forwards.
 func (a *app) completeForwards(_ *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return a.completions(func(ctx context.Context, client *api.Client) ([]string, error) {
-		vms, err := a.client.VMs(ctx)
+		vms, err := a.client.Machines(ctx)
 		var words []string
 		for _, vm := range vms {
 			if len(given) == 0 && len(vm.Forwards) > 0 {

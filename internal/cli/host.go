@@ -40,7 +40,7 @@ func (a *app) doctorCommand() *cobra.Command {
 func (a *app) printChecks(checks []api.Check) error {
 	marks := map[api.CheckStatus]string{api.CheckOK: "✓", api.CheckWarning: "!", api.CheckFailed: "✗"}
 	for _, check := range checks {
-		if _, err := fmt.Fprintf(a.Stdout, "%s %-16s %s\n", marks[check.Status], check.Name, check.Found); err != nil {
+		if _, err := fmt.Fprintf(a.Stdout, "%s %-16s %s\n", marks[check.Status], check.Name, check.Detail); err != nil {
 			return err
 		}
 		repair := check.Repair

@@ -47,12 +47,12 @@ func (a *app) hostServiceChange(verb, short string, change func(have, ports []in
 				}
 				ports = append(ports, int(port))
 			}
-			vm, err := a.client.VM(cmd.Context(), given[0])
+			vm, err := a.client.Machine(cmd.Context(), given[0])
 			if err != nil {
 				return err
 			}
 			have := append([]int{}, vm.HostServices...) // none is an empty list on the wire, not null
-			vm, err = a.client.SetHostServices(cmd.Context(), api.SetHostServices{VM: vm.ID, Ports: change(have, ports)})
+			vm, err = a.client.SetHostServices(cmd.Context(), api.SetHostServices{Machine: vm.ID, Ports: change(have, ports)})
 			return show(a, vm, err, a.printHostServices)
 		},
 	}
@@ -67,8 +67,8 @@ func (a *app) hostServiceListCommand() *cobra.Command {
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return listOfVMs(cmd.Context(), a, names, []string{"PORT", "REACHED AT"},
-				func(vm api.VM) []int { return vm.HostServices },
-				func(vm api.VM, port int) []string {
+				func(vm api.Machine) []int { return vm.HostServices },
+				func(vm api.Machine, port int) []string {
 					return []string{strconv.Itoa(port), fmt.Sprintf("%s:%d", vm.Gateway, port)}
 				})
 		},
@@ -76,7 +76,7 @@ func (a *app) hostServiceListCommand() *cobra.Command {
 }
 
 // printHostServices says where the machine finds what it may reach.
-func (a *app) printHostServices(vm api.VM) error {
+func (a *app) printHostServices(vm api.Machine) error {
 	for _, port := range vm.HostServices {
 		if _, err := fmt.Fprintf(a.Stdout, "%s:%d\n", vm.Gateway, port); err != nil {
 			return err

@@ -18,8 +18,8 @@ func (a *app) startCommand() *cobra.Command {
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, progress func(api.Progress)) (api.VM, error) {
-				return c.StartVM(ctx, api.StartVM{VM: name, BootTimeoutMS: a.config.BootTimeout.Milliseconds()}, progress)
+			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, progress func(api.Progress)) (api.Machine, error) {
+				return c.StartMachine(ctx, api.StartMachine{Machine: name, BootTimeoutMS: a.config.BootTimeout.Milliseconds()}, progress)
 			})
 		},
 	}
@@ -36,8 +36,8 @@ A machine that does not end in time is killed.`,
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, progress func(api.Progress)) (api.VM, error) {
-				return c.StopVM(ctx, api.StopVM{VM: name, TimeoutMS: a.stopTimeoutMS(timeout)}, progress)
+			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, progress func(api.Progress)) (api.Machine, error) {
+				return c.StopMachine(ctx, api.StopMachine{Machine: name, TimeoutMS: a.stopTimeoutMS(timeout)}, progress)
 			})
 		},
 	}
@@ -59,9 +59,9 @@ func (a *app) restartCommand() *cobra.Command {
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, progress func(api.Progress)) (api.VM, error) {
-				return c.RestartVM(ctx, api.RestartVM{
-					VM: name, TimeoutMS: a.stopTimeoutMS(timeout), BootTimeoutMS: a.config.BootTimeout.Milliseconds(),
+			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, progress func(api.Progress)) (api.Machine, error) {
+				return c.RestartMachine(ctx, api.RestartMachine{
+					Machine: name, TimeoutMS: a.stopTimeoutMS(timeout), BootTimeoutMS: a.config.BootTimeout.Milliseconds(),
 				}, progress)
 			})
 		},
@@ -79,8 +79,8 @@ func (a *app) killCommand() *cobra.Command {
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, _ func(api.Progress)) (api.VM, error) {
-				return c.KillVM(ctx, api.KillVM{VM: name, Signal: signal})
+			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, _ func(api.Progress)) (api.Machine, error) {
+				return c.KillMachine(ctx, api.KillMachine{Machine: name, Signal: signal})
 			})
 		},
 	}
@@ -97,12 +97,12 @@ func (a *app) rmCommand() *cobra.Command {
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, _ func(api.Progress)) (api.VM, error) {
-				vm, err := c.VM(ctx, name)
+			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, _ func(api.Progress)) (api.Machine, error) {
+				vm, err := c.Machine(ctx, name)
 				if err != nil {
 					return vm, err
 				}
-				return vm, c.RemoveVM(ctx, api.RemoveVM{VM: vm.ID, Force: force})
+				return vm, c.RemoveMachine(ctx, api.RemoveMachine{Machine: vm.ID, Force: force})
 			})
 		},
 	}

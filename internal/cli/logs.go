@@ -18,7 +18,7 @@ func (a *app) logsCommand() *cobra.Command {
 		Args:              args(cobra.ExactArgs(1)),
 		ValidArgsFunction: a.completeOneVM,
 		RunE: func(cmd *cobra.Command, given []string) error {
-			console, err := a.client.Logs(cmd.Context(), api.Logs{VM: given[0], Follow: follow})
+			console, err := a.client.Logs(cmd.Context(), api.Logs{Machine: given[0], Follow: follow})
 			if err != nil {
 				return err
 			}

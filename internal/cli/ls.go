@@ -16,13 +16,13 @@ func (a *app) lsCommand() *cobra.Command {
 		Example: "  banger ls\n  banger ls --json",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			vms, err := a.client.VMs(cmd.Context())
+			vms, err := a.client.Machines(cmd.Context())
 			return show(a, vms, err, a.printVMs)
 		},
 	}
 }
 
-func (a *app) printVMs(vms []api.VM) error {
+func (a *app) printVMs(vms []api.Machine) error {
 	rows := [][]string{{"NAME", "STATE", "IMAGE", "CPUS", "MEMORY", "DISK", "CREATED", "ID"}}
 	for _, vm := range vms {
 		rows = append(rows, []string{
@@ -34,15 +34,15 @@ func (a *app) printVMs(vms []api.VM) error {
 }
 
 // imageWords marks the machines in which an image is made.
-func imageWords(vm api.VM) string {
-	if vm.Builds != "" {
-		return vm.Image + ", builds " + vm.Builds
+func imageWords(vm api.Machine) string {
+	if vm.BuildsImage != "" {
+		return vm.Image + ", builds " + vm.BuildsImage
 	}
 	return vm.Image
 }
 
 // stateWords adds the reason where the state alone would surprise.
-func stateWords(vm api.VM) string {
+func stateWords(vm api.Machine) string {
 	switch {
 	case vm.State == api.StateRunning:
 		return "running, " + age(vm.StartedAt)
@@ -68,9 +68,9 @@ func (a *app) inspectCommand() *cobra.Command {
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			vms := []api.VM{}
+			vms := []api.Machine{}
 			for _, name := range names {
-				vm, err := a.client.VM(cmd.Context(), name)
+				vm, err := a.client.Machine(cmd.Context(), name)
 				if err != nil {
 					return err
 				}

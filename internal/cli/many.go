@@ -15,9 +15,9 @@ const atOnce = 16
 
 // eachVM does the same to many VMs at once; one that fails does not stop the others. When all have ended, the names of those
 // done are printed and then the errors; the command fails when any did.
-func (a *app) eachVM(cmd *cobra.Command, names []string, do func(context.Context, *api.Client, string, func(api.Progress)) (api.VM, error)) error {
+func (a *app) eachVM(cmd *cobra.Command, names []string, do func(context.Context, *api.Client, string, func(api.Progress)) (api.Machine, error)) error {
 	var mu sync.Mutex // guards done and failures
-	done := []api.VM{}
+	done := []api.Machine{}
 	var failures []error
 	display := a.newDisplay()
 	var group sync.WaitGroup
@@ -69,7 +69,7 @@ func prefixed(d display, name string, of int) func(api.Progress) {
 
 // listOfVMs prints what each of some VMs has, of all when names is empty: a line for each with the VM's name before the
 // cells, or as JSON a list by the name of each VM that has any.
-func listOfVMs[T any](ctx context.Context, a *app, names, header []string, of func(api.VM) []T, cells func(api.VM, T) []string) error {
+func listOfVMs[T any](ctx context.Context, a *app, names, header []string, of func(api.Machine) []T, cells func(api.Machine, T) []string) error {
 	vms, err := a.someVMs(ctx, names)
 	if err != nil {
 		return err
@@ -87,13 +87,13 @@ func listOfVMs[T any](ctx context.Context, a *app, names, header []string, of fu
 }
 
 // someVMs returns the VMs of these names, or all when there are none.
-func (a *app) someVMs(ctx context.Context, names []string) ([]api.VM, error) {
+func (a *app) someVMs(ctx context.Context, names []string) ([]api.Machine, error) {
 	if len(names) == 0 {
-		return a.client.VMs(ctx)
+		return a.client.Machines(ctx)
 	}
-	var vms []api.VM
+	var vms []api.Machine
 	for _, name := range names {
-		vm, err := a.client.VM(ctx, name)
+		vm, err := a.client.Machine(ctx, name)
 		if err != nil {
 			return nil, err
 		}

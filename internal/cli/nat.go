@@ -24,7 +24,7 @@ and nothing beyond.`,
 			if given[1] != "on" && given[1] != "off" {
 				return badUsage(cmd, "%q is neither on nor off", given[1])
 			}
-			vm, err := a.client.SetNAT(cmd.Context(), api.SetNAT{VM: given[0], On: given[1] == "on"})
+			vm, err := a.client.SetNAT(cmd.Context(), api.SetNAT{Machine: given[0], On: given[1] == "on"})
 			return show(a, vm, err, a.printName)
 		},
 	}

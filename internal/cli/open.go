@@ -30,7 +30,7 @@ agent, and print its URL once it answers. SERVICE can be left out when the image
 		Args:              args(cobra.RangeArgs(1, 2)),
 		ValidArgsFunction: a.completeServices,
 		RunE: func(cmd *cobra.Command, given []string) error {
-			vm, err := a.client.VM(cmd.Context(), given[0])
+			vm, err := a.client.Machine(cmd.Context(), given[0])
 			if err != nil {
 				return err
 			}
@@ -96,7 +96,7 @@ func answers(ctx context.Context, url string, patience time.Duration) bool {
 }
 
 // serviceOf finds the service of that name, or the only one, of the machine's image.
-func (a *app) serviceOf(ctx context.Context, vm api.VM, name []string) (api.ImageService, error) {
+func (a *app) serviceOf(ctx context.Context, vm api.Machine, name []string) (api.ImageService, error) {
 	image, err := a.client.Image(ctx, vm.ImageID)
 	if err != nil {
 		return api.ImageService{}, err
@@ -109,14 +109,14 @@ func (a *app) serviceOf(ctx context.Context, vm api.VM, name []string) (api.Imag
 		names = append(names, service.Name)
 	}
 	if len(names) == 0 {
-		return api.ImageService{}, api.Errorf(api.CodeNotFound, "image %s of VM %s has no services", image.Name, vm.Name).
+		return api.ImageService{}, api.Errorf(api.CodeNotFound, "image %s of machine %s has no services", image.Name, vm.Name).
 			WithHint("see what listens: banger ports %s; reach it: banger forward %s 8080:PORT", vm.Name, vm.Name)
 	}
-	return api.ImageService{}, api.Errorf(api.CodeNotFound, "which service of VM %s?", vm.Name).WithHint("its image has %s", strings.Join(names, ", "))
+	return api.ImageService{}, api.Errorf(api.CodeNotFound, "which service of machine %s?", vm.Name).WithHint("its image has %s", strings.Join(names, ", "))
 }
 
 // forwardTo returns the forward to a service that is there already, or adds one, at the service's own port if that is free.
-func (a *app) forwardTo(ctx context.Context, vm api.VM, service api.ImageService) (api.Forward, error) {
+func (a *app) forwardTo(ctx context.Context, vm api.Machine, service api.ImageService) (api.Forward, error) {
 	f := api.Forward{HostPort: uint16(service.Port), GuestPort: uint16(service.Port)}.WithDefaults()
 	for _, have := range vm.Forwards {
 		if have.Protocol == f.Protocol && have.GuestPort == f.GuestPort && have.Host == f.Host && have.Error == "" {

@@ -46,11 +46,11 @@ func TestOpen(t *testing.T) {
 	})
 	hangs := serve(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	home := fakeDaemon(t, map[string]http.HandlerFunc{
-		"GET /v1/vms/ready":   says(api.VM{ID: "1", Name: "ready", ImageID: "i", Forwards: []api.Forward{ready}}),
-		"GET /v1/vms/hangs":   says(api.VM{ID: "2", Name: "hangs", ImageID: "i", Forwards: []api.Forward{hangs}}),
-		"GET /v1/images/i":    says(api.Image{Services: []api.ImageService{{Name: "code", Port: 4096, Path: "/ui", Health: "/health"}}}),
-		"GET /v1/images/bare": says(api.Image{Name: "bare"}),
-		"GET /v1/vms/bare":    says(api.VM{ID: "3", Name: "bare", ImageID: "bare"}),
+		"GET /v1/machines/ready": says(api.Machine{ID: "1", Name: "ready", ImageID: "i", Forwards: []api.Forward{ready}}),
+		"GET /v1/machines/hangs": says(api.Machine{ID: "2", Name: "hangs", ImageID: "i", Forwards: []api.Forward{hangs}}),
+		"GET /v1/images/i":       says(api.Image{Services: []api.ImageService{{Name: "code", Port: 4096, Path: "/ui", Health: "/health"}}}),
+		"GET /v1/images/bare":    says(api.Image{Name: "bare"}),
+		"GET /v1/machines/bare":  says(api.Machine{ID: "3", Name: "bare", ImageID: "bare"}),
 	})
 	if got, want := banger(t, home, "open", "ready"), fmt.Sprintf("http://%s/ui\n", ready.Listen()); got.code != 0 || got.stdout != want {
 		t.Errorf("open = %+v, want %q", got, want)

@@ -32,7 +32,7 @@ func show[T any](a *app, v T, err error, human func(T) error) error {
 }
 
 // printName prints a machine's name, for scripts.
-func (a *app) printName(vm api.VM) error {
+func (a *app) printName(vm api.Machine) error {
 	_, err := fmt.Fprintln(a.Stdout, vm.Name)
 	return err
 }

@@ -46,10 +46,10 @@ only a shell or an init. With -d nothing of it is started: the machine runs the 
 				return err
 			}
 			in := api.Run{
-				VM: want, Wait: api.WaitFor(waitFor), Detach: detach, Argv: argv,
+				Machine: want, Wait: api.WaitFor(waitFor), Detach: detach, Argv: argv,
 				BootTimeoutMS: a.config.BootTimeout.Milliseconds(),
 			}
-			in.VM.AutoRemove = remove
+			in.Machine.AutoRemove = remove
 			if cmd.Flags().Changed("entrypoint") {
 				in.Entrypoint = &entrypoint
 			}
@@ -96,7 +96,7 @@ func (a *app) run(ctx context.Context, in api.Run) error {
 	default:
 		err = a.converse(ctx, conn, options)
 	}
-	if !in.VM.AutoRemove || in.Detach || vm.ID == "" {
+	if !in.Machine.AutoRemove || in.Detach || vm.ID == "" {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
@@ -111,35 +111,35 @@ func (a *app) run(ctx context.Context, in api.Run) error {
 
 // bringUp shows the run's progress until its command has started, or the run has failed. On an error the returned VM has
 // an ID if it exists.
-func (a *app) bringUp(ctx context.Context, conn *api.FrameConn, in api.Run, d display) (api.VM, error) {
+func (a *app) bringUp(ctx context.Context, conn *api.FrameConn, in api.Run, d display) (api.Machine, error) {
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	for {
 		frame, err := conn.Read()
 		if ctx.Err() != nil {
-			return api.VM{}, context.Cause(ctx)
+			return api.Machine{}, context.Cause(ctx)
 		}
 		if err != nil {
-			return api.VM{}, brokenConnection(err)
+			return api.Machine{}, brokenConnection(err)
 		}
 		switch frame.Type {
 		case api.FrameProgress:
 			var p api.Progress
 			if err := json.Unmarshal(frame.Payload, &p); err != nil {
-				return api.VM{}, fmt.Errorf("read progress: %w", err)
+				return api.Machine{}, fmt.Errorf("read progress: %w", err)
 			}
 			d.show(p)
 		case api.FrameExit:
-			return api.VM{}, a.exit(frame)
+			return api.Machine{}, a.exit(frame)
 		case api.FrameStarted:
 			var started api.RunStarted
 			if err := json.Unmarshal(frame.Payload, &started); err != nil {
-				return api.VM{}, fmt.Errorf("read the run's start: %w", err)
+				return api.Machine{}, fmt.Errorf("read the run's start: %w", err)
 			}
 			d.close()
-			if name := started.VM.Name; len(started.Argv) == 0 && !in.VM.AutoRemove && !in.Detach {
+			if name := started.Machine.Name; len(started.Argv) == 0 && !in.Machine.AutoRemove && !in.Detach {
 				fmt.Fprintf(a.Stderr, "machine %s; it goes on when you leave: banger shell %s, banger stop %s\n", name, name, name)
 			}
-			return started.VM, nil
+			return started.Machine, nil
 		}
 	}
 }
@@ -153,7 +153,7 @@ func (a *app) removeAfterRun(ctx context.Context, conn *api.FrameConn, id string
 			break
 		}
 	}
-	err := a.client.RemoveVM(ctx, api.RemoveVM{VM: id, Force: true})
+	err := a.client.RemoveMachine(ctx, api.RemoveMachine{Machine: id, Force: true})
 	if api.CodeOf(err) == api.CodeNotFound {
 		return nil
 	}

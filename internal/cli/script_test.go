@@ -26,7 +26,7 @@ var update = stdflag.Bool("update", false, "write what the commands gave into te
 // TestScripts runs testdata/*.txt: command lines, and what they give with a daemon that answers as the file says. The first
 // character of a line says what it is:
 //
-//	GET /v1/vms         a call that the daemon knows, with another status than 200 behind it if it fails
+//	GET /v1/machines         a call that the daemon knows, with another status than 200 behind it if it fails
 //	> [{"id":"x"}]      its answer, in as many lines as it takes; of a session, its frames: stdout TEXT, exit {"code":3}
 //	< {"name":"web"}    the body that it must be asked with
 //	$ banger ls         a command line, split at spaces, with '...' around words that hold some

@@ -141,7 +141,7 @@ func brokenConnection(err error) error {
 		err = io.ErrUnexpectedEOF
 	}
 	return api.Errorf(api.CodeUnavailable, "the connection to the command broke: %w", err).
-		WithRemedy(api.OpVMs.Remedy(api.None{}, "the machine may go on"))
+		WithRemedy(api.OpMachines.Remedy(api.None{}, "the machine may go on"))
 }
 
 func (a *app) terminalSize() *api.TTY {

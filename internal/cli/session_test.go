@@ -61,7 +61,7 @@ func bangerWith(t *testing.T, dir string, stdin *os.File, args ...string) result
 
 // Input goes out in frames, no more than may be under way, and its end is told.
 func TestSessionInput(t *testing.T) {
-	dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/vms/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
+	dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/machines/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
 		var in api.Exec
 		if err := json.Unmarshal(body, &in); err != nil || !in.Stdin || in.TTY != nil {
 			t.Errorf("exec %s, %v", body, err)
@@ -99,7 +99,7 @@ func TestSessionInput(t *testing.T) {
 
 // Without -i a command gets no input, and this process's own is left alone.
 func TestSessionWithoutInput(t *testing.T) {
-	dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/vms/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
+	dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/machines/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
 		if strings.Contains(string(body), "stdin") {
 			t.Errorf("exec %s", body)
 		}
@@ -126,7 +126,7 @@ func TestSessionWithoutInput(t *testing.T) {
 // Output that nobody reads any more ends the command.
 func TestSessionOutputClosed(t *testing.T) {
 	left := make(chan error, 1)
-	dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/vms/web/exec": converses(t, func(_ *testing.T, frames *api.FrameConn, _ []byte) {
+	dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/machines/web/exec": converses(t, func(_ *testing.T, frames *api.FrameConn, _ []byte) {
 		frames.Write(api.FrameStdout, []byte("more"))
 		_, err := frames.Read()
 		left <- err
@@ -172,7 +172,7 @@ func process(t *testing.T, dir string, args ...string) (*os.File, *exec.Cmd) {
 func TestSessionOnTerminal(t *testing.T) {
 	resized := make(chan api.TTY, 1)
 	ready := make(chan struct{})
-	dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/vms/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
+	dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/machines/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
 		var in api.Exec
 		if err := json.Unmarshal(body, &in); err != nil || in.TTY == nil || *in.TTY != (api.TTY{Rows: 33, Cols: 111, Term: "xterm-test"}) {
 			t.Errorf("exec %s, %v", body, err)
@@ -234,7 +234,7 @@ func TestSignals(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			began, left := make(chan struct{}), make(chan struct{})
-			dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/vms/run": converses(t, func(t *testing.T, frames *api.FrameConn, _ []byte) {
+			dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/machines/run": converses(t, func(t *testing.T, frames *api.FrameConn, _ []byte) {
 				defer close(left)
 				if test.start {
 					close(began)
@@ -243,7 +243,7 @@ func TestSignals(t *testing.T) {
 					}
 					return
 				}
-				frames.WriteJSON(api.FrameStarted, api.RunStarted{VM: api.VM{ID: "x", Name: "web"}, Argv: []string{"x"}})
+				frames.WriteJSON(api.FrameStarted, api.RunStarted{Machine: api.Machine{ID: "x", Name: "web"}, Argv: []string{"x"}})
 				takes(t, frames, api.FrameStdinClose) // only then signals are forwarded
 				close(began)
 				if got := takes(t, frames, api.FrameSignal); got != fmt.Sprintf(`{"signal":%d}`, int(test.signal)) {
@@ -280,8 +280,8 @@ func TestSignals(t *testing.T) {
 // ssh's connection is carried whole, its end in either direction included.
 func TestSSHProxy(t *testing.T) {
 	dir := fakeDaemon(t, map[string]http.HandlerFunc{
-		"POST /v1/vms/web/ssh": says(api.SSH{Command: []string{"sshd", "-i"}}),
-		"POST /v1/vms/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
+		"POST /v1/machines/web/ssh": says(api.SSH{Command: []string{"sshd", "-i"}}),
+		"POST /v1/machines/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
 			var in api.Exec
 			if err := json.Unmarshal(body, &in); err != nil || !cmp.Equal(in.Argv, []string{"sshd", "-i"}) || !in.Stdin || in.TTY != nil || in.Dir != "/" {
 				t.Errorf("exec %s, %v", body, err)
@@ -306,7 +306,7 @@ func TestSSHProxy(t *testing.T) {
 
 // On a terminal stages are live lines, and nothing of them is left in what a command prints.
 func TestProgressOnTerminal(t *testing.T) {
-	dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/vms": func(w http.ResponseWriter, r *http.Request) {
+	dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/machines": func(w http.ResponseWriter, r *http.Request) {
 		for _, p := range []api.Progress{
 			{Stage: "download kernel", State: api.ProgressRunning},
 			{Stage: "download kernel", State: api.ProgressRunning, DoneBytes: 1 << 20, TotalBytes: 2 << 20, Detail: "vmlinux"},
@@ -314,9 +314,9 @@ func TestProgressOnTerminal(t *testing.T) {
 			{Stage: "make disk", State: api.ProgressFailed, ElapsedMS: 1500},
 			{Stage: "download kernel", State: api.ProgressDone, DoneBytes: 2 << 20, TotalBytes: 2 << 20, ElapsedMS: 61_000},
 		} {
-			says(api.Event[api.VM]{Progress: &p})(w, r)
+			says(api.Event[api.Machine]{Progress: &p})(w, r)
 		}
-		says(api.Event[api.VM]{Result: &api.VM{Name: "web"}})(w, r)
+		says(api.Event[api.Machine]{Result: &api.Machine{Name: "web"}})(w, r)
 	}})
 	terminal, command := process(t, dir, "create")
 	text, _ := io.ReadAll(terminal) // as above

@@ -39,15 +39,15 @@ For ssh NAME.vm, scp, rsync, git and editors there is: banger ssh-config`,
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeOneVM,
 		RunE: func(cmd *cobra.Command, given []string) error {
-			vm, err := a.client.VM(cmd.Context(), given[0])
+			vm, err := a.client.Machine(cmd.Context(), given[0])
 			if err != nil {
 				return err
 			}
 			if vm.State != api.StateRunning {
-				return api.Errorf(api.CodeConflict, "VM %s is %s", vm.Name, vm.State).WithHint("start it: banger start %s", vm.Name)
+				return api.Errorf(api.CodeConflict, "machine %s is %s", vm.Name, vm.State).WithHint("start it: banger start %s", vm.Name)
 			}
 			if newHostKey {
-				if _, err := a.client.PrepareSSH(cmd.Context(), api.PrepareSSH{VM: vm.ID, NewHostKey: true}); err != nil {
+				if _, err := a.client.PrepareSSH(cmd.Context(), api.PrepareSSH{Machine: vm.ID, NewHostKey: true}); err != nil {
 					return err
 				}
 			}
@@ -79,7 +79,7 @@ For ssh NAME.vm, scp, rsync, git and editors there is: banger ssh-config`,
 }
 
 // sshArguments are the options for one VM. Its host key stands under its id too, so it is that of this very VM.
-func (a *app) sshArguments(vm api.VM) ([]string, error) {
+func (a *app) sshArguments(vm api.Machine) ([]string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find banger itself: %w", err)
@@ -151,7 +151,7 @@ func (a *app) sshProxyCommand() *cobra.Command {
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			name := strings.TrimSuffix(given[0], ".vm")
-			prepared, err := a.client.PrepareSSH(cmd.Context(), api.PrepareSSH{VM: name})
+			prepared, err := a.client.PrepareSSH(cmd.Context(), api.PrepareSSH{Machine: name})
 			if err != nil {
 				return err
 			}
@@ -163,7 +163,7 @@ func (a *app) sshProxyCommand() *cobra.Command {
 // proxy carries ssh's connection. When ssh ends it closes our input, and mostly sends SIGHUP: then sshd gets the time to
 // end its session in order.
 func (a *app) proxy(ctx context.Context, name string, argv []string) error {
-	conn, err := a.client.Exec(ctx, api.Exec{VM: name, Argv: argv, Dir: "/", Stdin: true})
+	conn, err := a.client.Exec(ctx, api.Exec{Machine: name, Argv: argv, Dir: "/", Stdin: true})
 	if err != nil {
 		return err
 	}

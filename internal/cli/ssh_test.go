@@ -25,8 +25,8 @@ func fakeProgram(t *testing.T, name, script string) {
 
 func TestSSH(t *testing.T) {
 	home := fakeDaemon(t, map[string]http.HandlerFunc{
-		"GET /v1/vms/web": says(api.VM{ID: "0123456789ab", Name: "web", State: api.StateRunning}),
-		"GET /v1/vms/old": says(api.VM{ID: "ba9876543210", Name: "old", State: api.StateStopped}),
+		"GET /v1/machines/web": says(api.Machine{ID: "0123456789ab", Name: "web", State: api.StateRunning}),
+		"GET /v1/machines/old": says(api.Machine{ID: "ba9876543210", Name: "old", State: api.StateStopped}),
 	})
 	fakeProgram(t, "ssh", `printf '%s\n' "$@"; exit 9`)
 	for _, tt := range []struct{ args, want string }{
@@ -157,13 +157,13 @@ func TestDNS(t *testing.T) {
 func TestHostService(t *testing.T) {
 	var last string
 	home := fakeDaemon(t, map[string]http.HandlerFunc{
-		"GET /v1/vms/web": says(api.VM{ID: "0123456789ab", Name: "web", Gateway: "172.30.0.1", HostServices: []int{80}}),
-		"GET /v1/vms":     says([]api.VM{{Name: "db"}, {Name: "web", Gateway: "172.30.0.1", HostServices: []int{80, 90}}}),
-		"PUT /v1/vms/0123456789ab/host-services": func(w http.ResponseWriter, r *http.Request) {
+		"GET /v1/machines/web": says(api.Machine{ID: "0123456789ab", Name: "web", Gateway: "172.30.0.1", HostServices: []int{80}}),
+		"GET /v1/machines":     says([]api.Machine{{Name: "db"}, {Name: "web", Gateway: "172.30.0.1", HostServices: []int{80, 90}}}),
+		"PUT /v1/machines/0123456789ab/host-services": func(w http.ResponseWriter, r *http.Request) {
 			body := make([]byte, 1000)
 			n, _ := r.Body.Read(body)
 			last = string(body[:n])
-			says(api.VM{Gateway: "172.30.0.1", HostServices: []int{80, 5432}})(w, r)
+			says(api.Machine{Gateway: "172.30.0.1", HostServices: []int{80, 5432}})(w, r)
 		},
 	})
 	for args, want := range map[string]string{

@@ -17,7 +17,7 @@ func (a *app) statsCommand() *cobra.Command {
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			if len(names) == 0 {
-				vms, err := a.client.VMs(cmd.Context())
+				vms, err := a.client.Machines(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -30,7 +30,7 @@ func (a *app) statsCommand() *cobra.Command {
 			all := []api.Stats{}
 			var failed error
 			for _, name := range names {
-				stats, err := a.client.StatsVM(cmd.Context(), name)
+				stats, err := a.client.StatsMachine(cmd.Context(), name)
 				if err != nil {
 					if failed != nil {
 						a.printError(failed)

@@ -92,9 +92,9 @@ func TestWords(t *testing.T) {
 		short("abc", 3): "abc", sizeMiB(1024): "1GiB", size(0): "0B", shortID("0123456789abcdef"): "0123456789ab", shortID("012"): "012",
 		seconds(999 * time.Millisecond): "999 ms", seconds(1500 * time.Millisecond): "1.5 s", seconds(90 * time.Second): "1m30s",
 		age(nil): "-", age(new(time.Time)): "-", names(nil): "-", names([]string{"a", "b"}): "a, b",
-		stateWords(api.VM{State: api.StateStopped, Reason: "stopped"}): "stopped",
-		stateWords(api.VM{State: api.StateStopped, Reason: "x"}):       "stopped (x)",
-		stateWords(api.VM{State: api.StateStarting}):                   "starting",
+		stateWords(api.Machine{State: api.StateStopped, Reason: "stopped"}): "stopped",
+		stateWords(api.Machine{State: api.StateStopped, Reason: "x"}):       "stopped (x)",
+		stateWords(api.Machine{State: api.StateStarting}):                   "starting",
 		ofTotal(1<<20, 1<<30): "1MiB of 1GiB",
 	} {
 		if got != want {

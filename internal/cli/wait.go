@@ -29,11 +29,11 @@ func (a *app) waitCommand() *cobra.Command {
 				ctx, cancel = context.WithTimeoutCause(ctx, timeout, api.Errorf(api.CodeTimeout, "%s was not %s within %s", given[0], condition, timeout))
 				defer cancel()
 			}
-			vm, err := a.wait(ctx, api.WaitVM{VM: given[0], For: api.WaitFor(condition)})
+			vm, err := a.wait(ctx, api.WaitMachine{Machine: given[0], For: api.WaitFor(condition)})
 			if ctx.Err() != nil && cmd.Context().Err() == nil {
 				return context.Cause(ctx)
 			}
-			return show(a, vm, err, func(api.VM) error { return nil })
+			return show(a, vm, err, func(api.Machine) error { return nil })
 		},
 	}
 	cmd.Flags().StringVar(&condition, "for", string(api.WaitRunning), "running (the agent answers), booted (all services are up), port:N (something listens on that TCP port in it) or stopped")
@@ -43,9 +43,9 @@ func (a *app) waitCommand() *cobra.Command {
 }
 
 // wait asks again when the daemon was replaced meanwhile.
-func (a *app) wait(ctx context.Context, in api.WaitVM) (api.VM, error) {
+func (a *app) wait(ctx context.Context, in api.WaitMachine) (api.Machine, error) {
 	for {
-		vm, err := a.client.WaitVM(ctx, in)
+		vm, err := a.client.WaitMachine(ctx, in)
 		if e, ok := errors.AsType[*api.Error](err); ok && e.Code == api.CodeReplaced {
 			continue
 		}

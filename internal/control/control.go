@@ -69,7 +69,7 @@ func (c *Control) Status(ctx context.Context, _ api.None) (api.DaemonStatus, err
 	draining, left := c.Gate.State()
 	return api.DaemonStatus{
 		Version: build.Version(), Build: id, API: api.Version, PID: os.Getpid(), Home: string(c.o.Config.Home), Socket: c.o.Config.Home.Socket(),
-		UptimeMS: time.Since(c.began).Milliseconds(), VMs: all, RunningVMs: running, RSSBytes: rss,
+		UptimeMS: time.Since(c.began).Milliseconds(), Machines: all, RunningMachines: running, RSSBytes: rss,
 		Settings: config.OfHome(c.o.Settings), Draining: draining, Left: left,
 	}, nil
 }

@@ -21,7 +21,7 @@ func TestPublicError(t *testing.T) {
 		want api.Error
 	}{
 		{"Own", inner, api.Error{Code: api.CodeConflict, Message: "taken: EOF", Hint: "rm it"}},
-		{"WholeChain", fmt.Errorf("create VM: %w", inner), api.Error{Code: api.CodeConflict, Message: "create VM: taken: EOF", Hint: "rm it"}},
+		{"WholeChain", fmt.Errorf("create machine: %w", inner), api.Error{Code: api.CodeConflict, Message: "create machine: taken: EOF", Hint: "rm it"}},
 		{"Joined", errors.Join(inner, io.EOF), api.Error{Code: api.CodeConflict, Message: "taken: EOF\nEOF", Hint: "rm it"}},
 		{"GuestNotFound", fmt.Errorf("read: %w", guest.ErrNotFound), api.Error{Code: api.CodeNotFound, Message: "read: " + guest.ErrNotFound.Error()}},
 		{"GuestInvalid", guest.ErrInvalid, api.Error{Code: api.CodeInvalid, Message: guest.ErrInvalid.Error()}},

@@ -16,7 +16,7 @@ const execStartTimeout = time.Minute
 // Exec starts a command in a running machine. The start ends with ctx; the command goes on until it ends, is closed, or
 // session ends.
 func (c *Control) Exec(ctx, session context.Context, in api.Exec) (*guest.Exec, error) {
-	agent, v, err := c.o.VMs.Agent(ctx, in.VM)
+	agent, v, err := c.o.VMs.Agent(ctx, in.Machine)
 	if err != nil {
 		return nil, err
 	}

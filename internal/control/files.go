@@ -21,7 +21,7 @@ const followInterval = 100 * time.Millisecond
 
 // ReadFiles writes files of a running machine as a tar stream.
 func (c *Control) ReadFiles(ctx context.Context, in api.Files, to Stream) error {
-	agent, _, err := c.o.VMs.Agent(ctx, in.VM)
+	agent, _, err := c.o.VMs.Agent(ctx, in.Machine)
 	if err != nil {
 		return err
 	}
@@ -30,7 +30,7 @@ func (c *Control) ReadFiles(ctx context.Context, in api.Files, to Stream) error 
 
 // WriteFiles unpacks a tar stream in a running machine.
 func (c *Control) WriteFiles(ctx context.Context, in api.Files, tar io.Reader) (api.None, error) {
-	agent, _, err := c.o.VMs.Agent(ctx, in.VM)
+	agent, _, err := c.o.VMs.Agent(ctx, in.Machine)
 	if err != nil {
 		return api.None{}, err
 	}
@@ -39,14 +39,14 @@ func (c *Control) WriteFiles(ctx context.Context, in api.Files, tar io.Reader) (
 
 // Logs writes the console since the last start, and with Follow goes on until the machine has stopped.
 func (c *Control) Logs(ctx context.Context, in api.Logs, to Stream) error {
-	v, err := c.o.VMs.VM(ctx, in.VM)
+	v, err := c.o.VMs.VM(ctx, in.Machine)
 	if err != nil {
 		return err
 	}
 	console, err := os.Open(c.o.VMs.Dir(v.ID).ConsoleLog())
 	if os.IsNotExist(err) {
-		return api.Errorf(api.CodeConflict, "VM %s was never started", v.Name).
-			WithRemedy(api.OpStartVM.Remedy(api.StartVM{VM: v.Name}, "start it"))
+		return api.Errorf(api.CodeConflict, "machine %s was never started", v.Name).
+			WithRemedy(api.OpStartMachine.Remedy(api.StartMachine{Machine: v.Name}, "start it"))
 	}
 	if err != nil {
 		return fmt.Errorf("open console: %w", err)

@@ -18,17 +18,17 @@ func (c *Control) Run(ctx context.Context, in api.Run, started func(api.RunStart
 		return err
 	}
 	// Until the command runs, this is a change like any other: a daemon that is being replaced waits for it.
-	leave, err := c.Gate.Enter(strings.TrimSpace("run " + in.VM.Name))
+	leave, err := c.Gate.Enter(strings.TrimSpace("run " + in.Machine.Name))
 	if err != nil {
 		return err
 	}
 	defer leave()
-	in.VM.Lease = in.VM.AutoRemove && !in.Detach
-	v, err := c.CreateVM(ctx, in.VM)
+	in.Machine.Lease = in.Machine.AutoRemove && !in.Detach
+	v, err := c.CreateMachine(ctx, in.Machine)
 	if err != nil {
 		return err
 	}
-	if !in.VM.Lease {
+	if !in.Machine.Lease {
 		return c.runIn(ctx, v, in, leave, started)
 	}
 	release, err := c.holdLease(ctx, v.ID)
@@ -46,7 +46,7 @@ func checkRun(in api.Run) error {
 			WithHint("one of %s, %s", api.WaitRunning, api.WaitBooted)
 	case in.Detach && (len(in.Argv) > 0 || in.Entrypoint != nil):
 		return api.Errorf(api.CodeInvalid, "a run that is detached starts no command")
-	case in.VM.Lease:
+	case in.Machine.Lease:
 		return api.Errorf(api.CodeInvalid, "a run leases its machine by itself").WithHint("ask for auto_remove")
 	}
 	return nil
@@ -56,7 +56,7 @@ func checkRun(in api.Run) error {
 func (c *Control) holdLease(ctx context.Context, id string) (release func() error, err error) {
 	ctx, end := context.WithCancel(ctx)
 	held, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- c.LeaseVM(ctx, api.VMRef{VM: id}, func() { close(held) }) }()
+	go func() { ended <- c.LeaseMachine(ctx, api.MachineRef{Machine: id}, func() { close(held) }) }()
 	select {
 	case <-held:
 		return func() error {
@@ -71,9 +71,9 @@ func (c *Control) holdLease(ctx context.Context, id string) (release func() erro
 
 // runIn starts a machine that was just made, and its command.
 func (c *Control) runIn(
-	ctx context.Context, v api.VM, in api.Run, leave func(), started func(api.RunStarted, *guest.Exec) error,
+	ctx context.Context, v api.Machine, in api.Run, leave func(), started func(api.RunStarted, *guest.Exec) error,
 ) error {
-	v, err := c.StartVM(ctx, api.StartVM{VM: v.ID, BootTimeoutMS: in.BootTimeoutMS})
+	v, err := c.StartMachine(ctx, api.StartMachine{Machine: v.ID, BootTimeoutMS: in.BootTimeoutMS})
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func (c *Control) runIn(
 		}
 	}
 	if in.Detach {
-		return started(api.RunStarted{VM: v}, nil)
+		return started(api.RunStarted{Machine: v}, nil)
 	}
 	defaults, err := c.o.Images.Defaults(v.ImageID)
 	if err != nil {
@@ -91,19 +91,19 @@ func (c *Control) runIn(
 	}
 	argv := commandOf(defaults, in.Argv, in.Entrypoint)
 	command, err := c.Exec(ctx, ctx, api.Exec{
-		VM: v.ID, Argv: argv, Env: in.Env, Dir: in.Dir, User: in.User, TTY: in.TTY, Stdin: in.Stdin,
+		Machine: v.ID, Argv: argv, Env: in.Env, Dir: in.Dir, User: in.User, TTY: in.TTY, Stdin: in.Stdin,
 	})
 	if err != nil {
 		return err
 	}
 	defer command.Close()
 	leave()
-	return started(api.RunStarted{VM: v, Argv: argv}, command)
+	return started(api.RunStarted{Machine: v, Argv: argv}, command)
 }
 
 func (c *Control) awaitBoot(ctx context.Context, id string) (err error) {
 	stage := progress.Start(ctx, "wait for boot")
 	defer func() { stage.End(err) }()
-	_, err = c.WaitVM(ctx, api.WaitVM{VM: id, For: api.WaitBooted})
+	_, err = c.WaitMachine(ctx, api.WaitMachine{Machine: id, For: api.WaitBooted})
 	return err
 }

@@ -35,7 +35,7 @@ func output(command *guest.Exec) (string, *guest.Exit, error) {
 // left returns the names of the machines there are.
 func left(t *testing.T, c *control.Control) []string {
 	t.Helper()
-	vms, err := c.VMs(t.Context(), api.None{})
+	vms, err := c.Machines(t.Context(), api.None{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,20 +59,20 @@ func TestRun(t *testing.T) {
 		want string
 	}{
 		{"Image", api.Run{}, []string{"/bin/sh", "-c", "echo $WHO $FROM in $PWD"}, "image image in /usr\n"},
-		{"MachineAndCaller", api.Run{VM: api.CreateVM{Env: []string{"WHO=machine"}}, Env: []string{"FROM=caller"}, Dir: "/"}, []string{"/bin/sh", "-c", "echo $WHO $FROM in $PWD"}, "machine caller in /\n"},
+		{"MachineAndCaller", api.Run{Machine: api.CreateMachine{Env: []string{"WHO=machine"}}, Env: []string{"FROM=caller"}, Dir: "/"}, []string{"/bin/sh", "-c", "echo $WHO $FROM in $PWD"}, "machine caller in /\n"},
 		{"Command", api.Run{Argv: []string{"echo hi"}}, []string{"/bin/sh", "-c", "echo hi"}, "hi\n"},
 		{"NoEntrypoint", api.Run{Argv: []string{"echo", "hi"}, Entrypoint: &none}, []string{"echo", "hi"}, "hi\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			test.in.VM.AutoRemove = true
+			test.in.Machine.AutoRemove = true
 			called := 0
 			err := c.Run(t.Context(), test.in, func(started api.RunStarted, command *guest.Exec) error {
 				called++
 				if diff := cmp.Diff(test.argv, started.Argv); diff != "" {
 					t.Errorf("argv (-want +got):\n%s", diff)
 				}
-				if started.VM.State != api.StateRunning || len(left(t, c)) != 1 {
-					t.Errorf("started with %+v", started.VM)
+				if started.Machine.State != api.StateRunning || len(left(t, c)) != 1 {
+					t.Errorf("started with %+v", started.Machine)
 				}
 				text, exit, err := output(command)
 				if text != test.want || exit == nil || exit.Code != 0 {
@@ -101,20 +101,20 @@ func TestRunLeaves(t *testing.T) {
 		code    api.Code
 		want    []string
 	}{
-		{"Keep", vmtest.Well, api.Run{VM: api.CreateVM{Name: "web"}, Argv: []string{"true"}}, nil, "", []string{"web running"}},
-		{"Detach", vmtest.Well, api.Run{VM: api.CreateVM{Name: "web"}, Detach: true}, nil, "", []string{"web running"}},
-		{"DetachAutoRemove", vmtest.Well, api.Run{VM: api.CreateVM{Name: "web", AutoRemove: true}, Detach: true}, nil, "", []string{"web running"}},
-		{"AutoRemove", vmtest.Well, api.Run{VM: api.CreateVM{AutoRemove: true}, Argv: []string{"true"}}, nil, "", []string{}},
-		{"StartedFails", vmtest.Well, api.Run{VM: api.CreateVM{AutoRemove: true}, Argv: []string{"true"}}, fails, api.CodeInternal, []string{}},
-		{"NoSuchUser", vmtest.Well, api.Run{VM: api.CreateVM{AutoRemove: true}, Argv: []string{"true"}, User: "nosuch"}, nil, api.CodeNotFound, []string{}},
-		{"NotStarted", vmtest.Refuse, api.Run{VM: api.CreateVM{Name: "web"}, Argv: []string{"true"}}, nil, api.CodeInternal, []string{"web stopped"}},
-		{"NotStartedAutoRemove", vmtest.Refuse, api.Run{VM: api.CreateVM{AutoRemove: true}, Argv: []string{"true"}}, nil, api.CodeInternal, []string{}},
-		{"BootTimeout", vmtest.Mute, api.Run{VM: api.CreateVM{AutoRemove: true}, BootTimeoutMS: 1, Argv: []string{"true"}}, nil, api.CodeTimeout, []string{}},
-		{"BadTimeout", vmtest.Well, api.Run{VM: api.CreateVM{AutoRemove: true}, BootTimeoutMS: -1, Argv: []string{"true"}}, nil, api.CodeInvalid, []string{}},
-		{"BadName", vmtest.Well, api.Run{VM: api.CreateVM{Name: "Bad"}}, nil, api.CodeInvalid, []string{}},
+		{"Keep", vmtest.Well, api.Run{Machine: api.CreateMachine{Name: "web"}, Argv: []string{"true"}}, nil, "", []string{"web running"}},
+		{"Detach", vmtest.Well, api.Run{Machine: api.CreateMachine{Name: "web"}, Detach: true}, nil, "", []string{"web running"}},
+		{"DetachAutoRemove", vmtest.Well, api.Run{Machine: api.CreateMachine{Name: "web", AutoRemove: true}, Detach: true}, nil, "", []string{"web running"}},
+		{"AutoRemove", vmtest.Well, api.Run{Machine: api.CreateMachine{AutoRemove: true}, Argv: []string{"true"}}, nil, "", []string{}},
+		{"StartedFails", vmtest.Well, api.Run{Machine: api.CreateMachine{AutoRemove: true}, Argv: []string{"true"}}, fails, api.CodeInternal, []string{}},
+		{"NoSuchUser", vmtest.Well, api.Run{Machine: api.CreateMachine{AutoRemove: true}, Argv: []string{"true"}, User: "nosuch"}, nil, api.CodeNotFound, []string{}},
+		{"NotStarted", vmtest.Refuse, api.Run{Machine: api.CreateMachine{Name: "web"}, Argv: []string{"true"}}, nil, api.CodeInternal, []string{"web stopped"}},
+		{"NotStartedAutoRemove", vmtest.Refuse, api.Run{Machine: api.CreateMachine{AutoRemove: true}, Argv: []string{"true"}}, nil, api.CodeInternal, []string{}},
+		{"BootTimeout", vmtest.Mute, api.Run{Machine: api.CreateMachine{AutoRemove: true}, BootTimeoutMS: 1, Argv: []string{"true"}}, nil, api.CodeTimeout, []string{}},
+		{"BadTimeout", vmtest.Well, api.Run{Machine: api.CreateMachine{AutoRemove: true}, BootTimeoutMS: -1, Argv: []string{"true"}}, nil, api.CodeInvalid, []string{}},
+		{"BadName", vmtest.Well, api.Run{Machine: api.CreateMachine{Name: "Bad"}}, nil, api.CodeInvalid, []string{}},
 		{"BadWait", vmtest.Well, api.Run{Wait: api.WaitStopped}, nil, api.CodeInvalid, []string{}},
 		{"DetachedCommand", vmtest.Well, api.Run{Detach: true, Argv: []string{"true"}}, nil, api.CodeInvalid, []string{}},
-		{"OwnLease", vmtest.Well, api.Run{VM: api.CreateVM{Lease: true}}, nil, api.CodeInvalid, []string{}},
+		{"OwnLease", vmtest.Well, api.Run{Machine: api.CreateMachine{Lease: true}}, nil, api.CodeInvalid, []string{}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := controltest.New(t, test.how, api.ImageDefaults{})
@@ -165,7 +165,7 @@ func TestRunClientLeaves(t *testing.T) {
 					leave()
 				}
 			}))
-			err := c.Run(ctx, api.Run{VM: api.CreateVM{Name: "web", AutoRemove: true}, Wait: api.WaitBooted, Argv: []string{"true"}}, func(api.RunStarted, *guest.Exec) error {
+			err := c.Run(ctx, api.Run{Machine: api.CreateMachine{Name: "web", AutoRemove: true}, Wait: api.WaitBooted, Argv: []string{"true"}}, func(api.RunStarted, *guest.Exec) error {
 				t.Error("the command was started")
 				return nil
 			})
@@ -198,7 +198,7 @@ func sync1(do func(api.Progress)) progress.Reporter {
 // While its command runs a run is no change any more: a daemon that is replaced does not wait for it.
 func TestRunLeavesTheGate(t *testing.T) {
 	c := controltest.New(t, vmtest.Well, api.ImageDefaults{})
-	err := c.Run(t.Context(), api.Run{VM: api.CreateVM{AutoRemove: true}, Argv: []string{"/bin/sleep", "65"}}, func(_ api.RunStarted, command *guest.Exec) error {
+	err := c.Run(t.Context(), api.Run{Machine: api.CreateMachine{AutoRemove: true}, Argv: []string{"/bin/sleep", "65"}}, func(_ api.RunStarted, command *guest.Exec) error {
 		if !isDone(c.Gate.Close()) {
 			return errors.New("the gate waits for the command")
 		}
@@ -214,17 +214,17 @@ func TestRunLeavesTheGate(t *testing.T) {
 
 func TestExec(t *testing.T) {
 	c := controltest.New(t, vmtest.Well, api.ImageDefaults{Env: []string{"A=image"}})
-	v, err := c.CreateVM(t.Context(), api.CreateVM{Name: "web", Env: []string{"B=machine"}})
+	v, err := c.CreateMachine(t.Context(), api.CreateMachine{Name: "web", Env: []string{"B=machine"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Exec(t.Context(), t.Context(), api.Exec{VM: "web"}); api.CodeOf(err) != api.CodeConflict {
+	if _, err := c.Exec(t.Context(), t.Context(), api.Exec{Machine: "web"}); api.CodeOf(err) != api.CodeConflict {
 		t.Errorf("exec in a stopped machine = %v", err)
 	}
-	if _, err := c.StartVM(t.Context(), api.StartVM{VM: v.ID}); err != nil {
+	if _, err := c.StartMachine(t.Context(), api.StartMachine{Machine: v.ID}); err != nil {
 		t.Fatal(err)
 	}
-	command, err := c.Exec(t.Context(), t.Context(), api.Exec{VM: "web", Argv: []string{"/bin/sh", "-c", "echo $A $B; cat"}, Stdin: true})
+	command, err := c.Exec(t.Context(), t.Context(), api.Exec{Machine: "web", Argv: []string{"/bin/sh", "-c", "echo $A $B; cat"}, Stdin: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +240,7 @@ func TestExec(t *testing.T) {
 	client, gone := context.WithCancel(t.Context())
 	session, end := context.WithCancel(t.Context())
 	defer end()
-	command, err = c.Exec(client, session, api.Exec{VM: "web", Argv: []string{"/bin/sh", "-c", "echo on; read x; echo $x"}, Stdin: true})
+	command, err = c.Exec(client, session, api.Exec{Machine: "web", Argv: []string{"/bin/sh", "-c", "echo on; read x; echo $x"}, Stdin: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +252,7 @@ func TestExec(t *testing.T) {
 	if text, exit, err := output(command); text != "on\ngoes on\n" || exit == nil {
 		t.Errorf("after the client's end: %q, %+v, %v", text, exit, err)
 	}
-	if _, err := c.Exec(client, session, api.Exec{VM: "web", Argv: []string{"true"}}); control.PublicError(err).Code != api.CodeCanceled {
+	if _, err := c.Exec(client, session, api.Exec{Machine: "web", Argv: []string{"true"}}); control.PublicError(err).Code != api.CodeCanceled {
 		t.Errorf("exec of a client that is gone = %v", err)
 	}
 }
@@ -270,31 +270,31 @@ func (s *stream) Flush() error {
 
 func TestLogs(t *testing.T) {
 	c := controltest.New(t, vmtest.Well, api.ImageDefaults{})
-	if _, err := c.CreateVM(t.Context(), api.CreateVM{Name: "web"}); err != nil {
+	if _, err := c.CreateMachine(t.Context(), api.CreateMachine{Name: "web"}); err != nil {
 		t.Fatal(err)
 	}
-	err := c.Logs(t.Context(), api.Logs{VM: "web"}, &stream{})
+	err := c.Logs(t.Context(), api.Logs{Machine: "web"}, &stream{})
 	e, _ := errors.AsType[*api.Error](err)
 	if e == nil || e.Code != api.CodeConflict || len(e.Remedies) != 1 {
 		t.Fatalf("logs of a machine that never started = %v", err)
 	}
-	if in, ok := api.OpStartVM.Input(e.Remedies[0]); !ok || in.VM != "web" {
+	if in, ok := api.OpStartMachine.Input(e.Remedies[0]); !ok || in.Machine != "web" {
 		t.Errorf("the remedy is %+v", e.Remedies[0])
 	}
-	if err := c.Logs(t.Context(), api.Logs{VM: "nobody"}, &stream{}); api.CodeOf(err) != api.CodeNotFound {
+	if err := c.Logs(t.Context(), api.Logs{Machine: "nobody"}, &stream{}); api.CodeOf(err) != api.CodeNotFound {
 		t.Errorf("logs of nothing = %v", err)
 	}
-	if _, err := c.StartVM(t.Context(), api.StartVM{VM: "web"}); err != nil {
+	if _, err := c.StartMachine(t.Context(), api.StartMachine{Machine: "web"}); err != nil {
 		t.Fatal(err)
 	}
 	var once stream
-	if err := c.Logs(t.Context(), api.Logs{VM: "web"}, &once); err != nil || !strings.Contains(once.String(), "Linux version 6.12\n") || once.flushed == 0 {
+	if err := c.Logs(t.Context(), api.Logs{Machine: "web"}, &once); err != nil || !strings.Contains(once.String(), "Linux version 6.12\n") || once.flushed == 0 {
 		t.Errorf("logs = %q, %v", once.String(), err)
 	}
 	followed := make(chan error, 1)
 	var follow stream
-	go func() { followed <- c.Logs(t.Context(), api.Logs{VM: "web", Follow: true}, &follow) }()
-	if _, err := c.StopVM(t.Context(), api.StopVM{VM: "web"}); err != nil {
+	go func() { followed <- c.Logs(t.Context(), api.Logs{Machine: "web", Follow: true}, &follow) }()
+	if _, err := c.StopMachine(t.Context(), api.StopMachine{Machine: "web"}); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-followed; err != nil || !strings.Contains(follow.String(), "Linux version 6.12\n") {
@@ -306,10 +306,10 @@ func TestLogs(t *testing.T) {
 func TestNegativeTimeouts(t *testing.T) {
 	c := controltest.New(t, vmtest.Well, api.ImageDefaults{})
 	for field, err := range map[string]error{
-		"boot_timeout_ms":                     second(c.StartVM(t.Context(), api.StartVM{VM: "nobody", BootTimeoutMS: -1})),
-		"timeout_ms":                          second(c.StopVM(t.Context(), api.StopVM{VM: "nobody", TimeoutMS: -1})),
-		"boot_timeout_ms: a time":             second(c.RestartVM(t.Context(), api.RestartVM{VM: "nobody", BootTimeoutMS: -5})),
-		"timeout_ms: a timeout":               second(c.RestartVM(t.Context(), api.RestartVM{VM: "nobody", TimeoutMS: -5})),
+		"boot_timeout_ms":                     second(c.StartMachine(t.Context(), api.StartMachine{Machine: "nobody", BootTimeoutMS: -1})),
+		"timeout_ms":                          second(c.StopMachine(t.Context(), api.StopMachine{Machine: "nobody", TimeoutMS: -1})),
+		"boot_timeout_ms: a time":             second(c.RestartMachine(t.Context(), api.RestartMachine{Machine: "nobody", BootTimeoutMS: -5})),
+		"timeout_ms: a timeout":               second(c.RestartMachine(t.Context(), api.RestartMachine{Machine: "nobody", TimeoutMS: -5})),
 		"stop_timeout_ms":                     second(c.BuildImage(t.Context(), api.BuildImage{Name: "x", StopTimeoutMS: -1}, io.Discard)),
 		"boot_timeout_ms: a timeout of -1 ms": second(c.BuildImage(t.Context(), api.BuildImage{Name: "x", BootTimeoutMS: -1}, io.Discard)),
 	} {

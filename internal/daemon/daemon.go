@@ -266,5 +266,5 @@ func (s *server) closeSocket() {
 func (s *server) removeBySuccessor(ctx context.Context, id string) error {
 	client := api.NewClient(s.Config.Home.Socket())
 	defer client.CloseIdle()
-	return client.RemoveVM(ctx, api.RemoveVM{VM: id, Force: true})
+	return client.RemoveMachine(ctx, api.RemoveMachine{Machine: id, Force: true})
 }

@@ -96,25 +96,25 @@ func TestRun(t *testing.T) {
 			t.Errorf("%s: %v, %v; want mode %o", path, info.Mode(), err, want)
 		}
 	}
-	if vms, err := r.client.VMs(t.Context()); vms == nil || len(vms) != 0 || err != nil {
-		t.Errorf("VMs = %#v, %v; want an empty list", vms, err)
+	if vms, err := r.client.Machines(t.Context()); vms == nil || len(vms) != 0 || err != nil {
+		t.Errorf("machines = %#v, %v; want an empty list", vms, err)
 	}
 	for name, err := range map[string]error{
-		"VM": second(r.client.VM(t.Context(), "web")), "StartVM": second(r.client.StartVM(t.Context(), api.StartVM{VM: "web"}, nil)), "StopVM": second(r.client.StopVM(t.Context(), api.StopVM{VM: "web"}, nil)),
-		"KillVM": second(r.client.KillVM(t.Context(), api.KillVM{VM: "web"})), "RemoveVM": r.client.RemoveVM(t.Context(), api.RemoveVM{VM: "web", Force: true}), "StatsVM": second(r.client.StatsVM(t.Context(), "web")),
-		"Logs": second(r.client.Logs(t.Context(), api.Logs{VM: "web"})), "ReadFiles": second(r.client.ReadFiles(t.Context(), api.Files{VM: "web", Path: "/"})), "WriteFiles": r.client.WriteFiles(t.Context(), api.Files{VM: "web", Path: "/"}, strings.NewReader("")),
-		"Exec": second(r.client.Exec(t.Context(), api.Exec{VM: "web", Argv: []string{"true"}})), "WaitVM": second(r.client.WaitVM(t.Context(), api.WaitVM{VM: "web", For: api.WaitRunning})),
-		"LeaseVM": r.client.LeaseVM(t.Context(), "web"), "RemoveImage": r.client.RemoveImage(t.Context(), "x"), "RemoveKernel": r.client.RemoveKernel(t.Context(), "x"),
+		"machine": second(r.client.Machine(t.Context(), "web")), "StartMachine": second(r.client.StartMachine(t.Context(), api.StartMachine{Machine: "web"}, nil)), "StopMachine": second(r.client.StopMachine(t.Context(), api.StopMachine{Machine: "web"}, nil)),
+		"KillMachine": second(r.client.KillMachine(t.Context(), api.KillMachine{Machine: "web"})), "RemoveMachine": r.client.RemoveMachine(t.Context(), api.RemoveMachine{Machine: "web", Force: true}), "StatsMachine": second(r.client.StatsMachine(t.Context(), "web")),
+		"Logs": second(r.client.Logs(t.Context(), api.Logs{Machine: "web"})), "ReadFiles": second(r.client.ReadFiles(t.Context(), api.Files{Machine: "web", Path: "/"})), "WriteFiles": r.client.WriteFiles(t.Context(), api.Files{Machine: "web", Path: "/"}, strings.NewReader("")),
+		"Exec": second(r.client.Exec(t.Context(), api.Exec{Machine: "web", Argv: []string{"true"}})), "WaitMachine": second(r.client.WaitMachine(t.Context(), api.WaitMachine{Machine: "web", For: api.WaitRunning})),
+		"LeaseMachine": r.client.LeaseMachine(t.Context(), "web"), "RemoveImage": r.client.RemoveImage(t.Context(), "x"), "RemoveKernel": r.client.RemoveKernel(t.Context(), "x"),
 	} {
 		if e, ok := errors.AsType[*api.Error](err); !ok || e.Code != api.CodeNotFound || (e.Hint == "" && len(e.Remedies) == 0) {
 			t.Errorf("%s of nothing = %v, want not found with a hint", name, err)
 		}
 	}
-	if _, err := r.client.StopVM(t.Context(), api.StopVM{VM: "web", TimeoutMS: -1}, nil); api.CodeOf(err) != api.CodeInvalid {
-		t.Errorf("StopVM with a negative timeout = %v", err)
+	if _, err := r.client.StopMachine(t.Context(), api.StopMachine{Machine: "web", TimeoutMS: -1}, nil); api.CodeOf(err) != api.CodeInvalid {
+		t.Errorf("StopMachine with a negative timeout = %v", err)
 	}
-	if _, err := r.client.CreateVM(t.Context(), api.CreateVM{Name: "Bad"}, nil); api.CodeOf(err) != api.CodeInvalid {
-		t.Errorf("CreateVM with a bad name = %v", err)
+	if _, err := r.client.CreateMachine(t.Context(), api.CreateMachine{Name: "Bad"}, nil); api.CodeOf(err) != api.CodeInvalid {
+		t.Errorf("CreateMachine with a bad name = %v", err)
 	}
 	r.cancel()
 	r.wait(t)

@@ -115,13 +115,13 @@ func pending(c <-chan error) bool {
 // when the change is done.
 func TestDrainWaitsForChanges(t *testing.T) {
 	r, c, stopped := draining(t)
-	if vms, err := r.client.VMs(t.Context()); err != nil || vms == nil {
-		t.Errorf("VMs while draining = %v, %v", vms, err)
+	if vms, err := r.client.Machines(t.Context()); err != nil || vms == nil {
+		t.Errorf("machines while draining = %v, %v", vms, err)
 	}
 	for name, err := range map[string]error{
-		"CreateVM":    second(r.client.CreateVM(t.Context(), api.CreateVM{Name: "web"}, nil)),
-		"RemoveImage": r.client.RemoveImage(t.Context(), "x"),
-		"PullKernel":  second(r.client.PullKernel(t.Context(), api.PullKernel{Source: "debian:trixie"}, nil)),
+		"CreateMachine": second(r.client.CreateMachine(t.Context(), api.CreateMachine{Name: "web"}, nil)),
+		"RemoveImage":   r.client.RemoveImage(t.Context(), "x"),
+		"PullKernel":    second(r.client.PullKernel(t.Context(), api.PullKernel{Source: "debian:trixie"}, nil)),
 	} {
 		if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeReplaced || !strings.Contains(e.Message, "1 left: POST images/load (") {
 			t.Errorf("%s while draining = %v", name, err)

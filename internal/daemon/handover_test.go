@@ -59,7 +59,7 @@ func homeOfMachines(t *testing.T) Options {
 // runs starts a machine and a command in it, which echoes its input.
 func (r *running) runs(t *testing.T, name string) *api.FrameConn {
 	t.Helper()
-	conn, err := r.client.Run(t.Context(), api.Run{VM: api.CreateVM{Name: name, AutoRemove: true}, Argv: []string{"cat"}, Stdin: true})
+	conn, err := r.client.Run(t.Context(), api.Run{Machine: api.CreateMachine{Name: name, AutoRemove: true}, Argv: []string{"cat"}, Stdin: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func (r *running) settle(t *testing.T) {
 // names lists the machines that a daemon knows.
 func (r *running) names(t *testing.T) (names []string) {
 	t.Helper()
-	vms, err := r.client.VMs(t.Context())
+	vms, err := r.client.Machines(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +156,7 @@ func TestHandover(t *testing.T) {
 	echoes(t, session, "before")
 	waited := make(chan error, 1)
 	go func() {
-		_, err := old.client.WaitVM(t.Context(), api.WaitVM{VM: "web", For: api.WaitStopped})
+		_, err := old.client.WaitMachine(t.Context(), api.WaitMachine{Machine: "web", For: api.WaitStopped})
 		waited <- err
 	}()
 	old.settle(t)
@@ -168,12 +168,12 @@ func TestHandover(t *testing.T) {
 	}
 	successor := startWith(t, o)
 	echoes(t, session, "after")
-	if v, err := successor.client.VM(t.Context(), "web"); err != nil || v.State != api.StateRunning {
+	if v, err := successor.client.Machine(t.Context(), "web"); err != nil || v.State != api.StateRunning {
 		t.Errorf("the successor has %+v, %v", v, err)
 	}
 	again := make(chan error, 1)
 	go func() {
-		_, err := successor.client.WaitVM(t.Context(), api.WaitVM{VM: "web", For: api.WaitStopped})
+		_, err := successor.client.WaitMachine(t.Context(), api.WaitMachine{Machine: "web", For: api.WaitStopped})
 		again <- err
 	}()
 	ends(t, session)
@@ -195,10 +195,10 @@ func TestStopCutsSessions(t *testing.T) {
 	o := homeOfMachines(t)
 	r := startWith(t, o)
 	session := r.runs(t, "gone")
-	if _, err := r.client.CreateVM(t.Context(), api.CreateVM{Name: "stays"}, nil); err != nil {
+	if _, err := r.client.CreateMachine(t.Context(), api.CreateMachine{Name: "stays"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.client.StartVM(t.Context(), api.StartVM{VM: "stays"}, nil); err != nil {
+	if _, err := r.client.StartMachine(t.Context(), api.StartMachine{Machine: "stays"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.client.StopDaemon(t.Context(), api.StopDaemon{}); err != nil {
@@ -219,13 +219,13 @@ func TestStopCutsSessions(t *testing.T) {
 	r.client.CloseIdle()
 	r.wait(t)
 	next := startWith(t, o)
-	if v, err := next.client.VM(t.Context(), "stays"); err != nil || v.State != api.StateRunning {
+	if v, err := next.client.Machine(t.Context(), "stays"); err != nil || v.State != api.StateRunning {
 		t.Errorf("the machine that was to go on is %+v, %v", v, err)
 	}
 	if names := next.names(t); len(names) != 1 {
 		t.Errorf("machines: %q", names)
 	}
-	if err := next.client.RemoveVM(context.Background(), api.RemoveVM{VM: "stays", Force: true}); err != nil {
+	if err := next.client.RemoveMachine(context.Background(), api.RemoveMachine{Machine: "stays", Force: true}); err != nil {
 		t.Error(err)
 	}
 	next.cancel()

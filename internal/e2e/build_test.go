@@ -48,8 +48,8 @@ func TestImageBuild(t *testing.T) {
 		return strings.Contains(h.try("image", "logs", "mine").stdout, "== mount")
 	})
 	h.fails(1, "image mine is being built already", "image", "build", "mine")
-	if v := h.vm("build-mine"); v.Builds != "mine" || !v.Isolated {
-		t.Errorf("the build's VM is %+v", v)
+	if v := h.vm("build-mine"); v.BuildsImage != "mine" || !v.Isolated {
+		t.Errorf("the build's machine is %+v", v)
 	}
 	_, logged := h.begin("image", "logs", "-f", "mine")
 	if r := wait(); r.code != 0 || r.stdout != "mine\n" || !strings.Contains(r.stderr, "configured\nover\n") || !strings.Contains(r.stderr, "step packages: ") {
@@ -85,7 +85,7 @@ func TestImageBuild(t *testing.T) {
 		findmnt -no FSTYPE /tmp; ls /usr/sbin/policy-rc.d 2>&1 | grep -c 'No such'; cat /proc/sys/net/bridge/bridge-nf-call-iptables
 		hostname -f; cut -c1 /etc/machine-id | wc -l; stat -c %a /root/.ssh/authorized_keys; git config --system init.defaultBranch`
 	if out := h.banger("exec", "first", "--", "sh", "-c", look); out != "configured\nbuilt\nroot\n1\nrunning\ntmpfs\n1\n1\nfirst.vm\n1\n600\nmain\n" {
-		t.Errorf("in a VM of the image:\n%s", out)
+		t.Errorf("in a machine of the image:\n%s", out)
 	}
 }
 

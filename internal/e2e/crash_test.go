@@ -85,5 +85,5 @@ func TestBootFails(t *testing.T) {
 	if r.code != 1 || !strings.Contains(r.stderr, "wait for agent") || !strings.Contains(r.stderr, "console ends:") || !strings.Contains(r.stderr, "banger-guest: ") {
 		t.Errorf("start: %+v", r)
 	}
-	h.wantState("mute", api.StateStopped, "start VM mute")
+	h.wantState("mute", api.StateStopped, "start machine mute")
 }

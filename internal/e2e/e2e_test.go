@@ -153,14 +153,14 @@ func (h *home) end() {
 			h.t.Logf("daemon.log:\n%s", log)
 		}
 	}
-	var vms []api.VM
+	var vms []api.Machine
 	if r := h.run(ctx, nil, "ls", "--json"); r.code == 0 && json.Unmarshal([]byte(r.stdout), &vms) == nil && len(vms) > 0 {
 		args := []string{"rm", "-f"}
 		for _, vm := range vms {
 			args = append(args, vm.ID)
 		}
 		if r := h.run(ctx, nil, args...); r.code != 0 {
-			h.t.Errorf("remove VMs: exit status %d\n%s", r.code, r.stderr)
+			h.t.Errorf("remove machines: exit status %d\n%s", r.code, r.stderr)
 		}
 	}
 	if r := h.run(ctx, nil, "daemon", "stop"); r.code != 0 {
@@ -194,7 +194,7 @@ func (h *home) checkLeaks() {
 		h.t.Error(err)
 	}
 	for _, entry := range entries {
-		h.t.Errorf("a VM's folder is left: %s", entry.Name())
+		h.t.Errorf("a machine's folder is left: %s", entry.Name())
 	}
 }
 
@@ -287,11 +287,11 @@ func (h *home) fails(code int, words string, args ...string) {
 }
 
 // vm returns a VM as the API shows it.
-func (h *home) vm(name string) api.VM {
+func (h *home) vm(name string) api.Machine {
 	h.t.Helper()
-	var vms []api.VM
+	var vms []api.Machine
 	if err := json.Unmarshal([]byte(h.banger("inspect", name)), &vms); err != nil || len(vms) != 1 {
-		h.t.Fatalf("inspect %s: %v, %d VMs", name, err, len(vms))
+		h.t.Fatalf("inspect %s: %v, %d machines", name, err, len(vms))
 	}
 	return vms[0]
 }
@@ -300,7 +300,7 @@ func (h *home) vm(name string) api.VM {
 func (h *home) wantState(name string, state api.State, reason string) {
 	h.t.Helper()
 	if v := h.vm(name); v.State != state || !strings.Contains(v.Reason, reason) {
-		h.t.Errorf("VM %s is %s (%s), want %s (%s)", name, v.State, v.Reason, state, reason)
+		h.t.Errorf("machine %s is %s (%s), want %s (%s)", name, v.State, v.Reason, state, reason)
 	}
 }
 

@@ -101,7 +101,7 @@ func TestForward(t *testing.T) {
 		h.in(t).banger("kill", "web")
 		ends(t, conn)
 		if _, err := asks(tcp, "x"); !errors.Is(err, syscall.ECONNREFUSED) {
-			t.Errorf("the port of a stopped VM: %v", err)
+			t.Errorf("the port of a stopped machine: %v", err)
 		}
 		if out := h.in(t).banger("forward", "ls", "web"); !strings.Contains(out, "closed: the machine is stopped") {
 			t.Errorf("forward ls:\n%s", out)
@@ -132,12 +132,12 @@ func testForwardCommands(t *testing.T, h *home, tcp api.Forward) {
 	inUse := fmt.Sprintf("%d:80", taken.Addr().(*net.TCPAddr).Port)
 	h.fails(1, "in use", "forward", "web", inUse)
 	h.fails(1, "in use", "run", "--rm", "--name", "late", "--net", "none", "-p", inUse, "--", "true")
-	h.fails(1, "to VM web", "create", "--name", "late", "-p", fmt.Sprintf("%d:80", tcp.HostPort))
+	h.fails(1, "to machine web", "create", "--name", "late", "-p", fmt.Sprintf("%d:80", tcp.HostPort))
 	h.fails(1, "no forward", "forward", "rm", "web", "1")
 	h.fails(2, "[ADDR:]HOST:GUEST", "forward", "web", "80:http")
 	h.fails(2, "[ADDR:]HOST:GUEST", "run", "-p", "80:", "--", "true")
 	if out := h.banger("ls"); strings.Contains(out, "late") {
-		t.Errorf("a VM whose port was taken is there:\n%s", out)
+		t.Errorf("a machine whose port was taken is there:\n%s", out)
 	}
 	added := strings.TrimSpace(h.banger("forward", "web", "0:7000"))
 	from, _, _ := strings.Cut(added, "/")

@@ -27,7 +27,7 @@ func TestBadInput(t *testing.T) {
 		{"unknown suite", 1, "", []string{"create", "--image", "debian:potato"}},
 		{"unknown kernel", 1, `no kernel named "nowhere"`, []string{"create", "--kernel", "nowhere"}},
 		{"name taken", 1, `"taken" exists already`, []string{"create", "--name", "taken"}},
-		{"bad name", 1, `bad VM name "Not_A_Label"`, []string{"create", "--name", "Not_A_Label"}},
+		{"bad name", 1, `bad machine name "Not_A_Label"`, []string{"create", "--name", "Not_A_Label"}},
 		{"bad size", 2, "--memory", []string{"create", "--memory", "lots"}},
 		{"odd size", 2, "whole number of MiB", []string{"create", "--memory", "1000000"}},
 		{"no CPUs", 2, "--cpus", []string{"create", "--cpus", "0"}},
@@ -41,7 +41,7 @@ func TestBadInput(t *testing.T) {
 		{"command without dashes", 2, "behind --", []string{"run", "ls"}},
 		{"bad wait", 2, "--wait", []string{"run", "--wait", "later"}},
 		{"missing name", 2, "usage:", []string{"start"}},
-		{"no such VM", 1, "banger ls", []string{"start", "nobody"}},
+		{"no such machine", 1, "banger ls", []string{"start", "nobody"}},
 		{"bad condition", 1, "cannot wait for", []string{"wait", "taken", "--for", "lunch"}},
 		{"copy within the host", 2, "one end", []string{"cp", "a", "b"}},
 		{"bad signal", 1, `unknown signal "HELLO"`, []string{"kill", "--signal", "HELLO", "taken"}},
@@ -53,7 +53,7 @@ func TestBadInput(t *testing.T) {
 		})
 	}
 	if vms := h.banger("ls", "--json"); strings.Count(vms, `"id"`) != 1 {
-		t.Errorf("VMs are left: %s", vms)
+		t.Errorf("machines are left: %s", vms)
 	}
 }
 
@@ -79,7 +79,7 @@ func TestDamagedFiles(t *testing.T) {
 	if err := os.Remove(filepath.Join(vm.Dir, "disk.ext4")); err != nil {
 		t.Fatal(err)
 	}
-	h.fails(1, "the disk of VM fine is gone", "start", "fine")
+	h.fails(1, "the disk of machine fine is gone", "start", "fine")
 }
 
 // flip changes one byte in the middle of a file and returns what changes it back.

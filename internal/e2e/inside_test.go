@@ -221,7 +221,7 @@ func testTerminal(t *testing.T, h *home) {
 	tmux("send-keys", "stty size; echo $TERM", "Enter")
 	shows(`\n30 100\n.*\n` + prompt)
 	tmux("resize-window", "-x", "90", "-y", "20")
-	eventually(t, "the VM's terminal has the new size", func() bool {
+	eventually(t, "the machine's terminal has the new size", func() bool {
 		return h.try("exec", "box", "--", "sh", "-c", "stty size </dev/pts/0").stdout == "20 90\n"
 	})
 	tmux("send-keys", "clear; stty size", "Enter")
@@ -249,7 +249,7 @@ func testCopy(t *testing.T, h *home) {
 	}
 	h.banger("cp", src, "box:/srv")
 	if out := h.banger("exec", "box", "--", "sh", "-c", "cd /srv/src && stat -c '%n %a %Y' file && readlink link && sub/tool"); out != "file 640 1000000000\nfile\ntool\n" {
-		t.Errorf("in the VM: %q", out)
+		t.Errorf("in the machine: %q", out)
 	}
 	back := filepath.Join(h.dir, "back")
 	h.banger("cp", "box:/srv/src", back)

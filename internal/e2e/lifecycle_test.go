@@ -14,22 +14,22 @@ func TestLifeCycle(t *testing.T) {
 	h.banger("create", "--name", "ant")
 	h.banger("create", "--name", "bee", "--memory", "512MiB", "--disk", "1GiB")
 	h.wantState("ant", api.StateStopped, "never started")
-	h.fails(1, "VM ant is stopped", "exec", "ant", "--", "true")
+	h.fails(1, "machine ant is stopped", "exec", "ant", "--", "true")
 	h.fails(1, "banger start ant", "exec", "ant", "--", "true")
 
-	if r := h.try("start", "ant", "nobody", "bee"); r.code != 1 || !strings.Contains(r.stderr, `no VM named "nobody"`) {
+	if r := h.try("start", "ant", "nobody", "bee"); r.code != 1 || !strings.Contains(r.stderr, `no machine named "nobody"`) {
 		t.Errorf("start with a wrong name among: %+v", r)
 	}
 	h.wantState("ant", api.StateRunning, "")
 	h.wantState("bee", api.StateRunning, "")
-	h.fails(1, "VM bee is running", "rm", "bee")
+	h.fails(1, "machine bee is running", "rm", "bee")
 	if out := h.banger("exec", "bee", "--", "sh", "-c", "df -m / | awk 'NR==2 {print $2}'; hostname"); !strings.HasSuffix(out, "\nbee\n") {
 		t.Errorf("bee says %q", out)
 	}
 
 	var stats []api.Stats
 	if err := json.Unmarshal([]byte(h.banger("stats", "--json")), &stats); err != nil || len(stats) != 2 {
-		t.Fatalf("stats: %v, %d VMs", err, len(stats))
+		t.Fatalf("stats: %v, %d machines", err, len(stats))
 	}
 	for _, s := range stats {
 		if s.MemoryTotalBytes == 0 || s.MemoryUsedBytes > s.MemoryTotalBytes || s.Processes == 0 || s.HostMemoryBytes == 0 || s.HostDiskBytes == 0 {
@@ -53,7 +53,7 @@ func TestLifeCycle(t *testing.T) {
 	h.wantState("ant", api.StateStopped, "killed")
 	h.banger("rm", "ant", "bee")
 	if out := h.banger("ls", "--json"); strings.TrimSpace(out) != "[]" {
-		t.Errorf("VMs are left: %s", out)
+		t.Errorf("machines are left: %s", out)
 	}
 }
 

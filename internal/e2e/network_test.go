@@ -253,7 +253,7 @@ func TestManyAddresses(t *testing.T) {
 	defer cancel()
 	for range many {
 		go func() {
-			_, err := client.CreateVM(ctx, api.CreateVM{DiskMiB: 64}, nil)
+			_, err := client.CreateMachine(ctx, api.CreateMachine{DiskMiB: 64}, nil)
 			made <- err
 		}()
 	}
@@ -262,7 +262,7 @@ func TestManyAddresses(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	vms, err := client.VMs(ctx)
+	vms, err := client.Machines(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,6 +271,6 @@ func TestManyAddresses(t *testing.T) {
 		seen[v.Address] = true
 	}
 	if len(vms) != many || len(seen) != many || seen[""] {
-		t.Errorf("%d VMs have %d addresses, want %d of both", len(vms), len(seen), many)
+		t.Errorf("%d machines have %d addresses, want %d of both", len(vms), len(seen), many)
 	}
 }

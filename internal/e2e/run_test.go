@@ -32,7 +32,7 @@ func TestRun(t *testing.T) {
 			}
 		}
 		if out := h.banger("ls", "--json"); strings.TrimSpace(out) != "[]" {
-			t.Errorf("VMs are left: %s", out)
+			t.Errorf("machines are left: %s", out)
 		}
 	})
 
@@ -187,7 +187,7 @@ func (h *home) anyVMFile(name string) bool {
 func (h *home) anyVMState(state api.State) bool {
 	client := api.NewClient(filepath.Join(h.dir, "daemon.sock"))
 	defer client.CloseIdle()
-	vms, err := client.VMs(h.t.Context())
+	vms, err := client.Machines(h.t.Context())
 	if err != nil {
 		return false
 	}

@@ -57,7 +57,7 @@ func TestOpenRC(t *testing.T) {
 	h.banger("image", "pull", "tar:"+bootstrap(t, "sysvinit-core", "openrc", "iproute2"), "--name", "openrc")
 	h.banger("run", "-d", "--name", "rc", "--image", "openrc", "--memory", "512MiB", "--wait", "booted")
 	if out := h.banger("exec", "rc", "--", "sh", "-c", "cat /proc/1/comm; hostname; rc-status -r"); !strings.HasPrefix(out, "init\nrc\n") {
-		t.Errorf("the VM says %q", out)
+		t.Errorf("the machine says %q", out)
 	}
 	h.banger("exec", "rc", "--", "sh", "-c", "echo kept > /var/tmp/file")
 	h.banger("stop", "rc")

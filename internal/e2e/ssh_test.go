@@ -68,7 +68,7 @@ func testSSHBeforeBoot(t *testing.T, h *home) {
 	if stdout != "out\n" || stderr != "err\n" || code != 9 {
 		t.Errorf("ssh web.vm: %q, %q, %d", stdout, stderr, code)
 	}
-	h.fails(1, "no VM", "ssh", "nobody")
+	h.fails(1, "no machine", "ssh", "nobody")
 	if _, stderr, code := h.openSSH("ssh", "nobody.vm", "true"); code != 255 || !strings.Contains(stderr, `"nobody"`) {
 		t.Errorf("ssh nobody.vm: %q, %d", stderr, code)
 	}
@@ -163,7 +163,7 @@ func testSSHKeyOnly(t *testing.T, h *home) {
 func testSSHHostKeyChanged(t *testing.T, h *home) {
 	before := h.vm("web").HostKey
 	h.banger("exec", "web", "--", "sh", "-c", "rm /etc/ssh/ssh_host_ed25519_key*")
-	h.fails(255, "the ssh host key of VM web has changed", "ssh", "web", "--", "true")
+	h.fails(255, "the ssh host key of machine web has changed", "ssh", "web", "--", "true")
 	h.banger("ssh", "--new-host-key", "web", "--", "true")
 	if after := h.vm("web").HostKey; after == before || after == "" {
 		t.Errorf("the host key was %q and is %q", before, after)
@@ -283,5 +283,5 @@ func testSSHRecreated(t *testing.T, h *home) {
 		t.Errorf("the host key was %q and is %q", before, after)
 	}
 	h.banger("kill", "web")
-	h.fails(1, "VM web is stopped", "ssh", "web")
+	h.fails(1, "machine web is stopped", "ssh", "web")
 }

@@ -48,7 +48,7 @@ func run(ctx context.Context, p Process, log *slog.Logger) error {
 		_, err := fmt.Fprintln(p.Stderr, p.Build)
 		return err
 	}
-	return errors.New("this program boots a banger VM as its /init; by hand it only knows: version")
+	return errors.New("this program boots a banger machine as its /init; by hand it only knows: version")
 }
 
 func runAgent(ctx context.Context, build string, log *slog.Logger) error {

@@ -14,7 +14,7 @@ func TestRun(t *testing.T) {
 		want string
 	}{
 		{"Version", []string{"version"}, 0, "1.2.3\n"},
-		{"ErrByHand", nil, 1, "banger-guest: this program boots a banger VM as its /init"},
+		{"ErrByHand", nil, 1, "banger-guest: this program boots a banger machine as its /init"},
 		{"ErrAgentOutsideOfVM", []string{"agent"}, 1, "banger-guest: read boot record: open /run/banger/boot.json"},
 	}
 	for _, tt := range tests {

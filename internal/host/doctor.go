@@ -33,7 +33,7 @@ func Doctor(ctx context.Context, c config.Config, tools Tools, vmlinux string) [
 		checkProgram("mmdebstrap", "mmdebstrap", "builds images", install),
 		checkProgram("mkfs.ext4", "e2fsprogs", "makes disks", install),
 		checkProgram("depmod", "kmod", "indexes kernel modules", install),
-		checkProgram("nsenter", "util-linux", "starts VMs in the network's namespace", install),
+		checkProgram("nsenter", "util-linux", "starts machines in the network's namespace", install),
 		checkPasta(install),
 		checkTun(),
 		checkUserNamespaces(),
@@ -43,16 +43,16 @@ func Doctor(ctx context.Context, c config.Config, tools Tools, vmlinux string) [
 }
 
 func checkKVM() api.Check {
-	check := api.Check{Name: "kvm", Status: api.CheckOK, Found: "/dev/kvm opens"}
+	check := api.Check{Name: "kvm", Status: api.CheckOK, Detail: "/dev/kvm opens"}
 	file, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	switch {
 	case err == nil:
 		file.Close()
 	case errors.Is(err, os.ErrNotExist):
-		check.Status, check.Found = api.CheckWarning, "no /dev/kvm: VMs are emulated, which is slow"
+		check.Status, check.Detail = api.CheckWarning, "no /dev/kvm: machines are emulated, which is slow"
 		check.Repair = "switch virtualization on in the firmware, or nested virtualization if this is a VM; then: sudo modprobe kvm_intel || sudo modprobe kvm_amd"
 	default:
-		check.Status, check.Found = api.CheckWarning, fmt.Sprintf("%v: VMs are emulated, which is slow", err)
+		check.Status, check.Detail = api.CheckWarning, fmt.Sprintf("%v: machines are emulated, which is slow", err)
 		check.Repair = "sudo usermod -aG kvm $USER   # then log in again"
 	}
 	return check
@@ -83,13 +83,13 @@ func checkQEMU(ctx context.Context, tools Tools, vmlinux, install string) api.Ch
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok && len(exit.Stderr) > 0 {
 			err = errors.New(strings.TrimSpace(string(exit.Stderr)))
 		}
-		check.Status, check.Found = api.CheckFailed, err.Error()
+		check.Status, check.Detail = api.CheckFailed, err.Error()
 		return check
 	}
 	check.Status, check.Repair = api.CheckOK, ""
-	check.Found = fmt.Sprintf("version %s; KVM %s", found.QEMUVersion, found.Why)
+	check.Detail = fmt.Sprintf("version %s; KVM %s", found.QEMUVersion, found.Why)
 	if found.Accel != "" {
-		check.Found = fmt.Sprintf("version %s, runs VMs with %s: %s", found.QEMUVersion, found.Accel, found.Why)
+		check.Detail = fmt.Sprintf("version %s, runs machines with %s: %s", found.QEMUVersion, found.Accel, found.Why)
 	}
 	return check
 }
@@ -97,51 +97,51 @@ func checkQEMU(ctx context.Context, tools Tools, vmlinux, install string) api.Ch
 func checkVMM(ctx context.Context, c config.Config, tools Tools, vmlinux string) api.Check {
 	check := api.Check{Name: "vmm", Status: api.CheckOK}
 	if vmlinux == "" {
-		check.Found = "not tried yet: there is no kernel to boot"
+		check.Detail = "not tried yet: there is no kernel to boot"
 		remedy := api.OpPullKernel.Remedy(api.PullKernel{Source: c.Kernel}, "fetch one")
 		check.Remedy = &remedy
 		return check
 	}
 	vmm, err := PickVMM(ctx, c, tools, vmlinux)
 	if err != nil {
-		check.Status, check.Found = api.CheckFailed, err.Error()
+		check.Status, check.Detail = api.CheckFailed, err.Error()
 		remedy := api.OpStatus.Remedy(api.None{}, "change the setting vmm")
 		check.Remedy = &remedy
 		return check
 	}
-	check.Found = vmm.Binary + ": " + vmm.Why
+	check.Detail = vmm.Binary + ": " + vmm.Why
 	return check
 }
 
 func checkProgram(name, pkg, purpose, install string) api.Check {
 	path, err := hostinfo.LookPath(name)
 	if err != nil {
-		return api.Check{Name: name, Status: api.CheckFailed, Found: "not found; it " + purpose, Repair: install + " " + pkg}
+		return api.Check{Name: name, Status: api.CheckFailed, Detail: "not found; it " + purpose, Repair: install + " " + pkg}
 	}
-	return api.Check{Name: name, Status: api.CheckOK, Found: path}
+	return api.Check{Name: name, Status: api.CheckOK, Detail: path}
 }
 
 // checkPasta looks for the uplink of a network without root; root has another.
 func checkPasta(install string) api.Check {
-	check := api.Check{Name: "pasta", Status: api.CheckOK, Found: "not needed by root"}
+	check := api.Check{Name: "pasta", Status: api.CheckOK, Detail: "not needed by root"}
 	if os.Geteuid() == 0 {
 		return check
 	}
 	path, err := hostinfo.LookPath("pasta")
 	if err != nil {
-		check.Status, check.Found, check.Repair = api.CheckFailed, "not found; it connects machines to the world", install+" passt"
+		check.Status, check.Detail, check.Repair = api.CheckFailed, "not found; it connects machines to the world", install+" passt"
 		return check
 	}
-	check.Found = path
+	check.Detail = path
 	return check
 }
 
 // checkTun looks at the device that taps are made of.
 func checkTun() api.Check {
-	check := api.Check{Name: "tun", Status: api.CheckOK, Found: "/dev/net/tun opens"}
+	check := api.Check{Name: "tun", Status: api.CheckOK, Detail: "/dev/net/tun opens"}
 	file, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	if err != nil {
-		check.Status, check.Found = api.CheckFailed, err.Error()
+		check.Status, check.Detail = api.CheckFailed, err.Error()
 		check.Repair = "sudo modprobe tun; sudo chmod 0666 /dev/net/tun   # or make machines without a network: --net none"
 		return check
 	}
@@ -152,20 +152,20 @@ func checkTun() api.Check {
 // checkUserNamespaces looks at what mmdebstrap needs to build an image without root: a range of subordinate ids, the
 // helpers that map them, and a kernel that lets users make namespaces.
 func checkUserNamespaces() api.Check {
-	check := api.Check{Name: "user namespaces", Status: api.CheckOK, Found: "not needed by root"}
+	check := api.Check{Name: "user namespaces", Status: api.CheckOK, Detail: "not needed by root"}
 	if os.Geteuid() == 0 {
 		return check
 	}
 	if err := cmp.Or(hostinfo.CheckIDMaps(), hostinfo.CheckNamespaces()); err != nil {
 		return failed(check.Name, err)
 	}
-	check.Found = "allowed, with subordinate ids"
+	check.Detail = "allowed, with subordinate ids"
 	return check
 }
 
 // failed is a check that found this error; what it hints at is the repair.
 func failed(name string, err error) api.Check {
-	check := api.Check{Name: name, Status: api.CheckFailed, Found: err.Error()}
+	check := api.Check{Name: name, Status: api.CheckFailed, Detail: err.Error()}
 	if e, ok := errors.AsType[*api.Error](err); ok {
 		check.Repair = e.Hint
 	}
@@ -176,11 +176,11 @@ func checkDisk(home string) api.Check {
 	check := api.Check{Name: "disk space", Status: api.CheckOK}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(home, &fs); err != nil {
-		check.Status, check.Found = api.CheckFailed, fmt.Sprintf("look at %s: %v", home, err)
+		check.Status, check.Detail = api.CheckFailed, fmt.Sprintf("look at %s: %v", home, err)
 		return check
 	}
 	free := int64(fs.Bavail) * fs.Bsize
-	check.Found = fmt.Sprintf("%.1f GiB free in %s", float64(free)/(1<<30), home)
+	check.Detail = fmt.Sprintf("%.1f GiB free in %s", float64(free)/(1<<30), home)
 	if free < lowDiskBytes {
 		check.Status, check.Repair = api.CheckWarning, "free some space, or set BANGER_HOME to a folder on a larger disk"
 	}
@@ -190,7 +190,7 @@ func checkDisk(home string) api.Check {
 // checkSocketPath looks whether a VM's sockets fit into what the kernel allows for a path.
 func checkSocketPath(d home.Dir) api.Check {
 	path := d.LongestSocket()
-	check := api.Check{Name: "socket paths", Status: api.CheckOK, Found: fmt.Sprintf("%d of %d bytes", len(path), home.MaxSocketPathBytes)}
+	check := api.Check{Name: "socket paths", Status: api.CheckOK, Detail: fmt.Sprintf("%d of %d bytes", len(path), home.MaxSocketPathBytes)}
 	if home.CheckSocketPath(path) != nil {
 		check.Status, check.Repair = api.CheckFailed, "set BANGER_HOME to a shorter path"
 	}

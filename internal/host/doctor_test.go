@@ -25,11 +25,11 @@ func TestCheckQEMU(t *testing.T) {
 	}{
 		{
 			"OK", `echo '{"accel":"tcg","why":"no KVM","qemu_version":"10.0.2"}'; test "$*" = "--probe-accel /vmlinux"`,
-			api.Check{Name: "qemu", Status: api.CheckOK, Found: "version 10.0.2, runs VMs with tcg: no KVM"},
+			api.Check{Name: "qemu", Status: api.CheckOK, Detail: "version 10.0.2, runs machines with tcg: no KVM"},
 		},
-		{"SaysWhy", "echo 'QEMU 7.2 is too old' >&2; exit 1", api.Check{Name: "qemu", Status: api.CheckFailed, Found: "QEMU 7.2 is too old"}},
-		{"SaysNothing", "exit 1", api.Check{Name: "qemu", Status: api.CheckFailed, Found: "exit status 1"}},
-		{"NoJSON", "echo hello", api.Check{Name: "qemu", Status: api.CheckFailed, Found: "invalid character 'h' looking for beginning of value"}},
+		{"SaysWhy", "echo 'QEMU 7.2 is too old' >&2; exit 1", api.Check{Name: "qemu", Status: api.CheckFailed, Detail: "QEMU 7.2 is too old"}},
+		{"SaysNothing", "exit 1", api.Check{Name: "qemu", Status: api.CheckFailed, Detail: "exit status 1"}},
+		{"NoJSON", "echo hello", api.Check{Name: "qemu", Status: api.CheckFailed, Detail: "invalid character 'h' looking for beginning of value"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -69,11 +69,11 @@ func TestCheckVMM(t *testing.T) {
 		name, vmm, vmlinux string
 		want               api.Check
 	}{
-		{"NoKernel", "auto", "", api.Check{Name: "vmm", Status: api.CheckOK, Found: "not tried yet: there is no kernel to boot", Remedy: remedy(api.OpPullKernel.Remedy(api.PullKernel{}, "fetch one"))}},
-		{"Own", "auto", "/vmlinux", api.Check{Name: "vmm", Status: api.CheckOK, Found: "/q: there is no firecracker on the path"}},
+		{"NoKernel", "auto", "", api.Check{Name: "vmm", Status: api.CheckOK, Detail: "not tried yet: there is no kernel to boot", Remedy: remedy(api.OpPullKernel.Remedy(api.PullKernel{}, "fetch one"))}},
+		{"Own", "auto", "/vmlinux", api.Check{Name: "vmm", Status: api.CheckOK, Detail: "/q: there is no firecracker on the path"}},
 		{"Missing", "none", "/vmlinux", api.Check{
 			Name: "vmm", Status: api.CheckFailed, Remedy: remedy(api.OpStatus.Remedy(api.None{}, "change the setting vmm")),
-			Found: `find configured VMM: exec: "none": executable file not found in $PATH`,
+			Detail: `find configured VMM: exec: "none": executable file not found in $PATH`,
 		}},
 	}
 	for _, tt := range tests {
@@ -87,11 +87,11 @@ func TestCheckVMM(t *testing.T) {
 func TestCheckProgram(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PATH", dir)
-	want := api.Check{Name: "no-such-mkfs", Status: api.CheckFailed, Found: "not found; it makes disks", Repair: "sudo dnf install e2fsprogs"}
+	want := api.Check{Name: "no-such-mkfs", Status: api.CheckFailed, Detail: "not found; it makes disks", Repair: "sudo dnf install e2fsprogs"}
 	if diff := cmp.Diff(want, checkProgram("no-such-mkfs", "e2fsprogs", "makes disks", "sudo dnf install")); diff != "" {
 		t.Errorf("missing (-want +got):\n%s", diff)
 	}
-	want = api.Check{Name: "no-such-mkfs", Status: api.CheckOK, Found: script(t, dir, "no-such-mkfs", "")}
+	want = api.Check{Name: "no-such-mkfs", Status: api.CheckOK, Detail: script(t, dir, "no-such-mkfs", "")}
 	if diff := cmp.Diff(want, checkProgram("no-such-mkfs", "e2fsprogs", "makes disks", "")); diff != "" {
 		t.Errorf("found (-want +got):\n%s", diff)
 	}
@@ -105,7 +105,7 @@ func TestCheckPaths(t *testing.T) {
 			t.Errorf("a path of %d bytes: %+v", n, got)
 		}
 	}
-	if got := checkDisk(t.TempDir()); got.Status == api.CheckFailed || !strings.Contains(got.Found, "GiB free") {
+	if got := checkDisk(t.TempDir()); got.Status == api.CheckFailed || !strings.Contains(got.Detail, "GiB free") {
 		t.Errorf("checkDisk = %+v", got)
 	}
 	if got := checkDisk(filepath.Join(t.TempDir(), "none")); got.Status != api.CheckFailed {
@@ -119,7 +119,7 @@ func TestDoctor(t *testing.T) {
 	var names []string
 	for _, c := range checks {
 		names = append(names, c.Name)
-		if c.Found == "" || c.Status != api.CheckOK && c.Repair == "" {
+		if c.Detail == "" || c.Status != api.CheckOK && c.Repair == "" {
 			t.Errorf("check %+v", c)
 		}
 	}

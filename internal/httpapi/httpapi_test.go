@@ -28,7 +28,7 @@ func newServer(t *testing.T) *Server {
 // Whatever path and method a client asks for, it gets the API's own kind of answer.
 func TestUnknownRoutes(t *testing.T) {
 	handler := newServer(t)
-	for _, call := range []string{"GET /", "GET /v1", "GET /v2/vms", "PUT /v1/vms", "GET /v1/vms/web/nonsense", "POST /v1/daemon", "DELETE /v1/doctor"} {
+	for _, call := range []string{"GET /", "GET /v1", "GET /v2/machines", "PUT /v1/machines", "GET /v1/machines/web/nonsense", "POST /v1/daemon", "DELETE /v1/doctor"} {
 		method, path, _ := strings.Cut(call, " ")
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, httptest.NewRequest(method, path, nil))

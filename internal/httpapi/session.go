@@ -123,7 +123,7 @@ func (s *Server) bindRun(c *control.Control) {
 			return nil
 		})
 		if err != nil {
-			s.log.Warn("run", "name", in.VM.Name, "error", err)
+			s.log.Warn("run", "name", in.Machine.Name, "error", err)
 		}
 		if err != nil && !exited {
 			_ = n.frames.WriteJSON(api.FrameExit, api.ExecExit{Error: control.PublicError(err)}) // the client may be gone

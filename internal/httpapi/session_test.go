@@ -29,10 +29,10 @@ func serveMachines(t *testing.T, how string) (*served, *control.Control) {
 // machine makes a machine that runs.
 func (s *served) machine(t *testing.T) {
 	t.Helper()
-	if _, err := s.client.CreateVM(t.Context(), api.CreateVM{Name: "web"}, nil); err != nil {
+	if _, err := s.client.CreateMachine(t.Context(), api.CreateMachine{Name: "web"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.client.StartVM(t.Context(), api.StartVM{VM: "web"}, nil); err != nil {
+	if _, err := s.client.StartMachine(t.Context(), api.StartMachine{Machine: "web"}, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -113,7 +113,7 @@ func TestExecSession(t *testing.T) {
 		{"Environment", api.Exec{Argv: shell("echo $A; pwd"), Env: []string{"A=b"}, Dir: "/usr"}, nil, "b\n/usr\n", "", api.ExecExit{}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			test.in.VM = "web"
+			test.in.Machine = "web"
 			conn, err := s.client.Exec(t.Context(), test.in)
 			if err != nil {
 				t.Fatal(err)
@@ -144,10 +144,10 @@ func unless(right bool) error {
 
 func TestExecRefused(t *testing.T) {
 	s, _ := serveMachines(t, vmtest.Well)
-	if _, err := s.client.Exec(t.Context(), api.Exec{VM: "nobody"}); api.CodeOf(err) != api.CodeNotFound {
+	if _, err := s.client.Exec(t.Context(), api.Exec{Machine: "nobody"}); api.CodeOf(err) != api.CodeNotFound {
 		t.Errorf("exec in nothing = %v", err)
 	}
-	for _, target := range []string{"vms/web/exec", "vms/run"} { // without the header Upgrade
+	for _, target := range []string{"machines/web/exec", "machines/run"} { // without the header Upgrade
 		if status, _, body := s.raw(t, http.MethodPost, target, ""); status != http.StatusBadRequest || !strings.Contains(body, api.ExecUpgrade) {
 			t.Errorf("%s: %d %s", target, status, body)
 		}
@@ -178,7 +178,7 @@ func TestSessionProtocolBroken(t *testing.T) {
 		}, "the client sent more input than it may"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			conn, err := s.client.Exec(t.Context(), api.Exec{VM: "web", Argv: []string{"/bin/sleep", "61"}, Stdin: true})
+			conn, err := s.client.Exec(t.Context(), api.Exec{Machine: "web", Argv: []string{"/bin/sleep", "61"}, Stdin: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -201,7 +201,7 @@ func TestSessionProtocolBroken(t *testing.T) {
 func TestExecClientLeaves(t *testing.T) {
 	s, _ := serveMachines(t, vmtest.Well)
 	s.machine(t)
-	conn, err := s.client.Exec(t.Context(), api.Exec{VM: "web", Argv: shell("echo $$; exec sleep 62")})
+	conn, err := s.client.Exec(t.Context(), api.Exec{Machine: "web", Argv: shell("echo $$; exec sleep 62")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +227,7 @@ func TestExecClientLeaves(t *testing.T) {
 func TestServerEndsSessions(t *testing.T) {
 	s, _ := serveMachines(t, vmtest.Well)
 	s.machine(t)
-	conn, err := s.client.Exec(t.Context(), api.Exec{VM: "web", Argv: []string{"/bin/sleep", "63"}})
+	conn, err := s.client.Exec(t.Context(), api.Exec{Machine: "web", Argv: []string{"/bin/sleep", "63"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,12 +249,12 @@ func TestRunSession(t *testing.T) {
 		code   api.Code // of the exit's error
 		left   int      // machines
 	}{
-		{"AutoRemove", api.Run{VM: api.CreateVM{AutoRemove: true}, Argv: shell("echo out; exit 3")}, nil, "out\n", api.ExecExit{Code: 3}, "", 0},
-		{"Detach", api.Run{VM: api.CreateVM{Name: "web"}, Detach: true}, nil, "", api.ExecExit{}, "", 1},
-		{"NameTaken", api.Run{VM: api.CreateVM{Name: "web"}, Argv: shell("true")}, nil, "", api.ExecExit{}, api.CodeConflict, 1},
-		{"TooMuchToTell", api.Run{VM: api.CreateVM{AutoRemove: true, Env: []string{"A=" + strings.Repeat("x", api.MaxFramePayload)}}, Argv: shell("true")}, nil, "", api.ExecExit{}, api.CodeInternal, 1},
+		{"AutoRemove", api.Run{Machine: api.CreateMachine{AutoRemove: true}, Argv: shell("echo out; exit 3")}, nil, "out\n", api.ExecExit{Code: 3}, "", 0},
+		{"Detach", api.Run{Machine: api.CreateMachine{Name: "web"}, Detach: true}, nil, "", api.ExecExit{}, "", 1},
+		{"NameTaken", api.Run{Machine: api.CreateMachine{Name: "web"}, Argv: shell("true")}, nil, "", api.ExecExit{}, api.CodeConflict, 1},
+		{"TooMuchToTell", api.Run{Machine: api.CreateMachine{AutoRemove: true, Env: []string{"A=" + strings.Repeat("x", api.MaxFramePayload)}}, Argv: shell("true")}, nil, "", api.ExecExit{}, api.CodeInternal, 1},
 		{"BadWait", api.Run{Wait: api.WaitStopped}, nil, "", api.ExecExit{}, api.CodeInvalid, 1},
-		{"EarlyFrames", api.Run{VM: api.CreateVM{AutoRemove: true}, Argv: shell("cat"), Stdin: true}, func(c *api.FrameConn) error {
+		{"EarlyFrames", api.Run{Machine: api.CreateMachine{AutoRemove: true}, Argv: shell("cat"), Stdin: true}, func(c *api.FrameConn) error {
 			return errors.Join(c.Write(api.FrameStdin, []byte("early")), c.Write(api.FrameStdinClose, nil))
 		}, "early", api.ExecExit{}, "", 1},
 	} {
@@ -279,7 +279,7 @@ func TestRunSession(t *testing.T) {
 			if test.code == "" && got.progress == 0 {
 				t.Error("no progress was told")
 			}
-			if vms, err := s.client.VMs(t.Context()); len(vms) != test.left || err != nil {
+			if vms, err := s.client.Machines(t.Context()); len(vms) != test.left || err != nil {
 				t.Errorf("%d machines are left, want %d (%v)", len(vms), test.left, err)
 			}
 		})
@@ -291,7 +291,7 @@ func TestRunClientLeaves(t *testing.T) {
 	for how, wait := range map[string]api.WaitFor{vmtest.Mute: "", vmtest.Boots: api.WaitBooted, vmtest.Well: ""} {
 		t.Run(how, func(t *testing.T) {
 			s, c := serveMachines(t, how)
-			conn, err := s.client.Run(t.Context(), api.Run{VM: api.CreateVM{AutoRemove: true}, Wait: wait, Argv: []string{"/bin/sleep", "64"}})
+			conn, err := s.client.Run(t.Context(), api.Run{Machine: api.CreateMachine{AutoRemove: true}, Wait: wait, Argv: []string{"/bin/sleep", "64"}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -315,7 +315,7 @@ func TestRunClientLeaves(t *testing.T) {
 				close(done)
 			}()
 			await(t, done, "the session's end")
-			if vms, err := s.client.VMs(t.Context()); len(vms) != 0 || err != nil {
+			if vms, err := s.client.Machines(t.Context()); len(vms) != 0 || err != nil {
 				t.Errorf("machines are left: %+v, %v", vms, err)
 			}
 			await(t, c.Gate.Close(), "the end of all changes")
@@ -326,7 +326,7 @@ func TestRunClientLeaves(t *testing.T) {
 // A run is a change until its command runs; then it is a session, which a daemon that is replaced does not wait for.
 func TestRunAndGate(t *testing.T) {
 	s, c := serveMachines(t, vmtest.Well)
-	conn, err := s.client.Run(t.Context(), api.Run{VM: api.CreateVM{AutoRemove: true}, Argv: shell("cat"), Stdin: true})
+	conn, err := s.client.Run(t.Context(), api.Run{Machine: api.CreateMachine{AutoRemove: true}, Argv: shell("cat"), Stdin: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -341,7 +341,7 @@ func TestRunAndGate(t *testing.T) {
 		}
 	}
 	await(t, c.Gate.Close(), "the end of all changes")
-	if _, err := s.client.Run(t.Context(), api.Run{VM: api.CreateVM{AutoRemove: true}}); err == nil {
+	if _, err := s.client.Run(t.Context(), api.Run{Machine: api.CreateMachine{AutoRemove: true}}); err == nil {
 		late, err := s.client.Run(t.Context(), api.Run{})
 		if err != nil {
 			t.Fatal(err)
@@ -383,7 +383,7 @@ func TestUpgradeOnTheWire(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	io.WriteString(conn, "POST /v1/vms/web/exec HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: BANGER-exec/1\r\nContent-Length: 17\r\n\r\n{\"argv\":[\"true\"]}")
+	io.WriteString(conn, "POST /v1/machines/web/exec HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: BANGER-exec/1\r\nContent-Length: 17\r\n\r\n{\"argv\":[\"true\"]}")
 	r := bufio.NewReader(conn)
 	response, err := http.ReadResponse(r, nil)
 	if err != nil {

@@ -179,7 +179,7 @@ func (c *Catalog) describe(r store.Artifact, users []string) api.Image {
 	}
 	m, err := load(c.Dir(r.ID))
 	if err != nil {
-		image.Trouble = err.Error()
+		image.Error = err.Error()
 		return image
 	}
 	image.Architecture, image.Packages, image.Preset, image.PresetSHA256 = m.Architecture, m.Packages, m.Preset, m.PresetSHA256
@@ -187,7 +187,7 @@ func (c *Catalog) describe(r store.Artifact, users []string) api.Image {
 	image.Stale = c.Stale != nil && c.Stale(m.Preset, m.PresetSHA256)
 	usage, err := disk.UsageOf(c.Rootfs(r.ID))
 	if err != nil {
-		image.Trouble = err.Error()
+		image.Error = err.Error()
 		return image
 	}
 	if m.InPlace != "" {

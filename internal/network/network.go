@@ -129,7 +129,7 @@ func (p Endpoint) Check(subnet netip.Prefix) error {
 		return fmt.Errorf("endpoint MAC %.30q is no unicast address in the form 02:00:00:00:00:01", p.MAC)
 	}
 	if !usable(subnet, p.Address) {
-		return fmt.Errorf("endpoint address %s is not for a VM of %s", p.Address, subnet)
+		return fmt.Errorf("endpoint address %s is not for a machine of %s", p.Address, subnet)
 	}
 	if p.MAC == MAC(Gateway(subnet)) {
 		return errors.New("endpoint MAC is the gateway's")

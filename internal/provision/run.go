@@ -51,7 +51,7 @@ func waitBooted(ctx context.Context, a agent) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
 	if _, err := a.WaitBooted(ctx); err != nil {
-		return fmt.Errorf("wait for the boot of the build's VM: %w", err)
+		return fmt.Errorf("wait for the boot of the build's machine: %w", err)
 	}
 	return nil
 }

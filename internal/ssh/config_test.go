@@ -40,7 +40,7 @@ func TestConfigText(t *testing.T) {
 		}
 	}
 	if strings.Contains(got, "proxyjump elsewhere") {
-		t.Error("ssh would jump to a VM")
+		t.Error("ssh would jump to a machine")
 	}
 	if got := settings("example.org"); !strings.Contains(got, "user alice\n") || !strings.Contains(got, "proxyjump elsewhere\n") || strings.Contains(got, "banger") {
 		t.Errorf("ssh -G example.org:\n%s", got)

@@ -206,7 +206,7 @@ func TestNotFoundSaysWhereToLook(t *testing.T) {
 	_, vmErr := s.VM(t.Context(), "x")
 	_, imageErr := s.Artifact(t.Context(), KindImage, "x")
 	_, kernelErr := s.Artifact(t.Context(), KindKernel, "x")
-	for want, err := range map[string]error{api.OpVMs.Name: vmErr, api.OpImages.Name: imageErr, api.OpKernels.Name: kernelErr} {
+	for want, err := range map[string]error{api.OpMachines.Name: vmErr, api.OpImages.Name: imageErr, api.OpKernels.Name: kernelErr} {
 		e, ok := errors.AsType[*api.Error](err)
 		if !ok || e.Code != api.CodeNotFound || len(e.Remedies) != 1 || e.Remedies[0].Operation != want {
 			t.Errorf("%#v, want not found with the remedy %s", err, want)

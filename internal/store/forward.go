@@ -42,7 +42,7 @@ func insertForward(ctx context.Context, tx *sql.Tx, id string, f api.Forward) er
 	if err != nil {
 		return err
 	}
-	return api.Errorf(api.CodeConflict, "%s port %s of this host is %w, to VM %s", f.Protocol, f.Listen(), errForwardTaken, owner).
+	return api.Errorf(api.CodeConflict, "%s port %s of this host is %w, to machine %s", f.Protocol, f.Listen(), errForwardTaken, owner).
 		WithRemedy(api.OpRemoveForward.Remedy(
-			api.RemoveForward{VM: owner, Protocol: f.Protocol, Host: f.Host, HostPort: f.HostPort}, "choose another one, or end it"))
+			api.RemoveForward{Machine: owner, Protocol: f.Protocol, Host: f.Host, HostPort: f.HostPort}, "choose another one, or end it"))
 }

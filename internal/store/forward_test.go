@@ -24,13 +24,13 @@ func TestForwards(t *testing.T) {
 		t.Errorf("insert with a port that is taken: %v", err)
 	}
 	if _, err := s.VM(t.Context(), "late"); api.CodeOf(err) != api.CodeNotFound {
-		t.Errorf("a VM whose forward was refused: %v", err)
+		t.Errorf("a machine whose forward was refused: %v", err)
 	}
 	if err := s.AddForward(t.Context(), second.ID, web); api.CodeOf(err) != api.CodeConflict {
 		t.Errorf("add a port that is taken: %v", err)
 	}
 	if err := s.AddForward(t.Context(), "aaaa0000ffff", api.Forward{Protocol: api.TCP, Host: loopback, HostPort: 1, GuestPort: 1}); api.CodeOf(err) != api.CodeNotFound {
-		t.Errorf("add to no VM: %v", err)
+		t.Errorf("add to no machine: %v", err)
 	}
 	other := web
 	other.Protocol = api.UDP
@@ -47,6 +47,6 @@ func TestForwards(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := s.AddForward(t.Context(), second.ID, web); err != nil {
-		t.Errorf("the port of a VM that is gone: %v", err)
+		t.Errorf("the port of a machine that is gone: %v", err)
 	}
 }

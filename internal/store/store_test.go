@@ -76,7 +76,7 @@ func TestOpenMigratesFromEmpty(t *testing.T) {
 	}
 	again := openAt(t, path)
 	if vms, err := again.VMs(t.Context()); len(vms) != 0 || err != nil {
-		t.Errorf("VMs of an empty database = %v, %v", vms, err)
+		t.Errorf("machines of an empty database = %v, %v", vms, err)
 	}
 }
 
@@ -116,10 +116,10 @@ PRAGMA user_version = 2`) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if vm.ImageName != "debian:trixie" || vm.KernelName != "debian:trixie" {
-		t.Errorf("the VM's image and kernel are %q and %q", vm.ImageName, vm.KernelName)
+		t.Errorf("the machine's image and kernel are %q and %q", vm.ImageName, vm.KernelName)
 	}
 	if err := s.DeleteArtifact(t.Context(), KindImage, image); api.CodeOf(err) != api.CodeConflict {
-		t.Errorf("the VM's image can be deleted: %v", err)
+		t.Errorf("the machine's image can be deleted: %v", err)
 	}
 }
 
@@ -276,7 +276,7 @@ func oneLife(ctx context.Context, s *Store, id, image, kernel string) error {
 		return err
 	}
 	if v, err := s.VM(ctx, id); err != nil || v.VMMPID != 7 {
-		return fmt.Errorf("VM %s: pid %d, %w", id, v.VMMPID, err)
+		return fmt.Errorf("machine %s: pid %d, %w", id, v.VMMPID, err)
 	}
 	if _, err := s.VMs(ctx); err != nil {
 		return err

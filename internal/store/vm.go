@@ -46,7 +46,7 @@ type VM struct {
 	KernelName string // likewise
 }
 
-var vmEntity = entity{"machine", api.OpVMs.Remedy(api.None{}, "see what there is")}
+var vmEntity = entity{"machine", api.OpMachines.Remedy(api.None{}, "see what there is")}
 
 // columnsOf are those of a VM's record, which they point into.
 func columnsOf(v *VM) columns {
@@ -119,12 +119,12 @@ func (s *Store) InsertVM(ctx context.Context, v *VM, lease func(taken map[netip.
 	case errors.Is(err, errForwardTaken):
 		return err
 	case isConstraint(err, uniqueViolation):
-		return api.Errorf(api.CodeConflict, "a VM named %q exists already", v.Name).
-			WithRemedy(api.OpRemoveVM.Remedy(api.RemoveVM{VM: v.Name}, "choose another name, or remove it"))
+		return api.Errorf(api.CodeConflict, "a machine named %q exists already", v.Name).
+			WithRemedy(api.OpRemoveMachine.Remedy(api.RemoveMachine{Machine: v.Name}, "choose another name, or remove it"))
 	case isConstraint(err, foreignKeyViolation):
-		return api.Errorf(api.CodeConflict, "the image or kernel of VM %q was removed meanwhile", v.Name).WithHint("try again")
+		return api.Errorf(api.CodeConflict, "the image or kernel of machine %q was removed meanwhile", v.Name).WithHint("try again")
 	case err != nil:
-		return fmt.Errorf("record VM %s: %w", v.Name, err)
+		return fmt.Errorf("record machine %s: %w", v.Name, err)
 	}
 	return nil
 }
@@ -173,7 +173,7 @@ func (s *Store) VMs(ctx context.Context) ([]VM, error) {
 func (s *Store) CountVMs(ctx context.Context) (all, running int, err error) {
 	err = s.db.QueryRowContext(ctx, `SELECT COUNT(*), COUNT(*) FILTER (WHERE state = ?) FROM vms`, api.StateRunning).Scan(&all, &running)
 	if err != nil {
-		return 0, 0, fmt.Errorf("count VMs: %w", err)
+		return 0, 0, fmt.Errorf("count machines: %w", err)
 	}
 	return all, running, nil
 }
@@ -231,7 +231,7 @@ func (s *Store) SetLeased(ctx context.Context, id string, leased bool) error {
 // DeleteVM deletes the record; there being none is no error.
 func (s *Store) DeleteVM(ctx context.Context, id string) error {
 	if _, err := s.exec(ctx, `DELETE FROM vms WHERE id = ?`, id); err != nil {
-		return fmt.Errorf("delete record of VM %s: %w", id, err)
+		return fmt.Errorf("delete record of machine %s: %w", id, err)
 	}
 	return nil
 }
@@ -239,7 +239,7 @@ func (s *Store) DeleteVM(ctx context.Context, id string) error {
 func (s *Store) updateVM(ctx context.Context, id, set string, args ...any) error {
 	result, err := s.exec(ctx, `UPDATE vms SET `+set+` WHERE id = ?`, append(args, id)...)
 	if err != nil {
-		return fmt.Errorf("update record of VM %s: %w", id, err)
+		return fmt.Errorf("update record of machine %s: %w", id, err)
 	}
 	if n, err := result.RowsAffected(); err == nil && n == 0 {
 		return notFound(vmEntity, id)

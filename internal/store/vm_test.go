@@ -55,7 +55,7 @@ func TestVMEveryFieldSurvives(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
-		t.Errorf("VM (-want +got):\n%s", diff)
+		t.Errorf("machine (-want +got):\n%s", diff)
 	}
 }
 
@@ -131,7 +131,7 @@ func TestVMStates(t *testing.T) {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
-			t.Errorf("%s: VM (-want +got):\n%s", tt.name, diff)
+			t.Errorf("%s: machine (-want +got):\n%s", tt.name, diff)
 		}
 	}
 }
@@ -149,10 +149,10 @@ func TestInsertVMErrors(t *testing.T) {
 		wantCode api.Code
 		wantText string
 	}{
-		{"NameTaken", func(v *VM) { v.ID = "aaaa00000002" }, api.CodeConflict, `a VM named "web" exists already`},
+		{"NameTaken", func(v *VM) { v.ID = "aaaa00000002" }, api.CodeConflict, `a machine named "web" exists already`},
 		{"NoImage", func(v *VM) { v.ID, v.Name, v.ImageID = "aaaa00000002", "db", id("9", 64) }, api.CodeConflict, "was removed meanwhile"},
 		{"NoKernel", func(v *VM) { v.ID, v.Name, v.KernelID = "aaaa00000002", "db", id("9", 64) }, api.CodeConflict, "was removed meanwhile"},
-		{"IDTaken", func(v *VM) { v.Name = "db" }, api.CodeInternal, "record VM db"},
+		{"IDTaken", func(v *VM) { v.Name = "db" }, api.CodeInternal, "record machine db"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -165,7 +165,7 @@ func TestInsertVMErrors(t *testing.T) {
 		})
 	}
 	if all, err := s.VMs(t.Context()); len(all) != 1 || err != nil {
-		t.Errorf("%d VMs, %v; want the first alone", len(all), err)
+		t.Errorf("%d machines, %v; want the first alone", len(all), err)
 	}
 }
 
@@ -209,10 +209,10 @@ func TestVMLookup(t *testing.T) {
 			}
 			got, err := s.VM(t.Context(), tt.ref)
 			if got.ID != tt.want || (wantCode == "") != (err == nil) || err != nil && api.CodeOf(err) != wantCode {
-				t.Errorf("VM(%q) = %q, %v; want %q, %q", tt.ref, got.ID, err, tt.want, wantCode)
+				t.Errorf("machine(%q) = %q, %v; want %q, %q", tt.ref, got.ID, err, tt.want, wantCode)
 			}
 			if e, ok := errors.AsType[*api.Error](err); ok && e.Hint == "" && len(e.Remedies) == 0 {
-				t.Errorf("VM(%q) = %v without a hint", tt.ref, err)
+				t.Errorf("machine(%q) = %v without a hint", tt.ref, err)
 			}
 		})
 	}
@@ -239,7 +239,7 @@ func TestVMsOldestFirst(t *testing.T) {
 		got = append(got, v.Name)
 	}
 	if diff := cmp.Diff([]string{"first", "second", "third"}, got); diff != "" {
-		t.Errorf("VMs (-want +got):\n%s", diff)
+		t.Errorf("machines (-want +got):\n%s", diff)
 	}
 }
 
@@ -251,11 +251,11 @@ func TestUpdateOfMissingVM(t *testing.T) {
 		"SetRunning": s.SetRunning(ctx, "none", someTime), "SetStopped": s.SetStopped(ctx, "none", "", someTime), "SetLeased": s.SetLeased(ctx, "none", true),
 	} {
 		if api.CodeOf(err) != api.CodeNotFound {
-			t.Errorf("%s of no VM = %v, want not found", name, err)
+			t.Errorf("%s of no machine = %v, want not found", name, err)
 		}
 	}
 	if err := s.DeleteVM(ctx, "none"); err != nil {
-		t.Errorf("DeleteVM of no VM = %v, want nil", err)
+		t.Errorf("DeleteVM of no machine = %v, want nil", err)
 	}
 }
 
@@ -290,7 +290,7 @@ func TestAddressesAreLeasedOnce(t *testing.T) {
 		seen[v.Address] = true
 	}
 	if len(vms) != many || len(seen) != many {
-		t.Fatalf("%d VMs have %d addresses, want %d of both", len(vms), len(seen), many)
+		t.Fatalf("%d machines have %d addresses, want %d of both", len(vms), len(seen), many)
 	}
 	freed := vms[17]
 	if err := s.DeleteVM(t.Context(), freed.ID); err != nil {
@@ -298,6 +298,6 @@ func TestAddressesAreLeasedOnce(t *testing.T) {
 	}
 	next := VM{ID: "ffffffffffff", Name: "next", ImageID: image, KernelID: kernel, Network: api.NetworkUser, State: api.StateStopped}
 	if err := s.InsertVM(t.Context(), &next, lowest); err != nil || next.Address != freed.Address {
-		t.Errorf("the next VM has %s, %v; want %s", next.Address, err, freed.Address)
+		t.Errorf("the next machine has %s, %v; want %s", next.Address, err, freed.Address)
 	}
 }

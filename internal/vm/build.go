@@ -39,7 +39,7 @@ type Build struct {
 // buildFlow makes the VM of a build.
 func (m *Manager) buildFlow(x *machine, b Build) flow {
 	return flow{name: "build", steps: []step{
-		taking("record VM", x.record),
+		taking("record machine", x.record),
 		taking("make folder", x.folder),
 		// What follows lies in the folder.
 		{name: "gather inputs", do: func(ctx context.Context) error { return b.MakeInputs(ctx, x.dir.Inputs()) }},
@@ -99,7 +99,7 @@ func (m *Manager) Build(ctx context.Context, b Build) error {
 
 // planBuild checks what is asked for and makes the record.
 func (m *Manager) planBuild(ctx context.Context, b Build) (store.VM, error) {
-	rec, err := m.plan(api.CreateVM{
+	rec, err := m.plan(api.CreateMachine{
 		CPUs: b.CPUs, MemoryMiB: b.MemoryMiB, DiskMiB: b.SizeMiB, Network: b.Network, Isolated: true, Lease: true,
 	})
 	if err != nil {
@@ -159,7 +159,7 @@ func (m *Manager) endBuilt(ctx context.Context, x *machine, timeout time.Duratio
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return fmt.Errorf("shut down the build's VM: it did not end within %s", timeout)
+	return fmt.Errorf("shut down the build's machine: it did not end within %s", timeout)
 }
 
 // blameFullDisk says why a guest cannot write, which itself only sees errors of its disk.
@@ -190,6 +190,6 @@ func (m *Manager) keepBuild(ctx context.Context, x *machine, err error) error {
 		return errors.Join(err, leaseErr)
 	}
 	return api.Errorf(api.CodeOf(err), "%w", err).
-		WithRemedy(api.OpExec.Remedy(api.Exec{VM: x.rec.Name}, "the machine is kept; enter it")).
-		WithRemedy(api.OpRemoveVM.Remedy(api.RemoveVM{VM: x.rec.Name, Force: true}, "then remove it"))
+		WithRemedy(api.OpExec.Remedy(api.Exec{Machine: x.rec.Name}, "the machine is kept; enter it")).
+		WithRemedy(api.OpRemoveMachine.Remedy(api.RemoveMachine{Machine: x.rec.Name, Force: true}, "then remove it"))
 }

@@ -52,8 +52,8 @@ func TestBuild(t *testing.T) {
 	m := h.manager()
 	b.Work = func(ctx context.Context, _ *guest.Client) error {
 		v, err := m.VM(ctx, "build-web")
-		if err != nil || v.State != api.StateRunning || v.Builds != "web" || !v.Isolated {
-			t.Errorf("the VM is %+v, %v", v, err)
+		if err != nil || v.State != api.StateRunning || v.BuildsImage != "web" || !v.Isolated {
+			t.Errorf("the machine is %+v, %v", v, err)
 		}
 		dir := Dir(v.Dir)
 		if label, err := disk.Label(dir.Disk()); label != disk.LabelImage || err != nil {
@@ -151,7 +151,7 @@ func TestBuildKept(t *testing.T) {
 	}
 	err := m.Build(t.Context(), b)
 	e, ok := errors.AsType[*api.Error](err)
-	if !ok || e.Code != api.CodeUnavailable || len(e.Remedies) != 2 || e.Remedies[0].Operation != api.OpExec.Name || e.Remedies[1].Operation != api.OpRemoveVM.Name {
+	if !ok || e.Code != api.CodeUnavailable || len(e.Remedies) != 2 || e.Remedies[0].Operation != api.OpExec.Name || e.Remedies[1].Operation != api.OpRemoveMachine.Name {
 		t.Fatalf("error %#v", err)
 	}
 	if err := m.Close(); err != nil {

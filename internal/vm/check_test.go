@@ -50,7 +50,7 @@ func (h *home) awaitSettled(m *Manager) {
 		select {
 		case <-next:
 		case <-patience:
-			h.t.Fatalf("the VM is left %s", recs[under].State)
+			h.t.Fatalf("the machine is left %s", recs[under].State)
 		}
 	}
 	m.mu.Lock()
@@ -117,7 +117,7 @@ func (h *home) checkVM(m *Manager, rec store.VM, ports map[string]network.Endpoi
 	p, joined := ports[rec.ID]
 	for _, f := range rec.Forwards {
 		if open := isOpen(f); open != (rec.State == api.StateRunning) {
-			h.t.Errorf("forward %s of a %s VM is open: %v", f, rec.State, open)
+			h.t.Errorf("forward %s of a %s machine is open: %v", f, rec.State, open)
 		}
 	}
 	if open := len(m.forwards.byVM[rec.ID]); rec.State == api.StateRunning && open != len(rec.Forwards) {
@@ -126,11 +126,11 @@ func (h *home) checkVM(m *Manager, rec store.VM, ports map[string]network.Endpoi
 	if rec.State == api.StateStopped {
 		names := slices.DeleteFunc(left(dir), func(name string) bool { return name == "lease" })
 		if !slices.Equal(names, []string{"disk.ext4"}) {
-			h.t.Errorf("in the folder of a stopped VM: %v", names)
+			h.t.Errorf("in the folder of a stopped machine: %v", names)
 		}
 		h.awaitUnlocked(dir)
 		if joined || rec.VMMPID != 0 || m.vmms.of(rec.ID) != nil {
-			h.t.Errorf("a stopped VM has: a port %v, pid %d, a known VMM %v",
+			h.t.Errorf("a stopped machine has: a port %v, pid %d, a known VMM %v",
 				joined, rec.VMMPID, m.vmms.of(rec.ID) != nil)
 		}
 		return
@@ -140,7 +140,7 @@ func (h *home) checkVM(m *Manager, rec store.VM, ports map[string]network.Endpoi
 		return
 	}
 	if lock, err := tryLock(dir.Lock()); lock != nil || err != nil {
-		h.t.Errorf("nobody holds the lock of a running VM (%v)", err)
+		h.t.Errorf("nobody holds the lock of a running machine (%v)", err)
 	}
 	if !joined || p.NAT != rec.NAT || len(p.HostServices) != len(rec.HostServices) {
 		h.t.Errorf("the network has %+v (%v), recorded are nat %v and services %v",

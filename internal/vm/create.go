@@ -28,7 +28,7 @@ const (
 // createFlow makes a VM.
 func (m *Manager) createFlow(x *machine) flow {
 	return flow{name: "create", steps: []step{
-		taking("record VM", x.record),
+		taking("record machine", x.record),
 		taking("make folder", x.folder),
 		{name: "make disk", do: func(ctx context.Context) error { return makeDisk(ctx, x) }}, // lies in the folder
 		m.finishRecord(x),
@@ -37,38 +37,38 @@ func (m *Manager) createFlow(x *machine) flow {
 
 // Create makes a VM and leaves it stopped. When ctx ends before it returns, nothing is left of the
 // VM; an image or kernel that was made for it stays.
-func (m *Manager) Create(ctx context.Context, want api.CreateVM) (api.VM, error) {
+func (m *Manager) Create(ctx context.Context, want api.CreateMachine) (api.Machine, error) {
 	rec, err := m.plan(want)
 	if err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
 	if err := m.checkNameFree(ctx, rec.Name); err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
 	image, err := m.images.Ensure(ctx, cmp.Or(want.Image, m.config.Image))
 	if err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
 	kernel, err := m.kernels.Ensure(ctx, cmp.Or(want.Kernel, image.KernelID, want.KernelDefault, m.config.Kernel))
 	if err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
 	rec.ImageID, rec.ImageName, rec.KernelID, rec.KernelName = image.ID, image.Name, kernel.ID, kernel.Name
 	x := m.machine(rec)
 	if err := x.dir.checkSocketPaths(); err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
 	err = m.operate(ctx, rec.ID, "create", 0, func(ctx context.Context) error {
 		return m.make(ctx, x, m.createFlow(x))
 	})
 	if err != nil {
-		return api.VM{}, fmt.Errorf("create VM %s: %w", x.rec.Name, err)
+		return api.Machine{}, fmt.Errorf("create machine %s: %w", x.rec.Name, err)
 	}
 	return m.VM(ctx, rec.ID)
 }
 
 // plan checks what is asked for and fills in the defaults.
-func (m *Manager) plan(want api.CreateVM) (store.VM, error) {
+func (m *Manager) plan(want api.CreateMachine) (store.VM, error) {
 	rec := store.VM{
 		ID: newID(), Name: want.Name,
 		CPUs: cmp.Or(want.CPUs, m.config.CPUs), MemoryMiB: cmp.Or(want.MemoryMiB, m.config.MemoryMiB), DiskMiB: cmp.Or(want.DiskMiB, m.config.DiskMiB),
@@ -85,7 +85,7 @@ func (m *Manager) plan(want api.CreateVM) (store.VM, error) {
 		}
 	}
 	if len(rec.HostServices) > 0 && rec.Network == api.NetworkNone {
-		return rec, api.Errorf(api.CodeInvalid, "a VM without a network reaches no service of the host").
+		return rec, api.Errorf(api.CodeInvalid, "a machine without a network reaches no service of the host").
 			WithHint("leave out --net none or --host-service")
 	}
 	if err := checkHostServices(rec.HostServices); err != nil {
@@ -113,9 +113,9 @@ func (m *Manager) plan(want api.CreateVM) (store.VM, error) {
 func checkSize(v store.VM, hostMemoryMiB int) error {
 	switch {
 	case v.CPUs < 1 || v.CPUs > maxCPUs:
-		return api.Errorf(api.CodeInvalid, "%d CPUs: a VM has 1 to %d", v.CPUs, maxCPUs)
+		return api.Errorf(api.CodeInvalid, "%d CPUs: a machine has 1 to %d", v.CPUs, maxCPUs)
 	case v.MemoryMiB < minMemoryMiB:
-		return api.Errorf(api.CodeInvalid, "%d MiB of memory: a VM needs %d MiB at least", v.MemoryMiB, minMemoryMiB)
+		return api.Errorf(api.CodeInvalid, "%d MiB of memory: a machine needs %d MiB at least", v.MemoryMiB, minMemoryMiB)
 	case v.MemoryMiB > hostMemoryMiB:
 		return api.Errorf(api.CodeInvalid, "%d MiB of memory: this host has %d MiB", v.MemoryMiB, hostMemoryMiB).
 			WithHint("ask for less with --memory")
@@ -123,7 +123,7 @@ func checkSize(v store.VM, hostMemoryMiB int) error {
 		return api.Errorf(api.CodeInvalid, "a disk of %d MiB: it can have %d MiB to %d MiB",
 			v.DiskMiB, minDiskMiB, maxDiskMiB)
 	case len(v.Forwards) > maxForwards:
-		return api.Errorf(api.CodeInvalid, "%d forwards: a VM has at most %d", len(v.Forwards), maxForwards)
+		return api.Errorf(api.CodeInvalid, "%d forwards: a machine has at most %d", len(v.Forwards), maxForwards)
 	case len(v.Env) > maxEnv:
 		return api.Errorf(api.CodeInvalid, "%d environment variables: at most %d", len(v.Env), maxEnv)
 	}
@@ -151,8 +151,8 @@ func (m *Manager) checkNameFree(ctx context.Context, name string) error {
 	}
 	rec, err := m.store.VM(ctx, name)
 	if err == nil && rec.Name == name {
-		return api.Errorf(api.CodeConflict, "a VM named %q exists already", name).
-			WithRemedy(api.OpRemoveVM.Remedy(api.RemoveVM{VM: name}, "choose another name, or remove it"))
+		return api.Errorf(api.CodeConflict, "a machine named %q exists already", name).
+			WithRemedy(api.OpRemoveMachine.Remedy(api.RemoveMachine{Machine: name}, "choose another name, or remove it"))
 	}
 	if err != nil && api.CodeOf(err) != api.CodeNotFound {
 		return err

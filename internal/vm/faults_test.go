@@ -26,9 +26,9 @@ const doomedFlag = "--doomed"
 // change is a flow on the VM "web", or one that makes it.
 type change struct {
 	name  string
-	want  api.CreateVM // how "web" is made before; without a name it is not
-	start bool         // "web" runs before
-	state api.State    // recorded before by a daemon that is gone: the flow is that of the next daemon's Recover
+	want  api.CreateMachine // how "web" is made before; without a name it is not
+	start bool              // "web" runs before
+	state api.State         // recorded before by a daemon that is gone: the flow is that of the next daemon's Recover
 	do    func(ctx context.Context, m *Manager) error
 	flows []string // whose faults are tried; empty: all
 }
@@ -38,9 +38,9 @@ var bg = context.Background()
 // changes are all flows, in each situation that makes another list of steps of them. Restart is
 // Stop, then Start.
 func changes() []change {
-	web := api.CreateVM{Name: "web"}
-	forwarded := api.CreateVM{Name: "web", Forwards: []api.Forward{freeForward()}}
-	removing := api.CreateVM{Name: "web", AutoRemove: true}
+	web := api.CreateMachine{Name: "web"}
+	forwarded := api.CreateMachine{Name: "web", Forwards: []api.Forward{freeForward()}}
+	removing := api.CreateMachine{Name: "web", AutoRemove: true}
 	create := func(ctx context.Context, m *Manager) error { _, err := m.Create(ctx, forwarded); return err }
 	start := func(ctx context.Context, m *Manager) error { _, err := m.Start(ctx, "web", 0); return err }
 	stop := func(ctx context.Context, m *Manager) error { _, err := m.Stop(ctx, "web", 0); return err }
@@ -70,7 +70,7 @@ func changes() []change {
 		{name: "remove what runs", want: forwarded, start: true, do: remove},
 		{name: "record end", want: forwarded, start: true, do: killVMM},
 		{name: "nat", want: web, start: true, do: natOff},
-		{name: "nat of a stopped VM", want: web, do: natOff},
+		{name: "nat of a stopped machine", want: web, do: natOff},
 		{name: "host services", want: web, start: true, do: services},
 		{name: "add forward", want: web, start: true, do: addForward},
 		{name: "remove forward", want: forwarded, start: true, do: removeForward},
@@ -205,7 +205,7 @@ func (c change) testFaults(t *testing.T) {
 	run := func(name string, do func(t *testing.T) string) {
 		ok := t.Run(name, func(t *testing.T) {
 			if got := do(t); got != was && got != is {
-				t.Errorf("the VM is %q, want %q or %q", got, was, is)
+				t.Errorf("the machine is %q, want %q or %q", got, was, is)
 			}
 		})
 		if !ok {

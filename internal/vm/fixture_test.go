@@ -151,7 +151,7 @@ func (h *home) manager() *Manager {
 }
 
 // create makes a VM that is removed, with its VMM, at the end of the test.
-func (h *home) create(m *Manager, want api.CreateVM) api.VM {
+func (h *home) create(m *Manager, want api.CreateMachine) api.Machine {
 	h.t.Helper()
 	v, err := m.Create(h.t.Context(), want)
 	if err != nil {
@@ -170,7 +170,7 @@ func (h *home) create(m *Manager, want api.CreateVM) api.VM {
 	return v
 }
 
-func (h *home) start(m *Manager, id string) api.VM {
+func (h *home) start(m *Manager, id string) api.Machine {
 	h.t.Helper()
 	v, err := m.Start(h.t.Context(), id, 0)
 	if err != nil {
@@ -197,7 +197,7 @@ func (h *home) insert(v store.VM) store.VM {
 
 // await returns when the condition of a VM holds; it looks again at each change of the manager's
 // VMs.
-func (h *home) await(m *Manager, id string, condition api.WaitFor) api.VM {
+func (h *home) await(m *Manager, id string, condition api.WaitFor) api.Machine {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), 20*time.Second)
 	defer cancel()

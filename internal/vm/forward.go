@@ -22,7 +22,7 @@ func checkForward(f api.Forward) error {
 	case f.Host.Zone() != "":
 		return api.Errorf(api.CodeInvalid, "a forward from %s: an address without a zone is needed", f.Host)
 	case f.GuestPort == 0:
-		return api.Errorf(api.CodeInvalid, "a forward to port 0: the VM's port is needed")
+		return api.Errorf(api.CodeInvalid, "a forward to port 0: the machine's port is needed")
 	}
 	return nil
 }
@@ -53,7 +53,7 @@ func (m *Manager) AddForward(ctx context.Context, ref string, f api.Forward) (ap
 			return sameHostPort(have, f) && have.GuestPort == f.GuestPort
 		})
 		if !known && len(x.rec.Forwards) >= maxForwards {
-			return api.Errorf(api.CodeInvalid, "VM %s has %d forwards, which is the most it can have",
+			return api.Errorf(api.CodeInvalid, "machine %s has %d forwards, which is the most it can have",
 				x.rec.Name, maxForwards)
 		}
 		return m.changeForwards(ctx, x, m.addForwardFlow(x, f, known))
@@ -120,9 +120,9 @@ func (m *Manager) RemoveForward(ctx context.Context, ref string, f api.Forward) 
 	return m.change(ctx, rec.ID, "forward", 0, func(ctx context.Context, x *machine) error {
 		at := slices.IndexFunc(x.rec.Forwards, func(have api.Forward) bool { return sameHostPort(have, f) })
 		if at < 0 {
-			return api.Errorf(api.CodeNotFound, "VM %s has no forward from %s port %s",
+			return api.Errorf(api.CodeNotFound, "machine %s has no forward from %s port %s",
 				x.rec.Name, f.Protocol, f.Listen()).
-				WithRemedy(api.OpVM.Remedy(api.VMRef{VM: x.rec.Name}, "see its forwards"))
+				WithRemedy(api.OpMachine.Remedy(api.MachineRef{Machine: x.rec.Name}, "see its forwards"))
 		}
 		return m.changeForwards(ctx, x, m.removeForwardFlow(x, x.rec.Forwards[at]))
 	})
@@ -182,7 +182,7 @@ func (m *Manager) Ports(ctx context.Context, ref string) ([]api.Port, error) {
 
 // reach lists where the host reaches a socket of the VM: through forwards, and at the VM's own
 // address where the host has a route to it, which root's network gives.
-func reach(v api.VM, l guest.ListeningPort, routed bool) []string {
+func reach(v api.Machine, l guest.ListeningPort, routed bool) []string {
 	var at []string
 	for _, f := range v.Forwards {
 		if f.Error == "" && f.GuestPort == l.Address.Port() && strings.HasPrefix(l.Network, string(f.Protocol)) {

@@ -20,17 +20,17 @@ func isOpen(f api.Forward) bool {
 func TestForwards(t *testing.T) {
 	h := newHome(t, fakeWell)
 	m := h.manager()
-	v := h.create(m, api.CreateVM{Name: "web"})
+	v := h.create(m, api.CreateMachine{Name: "web"})
 	f, err := m.AddForward(t.Context(), "web", api.Forward{GuestPort: 80})
 	if err != nil || f.HostPort == 0 || f.Protocol != api.TCP || f.Host.String() != "127.0.0.1" {
 		t.Fatalf("AddForward = %+v, %v; want a port of 127.0.0.1 for tcp", f, err)
 	}
 	if isOpen(f) {
-		t.Error("it is open though the VM is stopped")
+		t.Error("it is open though the machine is stopped")
 	}
 	h.start(m, v.ID)
 	if !isOpen(f) {
-		t.Error("it is closed though the VM runs")
+		t.Error("it is closed though the machine runs")
 	}
 
 	// Another one of that port is refused, and leaves the one that is there.
@@ -57,7 +57,7 @@ func TestForwardIsOpenedAgain(t *testing.T) {
 	h := newHome(t, fakeWell)
 	old := h.manager()
 	f := freeForward()
-	v := h.start(old, h.create(old, api.CreateVM{Name: "web", Forwards: []api.Forward{f}}).ID)
+	v := h.start(old, h.create(old, api.CreateMachine{Name: "web", Forwards: []api.Forward{f}}).ID)
 	if err := old.Close(); err != nil {
 		t.Fatal(err)
 	}

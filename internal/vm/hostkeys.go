@@ -29,9 +29,9 @@ func (k *hostKeys) pin(ctx context.Context, id, key string, replace bool) error 
 	}
 	if rec.HostKey != key {
 		if rec.HostKey != "" && !replace {
-			return api.Errorf(api.CodeConflict, "the ssh host key of VM %s has changed since the first connection",
+			return api.Errorf(api.CodeConflict, "the ssh host key of machine %s has changed since the first connection",
 				rec.Name).
-				WithRemedy(api.OpPrepareSSH.Remedy(api.PrepareSSH{VM: rec.Name, NewHostKey: true},
+				WithRemedy(api.OpPrepareSSH.Remedy(api.PrepareSSH{Machine: rec.Name, NewHostKey: true},
 					"if you know why (sshd was installed anew, its keys were made again), take the new one"))
 		}
 		if err := k.store.SetHostKey(ctx, id, key); err != nil {

@@ -175,7 +175,7 @@ func (l *lan) align(ctx context.Context) error {
 			continue
 		}
 		if _, err := l.client.Attach(ctx, port(rec)); err != nil {
-			errs = append(errs, fmt.Errorf("VM %s: %w", rec.ID, err))
+			errs = append(errs, fmt.Errorf("machine %s: %w", rec.ID, err))
 		}
 	}
 	return errors.Join(append(errs, l.endIdle(ctx))...)

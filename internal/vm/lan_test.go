@@ -57,7 +57,7 @@ func reconcileMeanwhile(t *testing.T, m *Manager) (ended func() error) {
 func TestReconcileKeepsPortOfStartingVM(t *testing.T) {
 	h := newHome(t, fakeWell).withNetwork()
 	m := h.manager()
-	v := h.create(m, api.CreateVM{Name: "web"})
+	v := h.create(m, api.CreateMachine{Name: "web"})
 	seen := 0
 	m.fault = func(flow, step string, when moment) error {
 		if flow != "start" || step != "start VMM" || when != before {
@@ -81,7 +81,7 @@ func TestReconcileKeepsPortOfStartingVM(t *testing.T) {
 func TestReconcileSeesPolicyMadeMeanwhile(t *testing.T) {
 	h := newHome(t, fakeWell).withNetwork()
 	m := h.manager()
-	v := h.start(m, h.create(m, api.CreateVM{Name: "web"}).ID)
+	v := h.start(m, h.create(m, api.CreateMachine{Name: "web"}).ID)
 	ended := func() error { return errors.New("never began") }
 	m.fault = func(flow, step string, when moment) error {
 		if flow == "nat" && step == "record policy" && when == before {
@@ -105,7 +105,7 @@ func TestReconcileSeesPolicyMadeMeanwhile(t *testing.T) {
 func TestReconcileLeavesEndedVM(t *testing.T) {
 	h := newHome(t, fakeWell).withNetwork()
 	m := h.manager()
-	v := h.start(m, h.create(m, api.CreateVM{Name: "web"}).ID)
+	v := h.start(m, h.create(m, api.CreateMachine{Name: "web"}).ID)
 	give, err := m.lan.turn.take(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -127,8 +127,8 @@ func TestReconcileLeavesEndedVM(t *testing.T) {
 func TestRecoverReconciles(t *testing.T) {
 	h := newHome(t, fakeWell).withNetwork()
 	old := h.manager()
-	v := h.start(old, h.create(old, api.CreateVM{Name: "web"}).ID)
-	gone := h.start(old, h.create(old, api.CreateVM{Name: "gone"}).ID)
+	v := h.start(old, h.create(old, api.CreateMachine{Name: "web"}).ID)
+	gone := h.start(old, h.create(old, api.CreateMachine{Name: "gone"}).ID)
 	pid := old.vmms.of(gone.ID).process.PID()
 	if err := old.Close(); err != nil {
 		t.Fatal(err)
@@ -152,6 +152,6 @@ func TestRecoverReconciles(t *testing.T) {
 		t.Error("the rule is not what the record says")
 	}
 	if _, ok := ports[gone.ID]; ok || len(ports) != 1 {
-		t.Errorf("ports %v, want that of the VM that runs", ports)
+		t.Errorf("ports %v, want that of the machine that runs", ports)
 	}
 }

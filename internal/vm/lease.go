@@ -66,7 +66,7 @@ func (l *lease) flow() flow {
 func (l *lease) take(context.Context) (err error) {
 	l.file, err = tryLock(l.host.Dir(l.id).Lease())
 	if err == nil && l.file == nil {
-		err = api.Errorf(api.CodeConflict, "another client holds the lease of VM %s", l.vm)
+		err = api.Errorf(api.CodeConflict, "another client holds the lease of machine %s", l.vm)
 	}
 	return err
 }

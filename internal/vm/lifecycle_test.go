@@ -20,7 +20,7 @@ import (
 func TestLife(t *testing.T) {
 	h := newHome(t, fakeWell)
 	m := h.manager()
-	made := h.create(m, api.CreateVM{Name: "web", Env: []string{"A=b"}})
+	made := h.create(m, api.CreateMachine{Name: "web", Env: []string{"A=b"}})
 	if made.State != api.StateStopped || made.Reason != "never started" || made.VMM != nil || made.Name != "web" {
 		t.Errorf("Create = %+v", made)
 	}
@@ -45,7 +45,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("the VMM does not hold the lock (%v)", err)
 	}
 	if again, err := m.Start(t.Context(), "web", 0); err != nil || again.VMM.PID != running.VMM.PID {
-		t.Errorf("Start of a running VM = %+v, %v", again.VMM, err)
+		t.Errorf("Start of a running machine = %+v, %v", again.VMM, err)
 	}
 	stopped, err := m.Stop(t.Context(), "web", 0)
 	if err != nil || stopped.State != api.StateStopped || stopped.Reason != "stopped" || stopped.VMM != nil || stopped.StoppedAt == nil {
@@ -55,7 +55,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("left in the folder (-want +got):\n%s", diff)
 	}
 	if _, err := m.Stop(t.Context(), "web", 0); err != nil {
-		t.Errorf("Stop of a stopped VM: %v", err)
+		t.Errorf("Stop of a stopped machine: %v", err)
 	}
 	if err := m.Remove(t.Context(), "web", false); err != nil {
 		t.Error(err)
@@ -69,7 +69,7 @@ func TestLife(t *testing.T) {
 func TestConfigureTellsThePlan(t *testing.T) {
 	h := newHome(t, fakeWell)
 	m := h.manager()
-	v := h.create(m, api.CreateVM{Name: "web"})
+	v := h.create(m, api.CreateMachine{Name: "web"})
 	h.start(m, v.ID)
 	calls, err := os.ReadFile(filepath.Join(string(m.Dir(v.ID)), "calls.log"))
 	if err != nil {
@@ -97,39 +97,39 @@ func TestStartFails(t *testing.T) {
 	tests := []struct {
 		name     string
 		how      string
-		damage   func(*home, *Manager, api.VM)
+		damage   func(*home, *Manager, api.Machine)
 		want     string
 		wantCode api.Code
 	}{
 		{"VMMDiesAtOnce", fakeDies, nil, "ended at once: no /dev/kvm here", api.CodeInternal},
 		{"VMMRefuses", fakeRefuses, nil, "configure VMM: PUT /boot-source: the kernel is no ELF file", api.CodeInternal},
 		{"VMMDiesInStart", fakeDiesAtStart, nil, "boot kernel: ask VMM PUT /actions", api.CodeInternal},
-		{"AgentNeverAnswers", fakeMute, func(_ *home, m *Manager, _ api.VM) { m.config.BootTimeout = 300 * time.Millisecond }, "the guest's agent did not answer within 300ms", api.CodeTimeout},
-		{"ConsoleIsShown", fakeMute, func(_ *home, m *Manager, _ api.VM) { m.config.BootTimeout = 300 * time.Millisecond }, "console ends:\n  Linux version 6.12", api.CodeTimeout},
-		{"NoVMM", fakeWell, func(_ *home, m *Manager, _ api.VM) {
+		{"AgentNeverAnswers", fakeMute, func(_ *home, m *Manager, _ api.Machine) { m.config.BootTimeout = 300 * time.Millisecond }, "the guest's agent did not answer within 300ms", api.CodeTimeout},
+		{"ConsoleIsShown", fakeMute, func(_ *home, m *Manager, _ api.Machine) { m.config.BootTimeout = 300 * time.Millisecond }, "console ends:\n  Linux version 6.12", api.CodeTimeout},
+		{"NoVMM", fakeWell, func(_ *home, m *Manager, _ api.Machine) {
 			m.pickVMM = func(context.Context, string) (string, error) { return "/nonexistent", nil }
 		}, "start VMM: start /nonexistent", api.CodeInternal},
-		{"PickVMMFails", fakeWell, func(_ *home, m *Manager, _ api.VM) {
+		{"PickVMMFails", fakeWell, func(_ *home, m *Manager, _ api.Machine) {
 			m.pickVMM = func(context.Context, string) (string, error) {
 				return "", api.Errorf(api.CodeUnavailable, "no VMM here")
 			}
 		}, "check files: no VMM here", api.CodeUnavailable},
-		{"DiskGone", fakeWell, func(_ *home, m *Manager, v api.VM) { os.Remove(m.Dir(v.ID).Disk()) }, "the disk of VM web is gone", api.CodeNotFound},
-		{"ImageDamaged", fakeWell, func(h *home, m *Manager, _ api.VM) { h.write(m.images.Rootfs(h.image), "rot") }, "file is damaged", api.CodeUnavailable},
-		{"KernelDamaged", fakeWell, func(h *home, m *Manager, _ api.VM) { h.write(m.kernels.Vmlinux(h.kernel), "rot") }, "file is damaged", api.CodeUnavailable},
-		{"LockHeld", fakeWell, func(h *home, m *Manager, v api.VM) {
+		{"DiskGone", fakeWell, func(_ *home, m *Manager, v api.Machine) { os.Remove(m.Dir(v.ID).Disk()) }, "the disk of machine web is gone", api.CodeNotFound},
+		{"ImageDamaged", fakeWell, func(h *home, m *Manager, _ api.Machine) { h.write(m.images.Rootfs(h.image), "rot") }, "file is damaged", api.CodeUnavailable},
+		{"KernelDamaged", fakeWell, func(h *home, m *Manager, _ api.Machine) { h.write(m.kernels.Vmlinux(h.kernel), "rot") }, "file is damaged", api.CodeUnavailable},
+		{"LockHeld", fakeWell, func(h *home, m *Manager, v api.Machine) {
 			lock, err := tryLock(m.Dir(v.ID).Lock())
 			if err != nil {
 				h.t.Fatal(err)
 			}
 			h.t.Cleanup(func() { lock.Close() })
-		}, "another VMM still holds the lock of VM web", api.CodeConflict},
+		}, "another VMM still holds the lock of machine web", api.CodeConflict},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newHome(t, tt.how)
 			m := h.manager()
-			v := h.create(m, api.CreateVM{Name: "web"})
+			v := h.create(m, api.CreateMachine{Name: "web"})
 			if tt.damage != nil {
 				tt.damage(h, m, v)
 			}
@@ -144,7 +144,7 @@ func TestStartFails(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if now.State != api.StateStopped || !strings.HasPrefix(now.Reason, "start VM web: ") || now.VMM != nil {
+			if now.State != api.StateStopped || !strings.HasPrefix(now.Reason, "start machine web: ") || now.VMM != nil {
 				t.Errorf("after the failure: %s, %q, %v", now.State, now.Reason, now.VMM)
 			}
 			if m.vmms.of(v.ID) != nil {
@@ -162,7 +162,7 @@ func TestStartFails(t *testing.T) {
 func TestStartCanceled(t *testing.T) {
 	h := newHome(t, fakeMute)
 	m := h.manager()
-	v := h.create(m, api.CreateVM{Name: "web"})
+	v := h.create(m, api.CreateMachine{Name: "web"})
 	ctx, cancel := context.WithCancel(t.Context())
 	ctx = progress.With(ctx, func(p api.Progress) {
 		if p.Stage == "wait for agent" {
@@ -194,7 +194,7 @@ func TestUnaskedEnd(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newHome(t, fakeWell)
 			m := h.manager()
-			v := h.start(m, h.create(m, api.CreateVM{}).ID)
+			v := h.start(m, h.create(m, api.CreateMachine{}).ID)
 			tt.prepare(m.Dir(v.ID))
 			if err := m.vmms.of(v.ID).process.Signal(tt.signal); err != nil {
 				t.Fatal(err)
@@ -209,7 +209,7 @@ func TestUnaskedEnd(t *testing.T) {
 func TestStopKillsStubbornGuest(t *testing.T) {
 	h := newHome(t, fakeStubborn)
 	m := h.manager()
-	v := h.start(m, h.create(m, api.CreateVM{}).ID)
+	v := h.start(m, h.create(m, api.CreateMachine{}).ID)
 	stopping := make(chan error, 1)
 	go func() {
 		_, err := m.Stop(context.Background(), v.ID, time.Minute)
@@ -237,10 +237,10 @@ func TestStopKillsStubbornGuest(t *testing.T) {
 func TestKill(t *testing.T) {
 	h := newHome(t, fakeWell)
 	m := h.manager()
-	v := h.create(m, api.CreateVM{})
+	v := h.create(m, api.CreateMachine{})
 	for _, signal := range []unix.Signal{unix.SIGKILL, unix.SIGCONT} {
 		if _, err := m.Kill(t.Context(), v.ID, signal); api.CodeOf(err) != api.CodeConflict {
-			t.Errorf("Kill(%v) of a stopped VM = %v, want conflict", signal, err)
+			t.Errorf("Kill(%v) of a stopped machine = %v, want conflict", signal, err)
 		}
 	}
 	h.start(m, v.ID)
@@ -255,10 +255,10 @@ func TestKill(t *testing.T) {
 func TestRemove(t *testing.T) {
 	h := newHome(t, fakeWell)
 	m := h.manager()
-	v := h.start(m, h.create(m, api.CreateVM{}).ID)
+	v := h.start(m, h.create(m, api.CreateMachine{}).ID)
 	err := m.Remove(t.Context(), v.ID, false)
-	if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeConflict || len(e.Remedies) != 2 || e.Remedies[1].Operation != api.OpRemoveVM.Name {
-		t.Errorf("Remove of a running VM = %v, want conflict with a hint", err)
+	if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeConflict || len(e.Remedies) != 2 || e.Remedies[1].Operation != api.OpRemoveMachine.Name {
+		t.Errorf("Remove of a running machine = %v, want conflict with a hint", err)
 	}
 	process := m.vmms.of(v.ID).process
 	if err := m.Remove(t.Context(), v.ID, true); err != nil {
@@ -277,13 +277,13 @@ func TestRemove(t *testing.T) {
 func TestAutoRemove(t *testing.T) {
 	h := newHome(t, fakeWell)
 	m := h.manager()
-	v := h.start(m, h.create(m, api.CreateVM{AutoRemove: true}).ID)
+	v := h.start(m, h.create(m, api.CreateMachine{AutoRemove: true}).ID)
 	last, err := m.Stop(t.Context(), v.ID, 0)
 	if err != nil || last.State != api.StateStopped || last.VMM != nil {
 		t.Errorf("Stop = %+v, %v", last, err)
 	}
 	if _, err := m.VM(t.Context(), v.ID); api.CodeOf(err) != api.CodeNotFound {
-		t.Errorf("VM after its stop = %v, want not found", err)
+		t.Errorf("machine after its stop = %v, want not found", err)
 	}
 	if _, err := os.Stat(string(m.Dir(v.ID))); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("its folder: %v", err)
@@ -293,18 +293,18 @@ func TestAutoRemove(t *testing.T) {
 func TestCreateRefuses(t *testing.T) {
 	h := newHome(t, fakeWell)
 	m := h.manager()
-	h.create(m, api.CreateVM{Name: "web"})
+	h.create(m, api.CreateMachine{Name: "web"})
 	tests := []struct {
 		name string
-		want api.CreateVM
+		want api.CreateMachine
 		code api.Code
 		text string
 	}{
-		{"NameTaken", api.CreateVM{Name: "web"}, api.CodeConflict, "exists already"},
-		{"BadName", api.CreateVM{Name: "Web"}, api.CodeInvalid, "bad VM name"},
-		{"TooManyCPUs", api.CreateVM{CPUs: 33}, api.CodeInvalid, "33 CPUs"},
-		{"NoImage", api.CreateVM{Image: "none"}, api.CodeNotFound, `no image named "none"`},
-		{"NoKernel", api.CreateVM{Kernel: "none"}, api.CodeNotFound, `no kernel named "none"`},
+		{"NameTaken", api.CreateMachine{Name: "web"}, api.CodeConflict, "exists already"},
+		{"BadName", api.CreateMachine{Name: "Web"}, api.CodeInvalid, "bad machine name"},
+		{"TooManyCPUs", api.CreateMachine{CPUs: 33}, api.CodeInvalid, "33 CPUs"},
+		{"NoImage", api.CreateMachine{Image: "none"}, api.CodeNotFound, `no image named "none"`},
+		{"NoKernel", api.CreateMachine{Kernel: "none"}, api.CodeNotFound, `no kernel named "none"`},
 	}
 	for _, tt := range tests {
 		_, err := m.Create(t.Context(), tt.want)
@@ -327,11 +327,11 @@ func TestCreateUndone(t *testing.T) {
 			cancel()
 		}
 	})
-	if _, err := m.Create(ctx, api.CreateVM{Name: "web"}); err == nil {
+	if _, err := m.Create(ctx, api.CreateMachine{Name: "web"}); err == nil {
 		t.Fatal("Create succeeded though it was cancelled")
 	}
 	if vms, err := m.VMs(t.Context()); len(vms) != 0 || err != nil {
-		t.Errorf("VMs = %v, %v", vms, err)
+		t.Errorf("machines = %v, %v", vms, err)
 	}
 	if entries, _ := os.ReadDir(filepath.Join(h.dir, "vms")); len(entries) != 0 {
 		t.Errorf("left: %v", entries)
@@ -349,7 +349,7 @@ func TestMadeUpNameTaken(t *testing.T) {
 	all := animals
 	animals = animals[:1] // every name that can be made up is taken
 	t.Cleanup(func() { animals = all })
-	v := h.create(m, api.CreateVM{})
+	v := h.create(m, api.CreateMachine{})
 	if !strings.HasSuffix(v.Name, "-"+v.ID[:4]) || CheckName(v.Name) != nil {
 		t.Errorf("Name = %q of %s, want digits of the id at its end", v.Name, v.ID)
 	}

@@ -152,21 +152,21 @@ func (m *Manager) retired() bool {
 }
 
 // VM returns one VM, by name or by a unique prefix of its id.
-func (m *Manager) VM(ctx context.Context, ref string) (api.VM, error) {
+func (m *Manager) VM(ctx context.Context, ref string) (api.Machine, error) {
 	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
 	return m.describe(rec), nil
 }
 
 // VMs returns all VMs, the oldest first.
-func (m *Manager) VMs(ctx context.Context) ([]api.VM, error) {
+func (m *Manager) VMs(ctx context.Context) ([]api.Machine, error) {
 	recs, err := m.store.VMs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	vms := make([]api.VM, 0, len(recs))
+	vms := make([]api.Machine, 0, len(recs))
 	for _, rec := range recs {
 		vms = append(vms, m.describe(rec))
 	}
@@ -174,14 +174,14 @@ func (m *Manager) VMs(ctx context.Context) ([]api.VM, error) {
 }
 
 // Agent returns the way to a running VM's guest, and the VM.
-func (m *Manager) Agent(ctx context.Context, ref string) (*guest.Client, api.VM, error) {
+func (m *Manager) Agent(ctx context.Context, ref string) (*guest.Client, api.Machine, error) {
 	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
-		return nil, api.VM{}, err
+		return nil, api.Machine{}, err
 	}
 	running := m.vmms.of(rec.ID)
 	if rec.State != api.StateRunning || running == nil {
-		return nil, api.VM{}, notRunning(rec)
+		return nil, api.Machine{}, notRunning(rec)
 	}
 	return running.agent, m.describe(rec), nil
 }
@@ -194,20 +194,20 @@ func notRunning(rec store.VM) error {
 	if rec.Reason != "" {
 		why = " (" + rec.Reason + ")"
 	}
-	return api.Errorf(api.CodeConflict, "VM %s is %s%s", rec.Name, rec.State, why).
-		WithRemedy(api.OpStartVM.Remedy(api.StartVM{VM: rec.Name}, "start it"))
+	return api.Errorf(api.CodeConflict, "machine %s is %s%s", rec.Name, rec.State, why).
+		WithRemedy(api.OpStartMachine.Remedy(api.StartMachine{Machine: rec.Name}, "start it"))
 }
 
 // describe turns a record into what the API shows.
-func (m *Manager) describe(rec store.VM) api.VM {
-	v := api.VM{
+func (m *Manager) describe(rec store.VM) api.Machine {
+	v := api.Machine{
 		ID: rec.ID, Name: rec.Name, State: rec.State, Reason: rec.Reason,
 		Image: rec.ImageName, ImageID: rec.ImageID, Kernel: rec.KernelName, KernelID: rec.KernelID,
 		Network: rec.Network, NAT: rec.NAT, Isolated: rec.Isolated, HostServices: rec.HostServices, MTU: rec.MTU,
 		HostKey: rec.HostKey,
 		CPUs:    rec.CPUs, MemoryMiB: rec.MemoryMiB, DiskMiB: rec.DiskMiB, Env: rec.Env, AutoRemove: rec.AutoRemove,
 		CreatedAt: rec.CreatedAt, StartedAt: orNil(rec.StartedAt), StoppedAt: orNil(rec.StoppedAt),
-		Builds: rec.Builds, Dir: string(m.Dir(rec.ID)),
+		BuildsImage: rec.Builds, Dir: string(m.Dir(rec.ID)),
 	}
 	if rec.Address.IsValid() {
 		v.Address, v.MAC = rec.Address.String(), network.MAC(rec.Address)

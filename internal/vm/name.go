@@ -17,7 +17,7 @@ func CheckName(name string) error {
 	if nameForm.MatchString(name) {
 		return nil
 	}
-	return api.Errorf(api.CodeInvalid, "bad VM name %q", name).
+	return api.Errorf(api.CodeInvalid, "bad machine name %q", name).
 		WithHint("use 1 to 63 lower-case letters, digits and hyphens, with a letter or digit at both ends")
 }
 

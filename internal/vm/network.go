@@ -14,7 +14,7 @@ import (
 func (m *Manager) CheckNetwork(ctx context.Context) api.Check {
 	check := api.Check{Name: "network", Status: api.CheckOK}
 	if err := m.describeNetwork(ctx, &check); err != nil {
-		check.Status, check.Found = api.CheckFailed, err.Error()
+		check.Status, check.Detail = api.CheckFailed, err.Error()
 	}
 	return check
 }
@@ -25,24 +25,24 @@ func (m *Manager) describeNetwork(ctx context.Context, check *api.Check) error {
 		return err
 	}
 	if !running {
-		check.Found = fmt.Sprintf("%s, comes up with the first machine", m.config.Subnet)
+		check.Detail = fmt.Sprintf("%s, comes up with the first machine", m.config.Subnet)
 		return uplink.CheckConflict(m.lan.client.Dir(), m.config.Subnet, m.lan.client.Rootless())
 	}
 	status, err := m.lan.client.Status(ctx)
 	if err != nil {
 		return err
 	}
-	check.Found = fmt.Sprintf("%s, machines: %d, to the world: %s", status.Subnet, len(status.Endpoints), status.Uplink)
+	check.Detail = fmt.Sprintf("%s, machines: %d, to the world: %s", status.Subnet, len(status.Endpoints), status.Uplink)
 	if status.Uplink != network.UplinkUp {
 		check.Status = api.CheckWarning
 	}
 	if status.Rootless && !status.Relay {
 		check.Status = api.CheckWarning
-		check.Found += "; by pasta alone, which is slow to send"
+		check.Detail += "; by pasta alone, which is slow to send"
 		check.Repair = "sudo modprobe nft_tproxy   # then stop all machines once"
 	}
 	if status.Uplink6 != network.UplinkUp {
-		check.Found += "; by IPv6: " + status.Uplink6
+		check.Detail += "; by IPv6: " + status.Uplink6
 	}
 	return nil
 }
@@ -68,7 +68,7 @@ func (m *Manager) refuseNetworkInUse(ctx context.Context) error {
 	}
 	inUse := api.Errorf(api.CodeConflict, "the network is in use by %s", strings.Join(names, ", "))
 	for _, name := range names {
-		inUse = inUse.WithRemedy(api.OpStopVM.Remedy(api.StopVM{VM: name}, "stop it first"))
+		inUse = inUse.WithRemedy(api.OpStopMachine.Remedy(api.StopMachine{Machine: name}, "stop it first"))
 	}
 	return inUse
 }

@@ -38,7 +38,7 @@ func TestOperateWaits(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		first := begin(ctx, m, "start", 0)
 		if err := m.operate(t.Context(), "other", "start", 0, nothing); err != nil {
-			t.Errorf("an operation on another VM = %v", err)
+			t.Errorf("an operation on another machine = %v", err)
 		}
 		second := make(chan error, 1)
 		go func() { second <- m.operate(t.Context(), "vm", "remove", 0, nothing) }()

@@ -59,10 +59,10 @@ func TestCheckSize(t *testing.T) {
 	}{
 		{"Least", func(*store.VM) {}, ""},
 		{"Most", func(v *store.VM) { v.CPUs, v.MemoryMiB, v.DiskMiB = 32, 4096, 8<<20 }, ""},
-		{"NoCPU", func(v *store.VM) { v.CPUs = 0 }, "0 CPUs: a VM has 1 to 32"},
+		{"NoCPU", func(v *store.VM) { v.CPUs = 0 }, "0 CPUs: a machine has 1 to 32"},
 		{"NegativeCPUs", func(v *store.VM) { v.CPUs = -1 }, "-1 CPUs"},
 		{"CPUs", func(v *store.VM) { v.CPUs = 33 }, "33 CPUs"},
-		{"LittleMemory", func(v *store.VM) { v.MemoryMiB = 127 }, "127 MiB of memory: a VM needs 128 MiB at least"},
+		{"LittleMemory", func(v *store.VM) { v.MemoryMiB = 127 }, "127 MiB of memory: a machine needs 128 MiB at least"},
 		{"MoreThanTheHost", func(v *store.VM) { v.MemoryMiB = 4097 }, "4097 MiB of memory: this host has 4096 MiB"},
 		{"SmallDisk", func(v *store.VM) { v.DiskMiB = 63 }, "a disk of 63 MiB"},
 		{"LargeDisk", func(v *store.VM) { v.DiskMiB = 8<<20 + 1 }, "a disk of 8388609 MiB"},
@@ -179,7 +179,7 @@ func TestBuildName(t *testing.T) {
 	for image, want := range map[string]string{"web": "build-web", "Mine:2.0_x": "build-mine-2-0-x", strings.Repeat("ab", 40): "build-" + strings.Repeat("ab", 20), "ü": "build", "a.": "build-a"} {
 		got := buildName(image)
 		if got != want {
-			t.Errorf("the VM that builds %q is named %q, want %q", image, got, want)
+			t.Errorf("the machine that builds %q is named %q, want %q", image, got, want)
 		}
 		if err := CheckName(got); err != nil {
 			t.Error(err)

@@ -9,15 +9,15 @@ import (
 )
 
 // SetNAT opens or closes a VM's way to the world beyond the other VMs, at once when it runs.
-func (m *Manager) SetNAT(ctx context.Context, ref string, on bool) (api.VM, error) {
+func (m *Manager) SetNAT(ctx context.Context, ref string, on bool) (api.Machine, error) {
 	return m.changePolicy(ctx, ref, "nat", func(p *network.Policy) { p.NAT = on })
 }
 
 // SetHostServices gives a VM the host's services that it may reach, in place of those it had, at
 // once when it runs.
-func (m *Manager) SetHostServices(ctx context.Context, ref string, ports []int) (api.VM, error) {
+func (m *Manager) SetHostServices(ctx context.Context, ref string, ports []int) (api.Machine, error) {
 	if err := checkHostServices(ports); err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
 	return m.changePolicy(ctx, ref, "host services", func(p *network.Policy) { p.HostServices = ports })
 }
@@ -33,13 +33,13 @@ func checkHostServices(ports []int) error {
 // then, so that a record never promises what is not so; a rule that could not be recorded is put
 // back. All of it is one turn of the network's: whoever makes the network what the records say
 // comes before or after.
-func (m *Manager) changePolicy(ctx context.Context, ref, what string, change func(*network.Policy)) (api.VM, error) {
+func (m *Manager) changePolicy(ctx context.Context, ref, what string, change func(*network.Policy)) (api.Machine, error) {
 	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
 	if rec.Network == api.NetworkNone {
-		return api.VM{}, api.Errorf(api.CodeConflict, "VM %s has no network", rec.Name)
+		return api.Machine{}, api.Errorf(api.CodeConflict, "machine %s has no network", rec.Name)
 	}
 	err = m.change(ctx, rec.ID, what, 0, func(ctx context.Context, x *machine) error {
 		give, err := m.lan.turn.take(ctx)
@@ -56,7 +56,7 @@ func (m *Manager) changePolicy(ctx context.Context, ref, what string, change fun
 		return err
 	})
 	if err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
 	return m.VM(ctx, rec.ID)
 }

@@ -36,7 +36,7 @@ func TestPolicyFails(t *testing.T) {
 			t.Run(what+"/"+tt.name, func(t *testing.T) {
 				h := newHome(t, fakeWell).withNetwork()
 				m := h.manager()
-				v := h.start(m, h.create(m, api.CreateVM{Name: "web"}).ID)
+				v := h.start(m, h.create(m, api.CreateMachine{Name: "web"}).ID)
 				m.fault = func(flow, step string, when moment) error {
 					if tt.fault == nil || flow != what {
 						return nil

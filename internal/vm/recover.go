@@ -25,7 +25,7 @@ func (m *Manager) Recover(ctx context.Context) error {
 	for _, rec := range recs {
 		known[rec.ID] = true
 		if err := m.change(ctx, rec.ID, "recover", 0, m.recoverVM); err != nil {
-			m.log.Error("recover a VM", "vm", rec.ID, "name", rec.Name, "state", rec.State, "error", err)
+			m.log.Error("recover a machine", "vm", rec.ID, "name", rec.Name, "state", rec.State, "error", err)
 		}
 	}
 	if err := m.lan.reconcile(ctx); err != nil {
@@ -77,7 +77,7 @@ func (m *Manager) recoverEnd(ctx context.Context, x *machine, reason string) err
 func (m *Manager) adopt(ctx context.Context, x *machine, process *firecracker.Process) error {
 	rec := x.rec
 	running := m.vmms.add(rec.ID, x.dir, process)
-	m.log.Info("adopted a VM", "vm", rec.ID, "name", rec.Name, "pid", process.PID())
+	m.log.Info("adopted a machine", "vm", rec.ID, "name", rec.Name, "pid", process.PID())
 	if err := x.ports.take(ctx); err != nil { // each is shown with the VM, too
 		m.log.Warn("reopen forwards", "vm", rec.ID, "name", rec.Name, "error", err)
 	}
@@ -109,7 +109,7 @@ func (m *Manager) finishStop(rec store.VM) {
 		return m.recoverLease(ctx, x)
 	})
 	if err != nil && api.CodeOf(err) != api.CodeNotFound && m.ctx.Err() == nil {
-		m.log.Error("finish the stop of a VM", "vm", rec.ID, "name", rec.Name, "error", err)
+		m.log.Error("finish the stop of a machine", "vm", rec.ID, "name", rec.Name, "error", err)
 	}
 }
 
@@ -134,7 +134,7 @@ func (m *Manager) removeOrphans(ctx context.Context, known map[string]bool) erro
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look for left-over VMs: %w", err)
+		return fmt.Errorf("look for left-over machines: %w", err)
 	}
 	for _, entry := range entries {
 		if known[entry.Name()] {
@@ -142,7 +142,7 @@ func (m *Manager) removeOrphans(ctx context.Context, known map[string]bool) erro
 		}
 		x := m.machine(store.VM{ID: entry.Name(), Network: api.NetworkNone})
 		if err := m.end(ctx, "recover", x, ending{remove: true}); err != nil {
-			m.log.Error("remove a left-over VM folder", "folder", x.dir, "error", err)
+			m.log.Error("remove a left-over machine folder", "folder", x.dir, "error", err)
 		}
 	}
 	return nil

@@ -66,7 +66,7 @@ func TestRecoverWithoutVMM(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got != tt.want {
-				t.Errorf("VM is %q, want %q", got, tt.want)
+				t.Errorf("machine is %q, want %q", got, tt.want)
 			}
 			if _, err := os.Stat(dir.Disk()); (err == nil) != (tt.want != "gone") {
 				t.Errorf("the disk: %v", err)
@@ -79,14 +79,14 @@ func TestRecoverRemovesOrphans(t *testing.T) {
 	h := newHome(t, fakeWell)
 	orphan := filepath.Join(h.dir, "vms", "0123456789ab")
 	h.write(filepath.Join(orphan, "disk.ext4"), "x")
-	h.write(filepath.Join(h.dir, "vms", "file"), "not a VM; it must not keep the others away")
+	h.write(filepath.Join(h.dir, "vms", "file"), "not a machine; it must not keep the others away")
 	known := h.insert(store.VM{State: api.StateRunning})
 	h.manager()
 	if _, err := os.Stat(orphan); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the orphan's folder: %v", err)
 	}
 	if v, err := h.store.VM(t.Context(), known.ID); err != nil || v.State != api.StateStopped {
-		t.Errorf("the known VM = %s, %v", v.State, err)
+		t.Errorf("the known machine = %s, %v", v.State, err)
 	}
 }
 
@@ -105,7 +105,7 @@ func TestAdopt(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newHome(t, fakeWell)
 			old := h.manager()
-			v := h.start(old, h.create(old, api.CreateVM{}).ID)
+			v := h.start(old, h.create(old, api.CreateMachine{}).ID)
 			pid := old.vmms.of(v.ID).process.PID()
 			if err := errors.Join(old.Close(), tt.before(h, v.ID)); err != nil {
 				t.Fatal(err)
@@ -131,7 +131,7 @@ func TestAdopt(t *testing.T) {
 func TestAdoptedVMMDies(t *testing.T) {
 	h := newHome(t, fakeWell)
 	old := h.manager()
-	v := h.start(old, h.create(old, api.CreateVM{}).ID)
+	v := h.start(old, h.create(old, api.CreateMachine{}).ID)
 	if err := old.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -158,20 +158,20 @@ func TestRecoverWithVMM(t *testing.T) {
 		t.Run(string(tt.state), func(t *testing.T) {
 			h := newHome(t, fakeWell)
 			old := h.manager()
-			v := h.start(old, h.create(old, api.CreateVM{}).ID)
+			v := h.start(old, h.create(old, api.CreateMachine{}).ID)
 			if err := errors.Join(old.Close(), h.store.SetState(t.Context(), v.ID, tt.state, "")); err != nil {
 				t.Fatal(err)
 			}
 			m := h.manager()
 			if tt.state == api.StateRemoving {
 				if _, err := m.VM(t.Context(), v.ID); api.CodeOf(err) != api.CodeNotFound {
-					t.Errorf("VM = %v, want not found", err)
+					t.Errorf("machine = %v, want not found", err)
 				}
 				return
 			}
 			now := h.await(m, v.ID, api.WaitStopped)
 			if now.Reason != tt.want || now.VMM != nil {
-				t.Errorf("VM = %+v, want reason %q", now, tt.want)
+				t.Errorf("machine = %+v, want reason %q", now, tt.want)
 			}
 			lock, err := tryLock(m.Dir(v.ID).Lock())
 			if lock == nil || err != nil {
@@ -186,7 +186,7 @@ func TestRecoverWithVMM(t *testing.T) {
 func TestTearDownIsIdempotent(t *testing.T) {
 	h := newHome(t, fakeWell)
 	m := h.manager()
-	v := h.start(m, h.create(m, api.CreateVM{}).ID)
+	v := h.start(m, h.create(m, api.CreateMachine{}).ID)
 	rec, err := h.store.VM(t.Context(), v.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -209,7 +209,7 @@ func TestTearDownIsIdempotent(t *testing.T) {
 func TestRecoverStopOfLeased(t *testing.T) {
 	h := newHome(t, fakeWell)
 	old := h.manager()
-	v := h.start(old, h.create(old, api.CreateVM{Lease: true}).ID)
+	v := h.start(old, h.create(old, api.CreateMachine{Lease: true}).ID)
 	if err := errors.Join(old.Close(), h.store.SetState(t.Context(), v.ID, api.StateStopping, "")); err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +234,7 @@ func TestRecoverStopOfLeased(t *testing.T) {
 func TestFinishStopReadsTheRecord(t *testing.T) {
 	h := newHome(t, fakeWell)
 	m := h.manager()
-	v := h.start(m, h.create(m, api.CreateVM{}).ID)
+	v := h.start(m, h.create(m, api.CreateMachine{}).ID)
 	stale, err := h.store.VM(t.Context(), v.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -242,14 +242,14 @@ func TestFinishStopReadsTheRecord(t *testing.T) {
 	stale.State = api.StateStopping
 	m.finishStop(stale)
 	if now, err := m.VM(t.Context(), v.ID); err != nil || now.State != api.StateRunning {
-		t.Errorf("a VM that runs is %s (%s), %v", now.State, now.Reason, err)
+		t.Errorf("a machine that runs is %s (%s), %v", now.State, now.Reason, err)
 	}
 	if _, err := m.Kill(t.Context(), v.ID, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	m.finishStop(stale)
 	if now, err := m.VM(t.Context(), v.ID); err != nil || now.Reason != "killed" {
-		t.Errorf("a VM that was killed is %s (%s), %v", now.State, now.Reason, err)
+		t.Errorf("a machine that was killed is %s (%s), %v", now.State, now.Reason, err)
 	}
 }
 
@@ -260,7 +260,7 @@ func TestStartSettles(t *testing.T) {
 		t.Run(string(state), func(t *testing.T) {
 			h := newHome(t, fakeWell)
 			m := h.manager()
-			v := h.start(m, h.create(m, api.CreateVM{}).ID)
+			v := h.start(m, h.create(m, api.CreateMachine{}).ID)
 			running := m.vmms.of(v.ID)
 			err := m.operate(t.Context(), v.ID, "test", 0, func(ctx context.Context) error { // the watcher waits
 				if err := running.process.Kill(); err != nil {
@@ -300,7 +300,7 @@ func TestLease(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newHome(t, fakeWell)
 			m := h.manager()
-			v := h.create(m, api.CreateVM{Lease: true, AutoRemove: true})
+			v := h.create(m, api.CreateMachine{Lease: true, AutoRemove: true})
 			ctx, leave := context.WithCancel(t.Context())
 			defer leave()
 			held, ended, elsewhere := make(chan struct{}), make(chan error, 1), ""
@@ -353,19 +353,19 @@ func TestRecoverLeavesHeldLease(t *testing.T) {
 	defer lock.Close()
 	m := h.manager()
 	if _, err := m.VM(t.Context(), v.ID); err != nil {
-		t.Errorf("VM whose lease is held: %v", err)
+		t.Errorf("machine whose lease is held: %v", err)
 	}
 }
 
 func TestWait(t *testing.T) {
 	h := newHome(t, fakeWell)
 	m := h.manager()
-	v := h.create(m, api.CreateVM{Name: "web"})
+	v := h.create(m, api.CreateMachine{Name: "web"})
 	if _, err := m.Wait(t.Context(), "web", "nonsense"); api.CodeOf(err) != api.CodeInvalid {
 		t.Errorf("Wait for nonsense = %v, want invalid", err)
 	}
 	if _, err := m.Wait(t.Context(), "web", api.WaitRunning); api.CodeOf(err) != api.CodeConflict {
-		t.Errorf("Wait until a stopped VM runs = %v, want conflict", err)
+		t.Errorf("Wait until a stopped machine runs = %v, want conflict", err)
 	}
 	if now, err := m.Wait(t.Context(), "web", api.WaitStopped); err != nil || now.ID != v.ID {
 		t.Errorf("Wait until stopped = %+v, %v", now, err)
@@ -380,6 +380,6 @@ func TestWait(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := <-gone; err != nil && api.CodeOf(err) != api.CodeNotFound {
-		t.Errorf("Wait for a VM that was removed = %v", err)
+		t.Errorf("Wait for a machine that was removed = %v", err)
 	}
 }

@@ -60,8 +60,8 @@ func (m *Manager) PrepareSSH(ctx context.Context, ref string, newHostKey bool) (
 		return api.SSH{}, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout,
-		api.Errorf(api.CodeTimeout, "VM %s was not ready for ssh within %s", v.Name, prepareTimeout).
-			WithRemedy(api.OpLogs.Remedy(api.Logs{VM: v.Name}, "look at its console")))
+		api.Errorf(api.CodeTimeout, "machine %s was not ready for ssh within %s", v.Name, prepareTimeout).
+			WithRemedy(api.OpLogs.Remedy(api.Logs{Machine: v.Name}, "look at its console")))
 	defer cancel()
 	prepared, err := prepareGuest(ctx, agent, v.Name, owner)
 	if err != nil {
@@ -87,21 +87,21 @@ func prepareGuest(ctx context.Context, agent *guest.Client, name, owner string) 
 	case err != nil && context.Cause(ctx) != nil:
 		return ssh.Prepared{}, context.Cause(ctx)
 	case err != nil:
-		return ssh.Prepared{}, fmt.Errorf("prepare VM %s for ssh: %w", name, err)
+		return ssh.Prepared{}, fmt.Errorf("prepare machine %s for ssh: %w", name, err)
 	case exit.Code == ssh.NoServer:
-		return ssh.Prepared{}, api.Errorf(api.CodeUnsupported, "the image of VM %s has no sshd", name).
-			WithRemedy(api.OpExec.Remedy(api.Exec{VM: name, Argv: strings.Fields("apt-get install -y openssh-server")},
+		return ssh.Prepared{}, api.Errorf(api.CodeUnsupported, "the image of machine %s has no sshd", name).
+			WithRemedy(api.OpExec.Remedy(api.Exec{Machine: name, Argv: strings.Fields("apt-get install -y openssh-server")},
 				"install it, for example on Debian")).
-			WithRemedy(api.OpExec.Remedy(api.Exec{VM: name}, "or do without"))
+			WithRemedy(api.OpExec.Remedy(api.Exec{Machine: name}, "or do without"))
 	case exit.Code != 0:
 		why := strings.TrimSpace(string(said) + exit.Error)
-		return ssh.Prepared{}, api.Errorf(api.CodeUnavailable, "prepare VM %s for ssh: exit status %d: %.300q",
+		return ssh.Prepared{}, api.Errorf(api.CodeUnavailable, "prepare machine %s for ssh: exit status %d: %.300q",
 			name, exit.Code, why).
-			WithRemedy(api.OpExec.Remedy(api.Exec{VM: name}, "without ssh there is"))
+			WithRemedy(api.OpExec.Remedy(api.Exec{Machine: name}, "without ssh there is"))
 	}
 	prepared, err := ssh.ParsePrepared(printed)
 	if err != nil {
-		return ssh.Prepared{}, fmt.Errorf("prepare VM %s for ssh: %w", name, err)
+		return ssh.Prepared{}, fmt.Errorf("prepare machine %s for ssh: %w", name, err)
 	}
 	return prepared, nil
 }

@@ -16,7 +16,7 @@ func TestPinHostKey(t *testing.T) {
 	const one, two = "ssh-ed25519 AAAAone", "ssh-ed25519 AAAAtwo"
 	h := newHome(t, fakeWell)
 	m := h.manager()
-	v := h.create(m, api.CreateVM{Name: "web"})
+	v := h.create(m, api.CreateMachine{Name: "web"})
 	known := func() string {
 		text, err := os.ReadFile(ssh.HomeDir(homefolder.Dir(h.dir)).KnownHosts())
 		if err != nil && !os.IsNotExist(err) {
@@ -44,17 +44,17 @@ func TestPinHostKey(t *testing.T) {
 			t.Errorf("%s: known hosts are %q, want %q", step.name, got, want)
 		}
 		if now, err := m.VM(t.Context(), v.ID); err != nil || now.HostKey != step.want {
-			t.Errorf("%s: the VM has the key %q, %v", step.name, now.HostKey, err)
+			t.Errorf("%s: the machine has the key %q, %v", step.name, now.HostKey, err)
 		}
 	}
 	if err := m.Remove(t.Context(), v.ID, true); err != nil {
 		t.Fatal(err)
 	}
 	if got := known(); got != "" {
-		t.Errorf("after the VM known hosts are %q", got)
+		t.Errorf("after the machine known hosts are %q", got)
 	}
 	if err := m.hostKeys.pin(t.Context(), v.ID, one, false); api.CodeOf(err) != api.CodeNotFound {
-		t.Errorf("a VM that is gone: %v", err)
+		t.Errorf("a machine that is gone: %v", err)
 	}
 }
 
@@ -62,16 +62,16 @@ func TestHostServicesArePlanned(t *testing.T) {
 	m := newHome(t, fakeWell).manager()
 	for _, tt := range []struct {
 		name  string
-		want  api.CreateVM
+		want  api.CreateMachine
 		words string // of the error; empty: fine
 	}{
-		{"OK", api.CreateVM{Network: api.NetworkUser, HostServices: []int{80, 5432}}, ""},
-		{"ErrNoNetwork", api.CreateVM{Network: api.NetworkNone, HostServices: []int{80}}, "without a network"},
-		{"ErrPort", api.CreateVM{Network: api.NetworkUser, HostServices: []int{65536}}, "no TCP port"},
-		{"ErrZero", api.CreateVM{Network: api.NetworkUser, HostServices: []int{0}}, "no TCP port"},
-		{"ErrDNS", api.CreateVM{Network: api.NetworkUser, HostServices: []int{53}}, "name server"},
-		{"ErrTwice", api.CreateVM{Network: api.NetworkUser, HostServices: []int{80, 80}}, "twice"},
-		{"ErrMany", api.CreateVM{Network: api.NetworkUser, HostServices: make([]int, 65)}, "at most 64"},
+		{"OK", api.CreateMachine{Network: api.NetworkUser, HostServices: []int{80, 5432}}, ""},
+		{"ErrNoNetwork", api.CreateMachine{Network: api.NetworkNone, HostServices: []int{80}}, "without a network"},
+		{"ErrPort", api.CreateMachine{Network: api.NetworkUser, HostServices: []int{65536}}, "no TCP port"},
+		{"ErrZero", api.CreateMachine{Network: api.NetworkUser, HostServices: []int{0}}, "no TCP port"},
+		{"ErrDNS", api.CreateMachine{Network: api.NetworkUser, HostServices: []int{53}}, "name server"},
+		{"ErrTwice", api.CreateMachine{Network: api.NetworkUser, HostServices: []int{80, 80}}, "twice"},
+		{"ErrMany", api.CreateMachine{Network: api.NetworkUser, HostServices: make([]int, 65)}, "at most 64"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			rec, err := m.plan(tt.want)

@@ -48,10 +48,10 @@ func (m *Manager) startFlow(x *machine, bootTimeout time.Duration) flow {
 // ends before, the VM is stopped again.
 //
 // bootTimeout is how long the agent may take; 0 means the configured time.
-func (m *Manager) Start(ctx context.Context, ref string, bootTimeout time.Duration) (api.VM, error) {
+func (m *Manager) Start(ctx context.Context, ref string, bootTimeout time.Duration) (api.Machine, error) {
 	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
 	err = m.change(ctx, rec.ID, "start", 0, func(ctx context.Context, x *machine) error {
 		running := m.vmms.of(x.rec.ID)
@@ -66,7 +66,7 @@ func (m *Manager) Start(ctx context.Context, ref string, bootTimeout time.Durati
 		return m.start(ctx, x, bootTimeout)
 	})
 	if err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
 	return m.VM(ctx, rec.ID)
 }
@@ -83,7 +83,7 @@ func (m *Manager) settleBeforeStart(ctx context.Context, x *machine) error {
 		*x.rec, err = m.store.VM(ctx, x.rec.ID)
 	}
 	if err == nil && x.rec.State != api.StateStopped {
-		err = api.Errorf(api.CodeConflict, "VM %s is %s", x.rec.Name, x.rec.State)
+		err = api.Errorf(api.CodeConflict, "machine %s is %s", x.rec.Name, x.rec.State)
 	}
 	return err
 }
@@ -96,7 +96,7 @@ func (m *Manager) start(ctx context.Context, x *machine, bootTimeout time.Durati
 		m.watch(x.rec.ID, m.vmms.of(x.rec.ID))
 		return nil
 	}
-	err = fmt.Errorf("start VM %s: %w", x.rec.Name, err)
+	err = fmt.Errorf("start machine %s: %w", x.rec.Name, err)
 	e := ending{reason: firstLine(err)}
 	if clean {
 		if recordErr := m.recordStopped(ctx, x, e.reason); recordErr == nil {
@@ -109,8 +109,8 @@ func (m *Manager) start(ctx context.Context, x *machine, bootTimeout time.Durati
 // checkFiles verifies what the VM is booted from and prepares what it has in common with others.
 func (s *starting) checkFiles(ctx context.Context) error {
 	if _, err := os.Stat(s.x.dir.Disk()); err != nil {
-		return api.Errorf(api.CodeNotFound, "the disk of VM %s is gone: %w", s.x.rec.Name, err).
-			WithRemedy(api.OpRemoveVM.Remedy(api.RemoveVM{VM: s.x.rec.Name}, "its data is lost; remove it"))
+		return api.Errorf(api.CodeNotFound, "the disk of machine %s is gone: %w", s.x.rec.Name, err).
+			WithRemedy(api.OpRemoveMachine.Remedy(api.RemoveMachine{Machine: s.x.rec.Name}, "its data is lost; remove it"))
 	}
 	images, kernels := s.host.images, s.host.kernels
 	if err := images.Verify(ctx, s.x.rec.ImageID); err != nil {

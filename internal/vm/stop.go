@@ -24,10 +24,10 @@ const lastAnswerTimeout = 2 * time.Second
 // Stop shuts a VM down: the agent syncs and asks the init system to shut down; past the timeout (0
 // means the configured one) the VM is killed. A VM that is starting is cancelled. Once begun a stop
 // is finished, whatever becomes of ctx.
-func (m *Manager) Stop(ctx context.Context, ref string, timeout time.Duration) (api.VM, error) {
+func (m *Manager) Stop(ctx context.Context, ref string, timeout time.Duration) (api.Machine, error) {
 	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
 	err = m.change(ctx, rec.ID, "stop", preempt|detached, func(ctx context.Context, x *machine) error {
 		if x.rec.State == api.StateStopped {
@@ -36,13 +36,13 @@ func (m *Manager) Stop(ctx context.Context, ref string, timeout time.Duration) (
 		return m.stop(ctx, x, cmp.Or(timeout, m.config.StopTimeout))
 	})
 	if err != nil {
-		return api.VM{}, fmt.Errorf("stop VM %s: %w", rec.Name, err)
+		return api.Machine{}, fmt.Errorf("stop machine %s: %w", rec.Name, err)
 	}
 	return m.lastSeen(ctx, rec)
 }
 
 // lastSeen returns a VM after it stopped; one that removes itself then is shown as it was.
-func (m *Manager) lastSeen(ctx context.Context, rec store.VM) (api.VM, error) {
+func (m *Manager) lastSeen(ctx context.Context, rec store.VM) (api.Machine, error) {
 	v, err := m.VM(ctx, rec.ID)
 	if api.CodeOf(err) == api.CodeNotFound && rec.AutoRemove {
 		rec.State, rec.VMMPID = api.StateStopped, 0
@@ -110,28 +110,28 @@ func ended(ctx context.Context, r *runningVMM, within time.Duration) bool {
 }
 
 // Restart is Stop, then Start.
-func (m *Manager) Restart(ctx context.Context, ref string, stopTimeout, bootTimeout time.Duration) (api.VM, error) {
+func (m *Manager) Restart(ctx context.Context, ref string, stopTimeout, bootTimeout time.Duration) (api.Machine, error) {
 	v, err := m.Stop(ctx, ref, stopTimeout)
 	if err != nil {
 		return v, err
 	}
 	if v.AutoRemove {
-		return v, api.Errorf(api.CodeConflict, "VM %s was removed when it stopped, as it was created to be", v.Name)
+		return v, api.Errorf(api.CodeConflict, "machine %s was removed when it stopped, as it was created to be", v.Name)
 	}
 	return m.Start(ctx, v.ID, bootTimeout)
 }
 
 // Kill sends a signal to a VM's VMM. For a signal that ends the VMM it returns when the VM is
 // stopped; whatever is under way on the VM is cancelled.
-func (m *Manager) Kill(ctx context.Context, ref string, signal unix.Signal) (api.VM, error) {
+func (m *Manager) Kill(ctx context.Context, ref string, signal unix.Signal) (api.Machine, error) {
 	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
 	if signal != unix.SIGKILL && signal != unix.SIGTERM {
 		running := m.vmms.of(rec.ID)
 		if running == nil {
-			return api.VM{}, notRunning(rec)
+			return api.Machine{}, notRunning(rec)
 		}
 		return m.describe(rec), running.process.Signal(signal)
 	}
@@ -145,7 +145,7 @@ func (m *Manager) Kill(ctx context.Context, ref string, signal unix.Signal) (api
 		return nil // what this kill cancelled has ended the VM
 	})
 	if err != nil {
-		return api.VM{}, fmt.Errorf("kill VM %s: %w", rec.Name, err)
+		return api.Machine{}, fmt.Errorf("kill machine %s: %w", rec.Name, err)
 	}
 	return m.lastSeen(ctx, rec)
 }

@@ -119,9 +119,9 @@ func (m *Manager) Remove(ctx context.Context, ref string, force bool) error {
 	}
 	err = m.change(ctx, rec.ID, "remove", how, func(ctx context.Context, x *machine) error {
 		if !force && x.rec.State != api.StateStopped && x.rec.State != api.StateRemoving {
-			return api.Errorf(api.CodeConflict, "VM %s is %s", x.rec.Name, x.rec.State).
-				WithRemedy(api.OpStopVM.Remedy(api.StopVM{VM: x.rec.Name}, "stop it first")).
-				WithRemedy(api.OpRemoveVM.Remedy(api.RemoveVM{VM: x.rec.Name, Force: true}, "or remove it as it is"))
+			return api.Errorf(api.CodeConflict, "machine %s is %s", x.rec.Name, x.rec.State).
+				WithRemedy(api.OpStopMachine.Remedy(api.StopMachine{Machine: x.rec.Name}, "stop it first")).
+				WithRemedy(api.OpRemoveMachine.Remedy(api.RemoveMachine{Machine: x.rec.Name, Force: true}, "or remove it as it is"))
 		}
 		return m.end(ctx, "remove", x, ending{remove: true})
 	})
@@ -129,7 +129,7 @@ func (m *Manager) Remove(ctx context.Context, ref string, force bool) error {
 		return nil // what was cancelled, or its own auto-remove, has removed it
 	}
 	if err != nil {
-		return fmt.Errorf("remove VM %s: %w", rec.Name, err)
+		return fmt.Errorf("remove machine %s: %w", rec.Name, err)
 	}
 	return nil
 }

@@ -101,8 +101,8 @@ func (l *lock) take(context.Context) error {
 		return err
 	}
 	if file == nil {
-		return api.Errorf(api.CodeConflict, "another VMM still holds the lock of VM %s", l.rec.Name).
-			WithRemedy(api.OpKillVM.Remedy(api.KillVM{VM: l.rec.Name}, "end it"))
+		return api.Errorf(api.CodeConflict, "another VMM still holds the lock of machine %s", l.rec.Name).
+			WithRemedy(api.OpKillMachine.Remedy(api.KillMachine{Machine: l.rec.Name}, "end it"))
 	}
 	l.file = file
 	return nil
@@ -195,7 +195,7 @@ func (v *vmm) give(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("something still holds %s, which VM %s ran under", v.dir.Lock(), v.rec.Name)
+			return fmt.Errorf("something still holds %s, which machine %s ran under", v.dir.Lock(), v.rec.Name)
 		}
 	}
 }

@@ -26,10 +26,10 @@ func (m *Manager) nextChange() <-chan struct{} {
 }
 
 // Wait returns when the VM meets the condition, or ctx ends. A VM that is gone counts as stopped.
-func (m *Manager) Wait(ctx context.Context, ref string, condition api.WaitFor) (api.VM, error) {
+func (m *Manager) Wait(ctx context.Context, ref string, condition api.WaitFor) (api.Machine, error) {
 	rec, err := m.store.VM(ctx, ref)
 	if err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
 	want := api.StateRunning
 	port, isPort := condition.Port()
@@ -38,7 +38,7 @@ func (m *Manager) Wait(ctx context.Context, ref string, condition api.WaitFor) (
 		want = api.StateStopped
 	case condition == api.WaitRunning, condition == api.WaitBooted, isPort:
 	default:
-		return api.VM{}, api.Errorf(api.CodeInvalid, "cannot wait for %q", condition).
+		return api.Machine{}, api.Errorf(api.CodeInvalid, "cannot wait for %q", condition).
 			WithHint("one of %s, %s, %s, port:N", api.WaitRunning, api.WaitBooted, api.WaitStopped)
 	}
 	rec, err = m.waitState(ctx, rec, want)

@@ -18,7 +18,7 @@ import (
 
 // notAsked are the operations that no test here sees succeed, and why.
 var notAsked = map[string]string{
-	"BuildImage": "a build takes minutes in a guest; its refusals are judged, and its events are of the same kind as CreateVM's",
+	"BuildImage": "a build takes minutes in a guest; its refusals are judged, and its events are of the same kind as CreateMachine's",
 	"BuildLog":   "there is none without a build; its refusals are judged",
 }
 
@@ -65,20 +65,20 @@ func (h *home) testHost(t *testing.T) {
 
 func (h *home) testMachines(t *testing.T) {
 	create := func(body string, code api.Code) call {
-		return call{op: api.OpCreateVM, path: "/v1/vms", body: body, code: code}
+		return call{op: api.OpCreateMachine, path: "/v1/machines", body: body, code: code}
 	}
 	forward := func(body string, code api.Code) call {
-		return call{op: api.OpAddForward, path: "/v1/vms/web/forwards", body: body, code: code}
+		return call{op: api.OpAddForward, path: "/v1/machines/web/forwards", body: body, code: code}
 	}
 	noForward := func(query string, code api.Code) call {
-		return call{op: api.OpRemoveForward, path: "/v1/vms/web/forwards" + query, code: code}
+		return call{op: api.OpRemoveForward, path: "/v1/machines/web/forwards" + query, code: code}
 	}
 	services := func(body string, code api.Code) call {
-		return call{op: api.OpSetHostServices, path: "/v1/vms/web/host-services", body: body, code: code}
+		return call{op: api.OpSetHostServices, path: "/v1/machines/web/host-services", body: body, code: code}
 	}
 	h.askAll(t, []call{
-		{op: api.OpVMs, path: "/v1/vms"},
-		{op: api.OpVM, path: "/v1/vms/web", code: api.CodeNotFound},
+		{op: api.OpMachines, path: "/v1/machines"},
+		{op: api.OpMachine, path: "/v1/machines/web", code: api.CodeNotFound},
 		create(`{"name":"Bad"}`, api.CodeInvalid),
 		create(`{"name":"web","nonsense":1}`, api.CodeInvalid),
 		create(`{"name":"web"} {}`, api.CodeInvalid),
@@ -89,13 +89,13 @@ func (h *home) testMachines(t *testing.T) {
 		create(`{"name":"web","env":["A=b"],"host_services":[65001],"forwards":[{"guest_port":80},{"protocol":"udp","host":"127.0.0.1","host_port":0,"guest_port":53}],"memory_mib":512}`, ""),
 		create(`{"name":"web"}`, api.CodeConflict),
 		create(`{"name":"plain","network":"none"}`, ""),
-		{op: api.OpVMs, path: "/v1/vms"},
-		{op: api.OpVM, path: "/v1/vms/web"},
-		{op: api.OpVM, path: "/v1/vms/plain"},
-		{op: api.OpSetNAT, path: "/v1/vms/web/nat", body: `{"on":true}`},
-		{op: api.OpSetNAT, path: "/v1/vms/web/nat", body: `{"on":false}`},
-		{op: api.OpSetNAT, path: "/v1/vms/web/nat", body: `{"on":1}`, code: api.CodeInvalid},
-		{op: api.OpSetNAT, path: "/v1/vms/nosuch/nat", body: `{"on":true}`, code: api.CodeNotFound},
+		{op: api.OpMachines, path: "/v1/machines"},
+		{op: api.OpMachine, path: "/v1/machines/web"},
+		{op: api.OpMachine, path: "/v1/machines/plain"},
+		{op: api.OpSetNAT, path: "/v1/machines/web/nat", body: `{"on":true}`},
+		{op: api.OpSetNAT, path: "/v1/machines/web/nat", body: `{"on":false}`},
+		{op: api.OpSetNAT, path: "/v1/machines/web/nat", body: `{"on":1}`, code: api.CodeInvalid},
+		{op: api.OpSetNAT, path: "/v1/machines/nosuch/nat", body: `{"on":true}`, code: api.CodeNotFound},
 		services(`{"ports":[65001,65002]}`, ""), services(`{"ports":[]}`, ""), services(`{"ports":[0]}`, api.CodeInvalid),
 		forward(`{"host":"127.0.0.2","host_port":65003,"guest_port":80}`, ""),
 		forward(`{"host":"127.0.0.2","host_port":65003,"guest_port":81}`, api.CodeConflict),
@@ -113,24 +113,24 @@ func (h *home) testMachines(t *testing.T) {
 // testStopped asks a machine that was never started for what only a running one can do.
 func (h *home) testStopped(t *testing.T) {
 	h.askAll(t, []call{
-		{op: api.OpLogs, path: "/v1/vms/web/logs", code: api.CodeConflict},
-		{op: api.OpLogs, path: "/v1/vms/web/logs?follow=maybe", code: api.CodeInvalid},
-		{op: api.OpPorts, path: "/v1/vms/web/ports", code: api.CodeConflict},
-		{op: api.OpStatsVM, path: "/v1/vms/web/stats", code: api.CodeConflict},
-		{op: api.OpPrepareSSH, path: "/v1/vms/web/ssh", body: `{}`, code: api.CodeConflict},
-		{op: api.OpReadFiles, path: "/v1/vms/web/files?path=/etc", code: api.CodeConflict},
-		{op: api.OpWriteFiles, path: "/v1/vms/web/files?path=/etc", body: "no tar", code: api.CodeConflict},
-		{op: api.OpExec, path: "/v1/vms/web/exec", body: `{"argv":["true"]}`, code: api.CodeConflict},
-		{op: api.OpKillVM, path: "/v1/vms/web/kill", body: `{}`, code: api.CodeConflict},
-		{op: api.OpKillVM, path: "/v1/vms/web/kill", body: `{"signal":"NONE"}`, code: api.CodeInvalid},
-		{op: api.OpStopVM, path: "/v1/vms/web/stop", body: `{}`},
-		{op: api.OpStopVM, path: "/v1/vms/web/stop", body: `{"timeout_ms":-1}`, code: api.CodeInvalid},
-		{op: api.OpStartVM, path: "/v1/vms/web/start", body: `{"boot_timeout_ms":-1}`, code: api.CodeInvalid},
-		{op: api.OpRestartVM, path: "/v1/vms/nosuch/restart", code: api.CodeNotFound},
-		{op: api.OpWaitVM, path: "/v1/vms/web/wait?for=stopped"},
-		{op: api.OpWaitVM, path: "/v1/vms/web/wait?for=nonsense", code: api.CodeInvalid},
-		{op: api.OpLeaseVM, path: "/v1/vms/nosuch/lease", code: api.CodeNotFound},
-		{op: api.OpRun, path: "/v1/vms/run", body: `{"vm":{},"wait":"stopped","nonsense":1}`, code: api.CodeInvalid},
+		{op: api.OpLogs, path: "/v1/machines/web/logs", code: api.CodeConflict},
+		{op: api.OpLogs, path: "/v1/machines/web/logs?follow=maybe", code: api.CodeInvalid},
+		{op: api.OpPorts, path: "/v1/machines/web/ports", code: api.CodeConflict},
+		{op: api.OpStatsMachine, path: "/v1/machines/web/stats", code: api.CodeConflict},
+		{op: api.OpPrepareSSH, path: "/v1/machines/web/ssh", body: `{}`, code: api.CodeConflict},
+		{op: api.OpReadFiles, path: "/v1/machines/web/files?path=/etc", code: api.CodeConflict},
+		{op: api.OpWriteFiles, path: "/v1/machines/web/files?path=/etc", body: "no tar", code: api.CodeConflict},
+		{op: api.OpExec, path: "/v1/machines/web/exec", body: `{"argv":["true"]}`, code: api.CodeConflict},
+		{op: api.OpKillMachine, path: "/v1/machines/web/kill", body: `{}`, code: api.CodeConflict},
+		{op: api.OpKillMachine, path: "/v1/machines/web/kill", body: `{"signal":"NONE"}`, code: api.CodeInvalid},
+		{op: api.OpStopMachine, path: "/v1/machines/web/stop", body: `{}`},
+		{op: api.OpStopMachine, path: "/v1/machines/web/stop", body: `{"timeout_ms":-1}`, code: api.CodeInvalid},
+		{op: api.OpStartMachine, path: "/v1/machines/web/start", body: `{"boot_timeout_ms":-1}`, code: api.CodeInvalid},
+		{op: api.OpRestartMachine, path: "/v1/machines/nosuch/restart", code: api.CodeNotFound},
+		{op: api.OpWaitMachine, path: "/v1/machines/web/wait?for=stopped"},
+		{op: api.OpWaitMachine, path: "/v1/machines/web/wait?for=nonsense", code: api.CodeInvalid},
+		{op: api.OpLeaseMachine, path: "/v1/machines/nosuch/lease", code: api.CodeNotFound},
+		{op: api.OpRun, path: "/v1/machines/run", body: `{"machine":{},"wait":"stopped","nonsense":1}`, code: api.CodeInvalid},
 	})
 }
 
@@ -217,37 +217,37 @@ func (h *home) testKernels(t *testing.T) {
 }
 
 func (h *home) testRunning(t *testing.T) {
-	h.ask(t, call{op: api.OpStartVM, path: "/v1/vms/web/start", body: `{"boot_timeout_ms":1}`, code: api.CodeTimeout})
+	h.ask(t, call{op: api.OpStartMachine, path: "/v1/machines/web/start", body: `{"boot_timeout_ms":1}`, code: api.CodeTimeout})
 	h.askAll(t, []call{
-		{op: api.OpStartVM, path: "/v1/vms/web/start", body: `{"boot_timeout_ms":120000}`},
-		{op: api.OpVM, path: "/v1/vms/web"},
-		{op: api.OpWaitVM, path: "/v1/vms/web/wait?for=running"},
-		{op: api.OpWaitVM, path: "/v1/vms/web/wait?for=booted"},
-		{op: api.OpStatsVM, path: "/v1/vms/web/stats"},
-		{op: api.OpPorts, path: "/v1/vms/web/ports"},
-		{op: api.OpPrepareSSH, path: "/v1/vms/web/ssh", body: `{}`},
-		{op: api.OpLogs, path: "/v1/vms/web/logs"},
-		{op: api.OpReadFiles, path: "/v1/vms/web/files?path=/etc/hostname"},
-		{op: api.OpReadFiles, path: "/v1/vms/web/files?path=/nowhere", code: api.CodeNotFound},
-		{op: api.OpWriteFiles, path: "/v1/vms/web/files?path=/root", body: string(smallTar(t))},
-		{op: api.OpRemoveVM, path: "/v1/vms/web", code: api.CodeConflict},
+		{op: api.OpStartMachine, path: "/v1/machines/web/start", body: `{"boot_timeout_ms":120000}`},
+		{op: api.OpMachine, path: "/v1/machines/web"},
+		{op: api.OpWaitMachine, path: "/v1/machines/web/wait?for=running"},
+		{op: api.OpWaitMachine, path: "/v1/machines/web/wait?for=booted"},
+		{op: api.OpStatsMachine, path: "/v1/machines/web/stats"},
+		{op: api.OpPorts, path: "/v1/machines/web/ports"},
+		{op: api.OpPrepareSSH, path: "/v1/machines/web/ssh", body: `{}`},
+		{op: api.OpLogs, path: "/v1/machines/web/logs"},
+		{op: api.OpReadFiles, path: "/v1/machines/web/files?path=/etc/hostname"},
+		{op: api.OpReadFiles, path: "/v1/machines/web/files?path=/nowhere", code: api.CodeNotFound},
+		{op: api.OpWriteFiles, path: "/v1/machines/web/files?path=/root", body: string(smallTar(t))},
+		{op: api.OpRemoveMachine, path: "/v1/machines/web", code: api.CodeConflict},
 	})
-	frames := h.converse(t, call{op: api.OpExec, path: "/v1/vms/web/exec", body: `{"argv":["cat","/root/hello"],"env":["A=b"]}`})
+	frames := h.converse(t, call{op: api.OpExec, path: "/v1/machines/web/exec", body: `{"argv":["cat","/root/hello"],"env":["A=b"]}`})
 	if len(frames) != 2 || string(frames[0].Payload) != "hello\n" || string(frames[1].Payload) != `{"code":0}` {
 		t.Errorf("exec gives %+v", frames)
 	}
 	h.askAll(t, []call{
-		{op: api.OpRestartVM, path: "/v1/vms/web/restart", body: `{"timeout_ms":1,"boot_timeout_ms":120000}`},
-		{op: api.OpKillVM, path: "/v1/vms/web/kill", body: `{"signal":"KILL"}`},
-		{op: api.OpVM, path: "/v1/vms/web"},
-		{op: api.OpLogs, path: "/v1/vms/web/logs"},
-		{op: api.OpRemoveVM, path: "/v1/vms/web?force=1"},
+		{op: api.OpRestartMachine, path: "/v1/machines/web/restart", body: `{"timeout_ms":1,"boot_timeout_ms":120000}`},
+		{op: api.OpKillMachine, path: "/v1/machines/web/kill", body: `{"signal":"KILL"}`},
+		{op: api.OpMachine, path: "/v1/machines/web"},
+		{op: api.OpLogs, path: "/v1/machines/web/logs"},
+		{op: api.OpRemoveMachine, path: "/v1/machines/web?force=1"},
 	})
-	run := h.converse(t, call{op: api.OpRun, path: "/v1/vms/run", body: `{"vm":{"auto_remove":true},"argv":["true"],"boot_timeout_ms":120000}`})
+	run := h.converse(t, call{op: api.OpRun, path: "/v1/machines/run", body: `{"machine":{"auto_remove":true},"argv":["true"],"boot_timeout_ms":120000}`})
 	if last := run[len(run)-1]; string(last.Payload) != `{"code":0}` || !slices.ContainsFunc(run, func(f api.Frame) bool { return f.Type == api.FrameStarted }) {
 		t.Errorf("run ends with %s after %d frames", last.Payload, len(run))
 	}
-	if err := h.hold(t, call{op: api.OpLeaseVM, path: "/v1/vms/plain/lease"}).Close(); err != nil {
+	if err := h.hold(t, call{op: api.OpLeaseMachine, path: "/v1/machines/plain/lease"}).Close(); err != nil {
 		t.Error(err)
 	}
 }
@@ -285,9 +285,9 @@ func (h *home) testReplaced(t *testing.T) {
 		}
 	}
 	h.askAll(t, []call{
-		{op: api.OpVMs, path: "/v1/vms"},
+		{op: api.OpMachines, path: "/v1/machines"},
 		{op: api.OpRemoveImage, path: "/v1/images/again", code: api.CodeReplaced},
-		{op: api.OpCreateVM, path: "/v1/vms", body: `{}`, code: api.CodeReplaced},
+		{op: api.OpCreateMachine, path: "/v1/machines", body: `{}`, code: api.CodeReplaced},
 	})
 	if err := feed.Close(); err != nil {
 		t.Error(err)

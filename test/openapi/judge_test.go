@@ -146,17 +146,17 @@ func TestJudgeIsStrict(t *testing.T) {
 		status                  int
 		good                    bool
 	}{
-		{"OK", "/v1/vms", jsonMedia, `[]`, 200, true},
-		{"Null", "/v1/vms", jsonMedia, `null`, 200, false},
-		{"Object", "/v1/vms", jsonMedia, `{}`, 200, false},
+		{"OK", "/v1/machines", jsonMedia, `[]`, 200, true},
+		{"Null", "/v1/machines", jsonMedia, `null`, 200, false},
+		{"Object", "/v1/machines", jsonMedia, `{}`, 200, false},
 		{"MissingField", "/v1/images/x", jsonMedia, `{"id":"x"}`, 200, false},
-		{"UnknownField", "/v1/vms", jsonMedia, `{"code":"internal","message":"x","more":1}`, 500, false},
-		{"UnknownCode", "/v1/vms", jsonMedia, `{"code":"nonsense","message":"x"}`, 500, false},
-		{"Error", "/v1/vms", jsonMedia, `{"code":"internal","message":"x"}`, 500, true},
-		{"NullField", "/v1/vms", jsonMedia, `{"code":"internal","message":"x","hint":null}`, 500, false},
-		{"NullList", "/v1/vms", jsonMedia, `{"code":"internal","message":"x","remedies":null}`, 500, false},
-		{"NullOfReference", "/v1/vms", jsonMedia, `{"code":null,"message":"x"}`, 500, false},
-		{"OtherMedia", "/v1/vms", "text/html", `[]`, 200, false},
+		{"UnknownField", "/v1/machines", jsonMedia, `{"code":"internal","message":"x","more":1}`, 500, false},
+		{"UnknownCode", "/v1/machines", jsonMedia, `{"code":"nonsense","message":"x"}`, 500, false},
+		{"Error", "/v1/machines", jsonMedia, `{"code":"internal","message":"x"}`, 500, true},
+		{"NullField", "/v1/machines", jsonMedia, `{"code":"internal","message":"x","hint":null}`, 500, false},
+		{"NullList", "/v1/machines", jsonMedia, `{"code":"internal","message":"x","remedies":null}`, 500, false},
+		{"NullOfReference", "/v1/machines", jsonMedia, `{"code":null,"message":"x"}`, 500, false},
+		{"OtherMedia", "/v1/machines", "text/html", `[]`, 200, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r, err := http.NewRequest(http.MethodGet, "http://banger"+test.path, nil)
@@ -170,7 +170,7 @@ func TestJudgeIsStrict(t *testing.T) {
 		})
 	}
 	for line, good := range map[string]bool{`{"log":"x\n"}`: true, `{"log":1}`: false, `{"progress":{"stage":"x"}}`: false, `{"more":1}`: false} {
-		r, err := http.NewRequest(http.MethodPost, "http://banger/v1/vms", nil)
+		r, err := http.NewRequest(http.MethodPost, "http://banger/v1/machines", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -180,7 +180,7 @@ func TestJudgeIsStrict(t *testing.T) {
 		}
 	}
 	for body, good := range map[string]bool{`{}`: true, `{"cpus":2}`: true, `{"cpus":"2"}`: false, `{"nonsense":2}`: false, `{"network":"x"}`: false} {
-		r, err := http.NewRequest(http.MethodPost, "http://banger/v1/vms", nil)
+		r, err := http.NewRequest(http.MethodPost, "http://banger/v1/machines", nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestCheckProtocol(t *testing.T) {
 	tests := []struct{ name, header, want string }{
 		{"Same", "1", ""},
-		{"Newer", "2", "failed_precondition: the VM runs an agent of protocol 1, this banger speaks 2: restart the VM"},
+		{"Newer", "2", "failed_precondition: the machine runs an agent of protocol 1, this banger speaks 2: restart the machine"},
 		{"Absent", "", "failed_precondition: the caller is no banger: it names no agent protocol"},
 		{"Garbage", "one", "failed_precondition: the caller is no banger: it names no agent protocol"},
 	}

@@ -30,5 +30,5 @@ func protocolError(own int, got string) error {
 	if _, err := strconv.ParseUint(got, 10, 16); err != nil {
 		return errors.New("the caller is no banger: it names no agent protocol")
 	}
-	return fmt.Errorf("the VM runs an agent of protocol %d, this banger speaks %s: restart the VM", own, got)
+	return fmt.Errorf("the machine runs an agent of protocol %d, this banger speaks %s: restart the machine", own, got)
 }

@@ -77,5 +77,5 @@ func rebootRequest(kind, root string) (func() error, error) {
 		}
 		return func() error { return exec.Command(path).Run() }, nil //nolint:noctx // it ends the VM, whatever ends before
 	}
-	return nil, fmt.Errorf("ask init to reboot: the image has no reboot command: stop the VM by force")
+	return nil, fmt.Errorf("ask init to reboot: the image has no reboot command: stop the machine by force")
 }

@@ -106,7 +106,7 @@ func TestShutdownAfterFailure(t *testing.T) {
 func TestRebootRequest(t *testing.T) {
 	root := t.TempDir()
 	if _, err := rebootRequest(system.InitOther, root); err == nil ||
-		!strings.Contains(err.Error(), "stop the VM by force") {
+		!strings.Contains(err.Error(), "stop the machine by force") {
 		t.Errorf("without a reboot command: %v", err)
 	}
 	if err := errors.Join(os.MkdirAll(root+"/sbin", 0o755), os.WriteFile(root+"/sbin/reboot", nil, 0o755)); err != nil {

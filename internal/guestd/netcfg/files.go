@@ -56,7 +56,7 @@ func holds(path string, content []byte) bool {
 
 func (c Config) resolvConf() []byte {
 	var out strings.Builder
-	out.WriteString("# Written by banger at each start of the VM.\n")
+	out.WriteString("# Written by banger at each start of the machine.\n")
 	for _, server := range c.Nameservers {
 		fmt.Fprintf(&out, "nameserver %s\n", server)
 	}

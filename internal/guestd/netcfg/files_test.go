@@ -69,7 +69,7 @@ MTUBytes=1400
 	}
 }
 
-const testResolvConf = `# Written by banger at each start of the VM.
+const testResolvConf = `# Written by banger at each start of the machine.
 nameserver 172.30.0.1
 nameserver 9.9.9.9
 search vm
@@ -116,7 +116,7 @@ func TestWriteResolvConf(t *testing.T) {
 
 // Later in the same boot only what banger wrote is replaced.
 func TestRewriteResolvConf(t *testing.T) {
-	const fresh = "# Written by banger at each start of the VM.\nnameserver 10.0.0.1\n"
+	const fresh = "# Written by banger at each start of the machine.\nnameserver 10.0.0.1\n"
 	next := Config{Address: netip.MustParsePrefix("10.0.0.9/24"), Nameservers: addrs("10.0.0.1")}
 	const link = "-> "
 	tests := []struct{ name, meanwhile, want string }{

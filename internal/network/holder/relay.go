@@ -76,7 +76,7 @@ func listenForRelay(ctx context.Context, f *nft.Family) (*os.File, error) {
 	}}
 	listener, err := listening.Listen(ctx, "tcp", plan.RelayAddress(f).String())
 	if err != nil {
-		return nil, fmt.Errorf("listen for VMs' connections: %w", err)
+		return nil, fmt.Errorf("listen for machines' connections: %w", err)
 	}
 	defer listener.Close()
 	file, err := listener.(*net.TCPListener).File()

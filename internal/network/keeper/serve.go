@@ -138,7 +138,7 @@ func (k *keeper) setUp(ctx context.Context, d network.Dir) (err error) {
 	if err != nil {
 		return err
 	}
-	k.log.InfoContext(ctx, "IPv6", "between VMs", state.IPv6, "uplink", k.uplink.State6())
+	k.log.InfoContext(ctx, "IPv6", "between machines", state.IPv6, "uplink", k.uplink.State6())
 	if state.Relay || k.inside.Found == nil {
 		if err := k.openRelay(&state); err != nil {
 			return err

@@ -130,7 +130,7 @@ func (n *Namespace) ServiceSocket(at netip.AddrPort) (net.Listener, error) {
 	}
 	defer closeAll(files)
 	if len(files) != 1 { // a holder of an earlier build knows no services
-		return nil, errors.New("the network is of an earlier build, which has none; stop all VMs once to replace it")
+		return nil, errors.New("the network is of an earlier build, which has none; stop all machines once to replace it")
 	}
 	return net.FileListener(files[0])
 }

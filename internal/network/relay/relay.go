@@ -140,7 +140,7 @@ func (r *Relay) readSYNs() {
 		n, err := r.syns.Read(packet)
 		if err != nil {
 			if !errors.Is(err, os.ErrClosed) {
-				r.log.Error("VMs can open no more connections", "err", err)
+				r.log.Error("machines can open no more connections", "err", err)
 			}
 			return
 		}
@@ -253,7 +253,7 @@ func (r *Relay) refuse(err error, first []byte) {
 		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL,
 	} {
 		if errors.Is(err, lack) {
-			r.shortage.Do(func() { r.log.Error("VMs have more connections than this host allows", "err", err) })
+			r.shortage.Do(func() { r.log.Error("machines have more connections than this host allows", "err", err) })
 		}
 	}
 }
@@ -262,11 +262,11 @@ func (r *Relay) refuse(err error, first []byte) {
 func (r *Relay) accept(listener net.Listener) {
 	for {
 		guest, err := accept.Next(r.ctx, listener, func(err error) {
-			r.shortage.Do(func() { r.log.Error("take a VM's connection", "err", err) })
+			r.shortage.Do(func() { r.log.Error("take a machine's connection", "err", err) })
 		})
 		if err != nil {
 			if r.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
-				r.log.Error("VMs can open no more connections", "err", err)
+				r.log.Error("machines can open no more connections", "err", err)
 			}
 			return
 		}

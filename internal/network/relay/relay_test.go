@@ -22,7 +22,7 @@ func TestRelayBounds(t *testing.T) {
 	}
 	endpoints := []network.Endpoint{{Address: vm, Policy: network.Policy{NAT: true}}, {Address: other}}
 	if enter(vm, 1) {
-		t.Error("an unknown VM has a connection")
+		t.Error("an unknown machine has a connection")
 	}
 	r.Apply(endpoints)
 	for i := range plan.MaxConns {
@@ -34,18 +34,18 @@ func TestRelayBounds(t *testing.T) {
 		}
 	}
 	if enter(vm, plan.MaxConns) || enter(other, 1) {
-		t.Error("a VM has a connection too many")
+		t.Error("a machine has a connection too many")
 	}
 	endpoints[1].NAT = true
 	r.Apply(endpoints)
 	if !enter(other, 1) {
-		t.Error("a VM has none because another has many")
+		t.Error("a machine has none because another has many")
 	}
 	for i := range plan.MaxConns {
 		r.remove(r.latest[flowOf(vm, i)])
 	}
 	if len(r.conns) != 1 || len(r.latest) != 1 || len(r.count) != 1 {
-		t.Errorf("%d connections of %d VMs are left, %d to be found, want 1", len(r.conns), len(r.count), len(r.latest))
+		t.Errorf("%d connections of %d machines are left, %d to be found, want 1", len(r.conns), len(r.count), len(r.latest))
 	}
 
 	// A port that is used again while the connection before it is still ending.

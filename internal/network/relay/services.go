@@ -124,7 +124,7 @@ func (s *Services) accept(listener net.Listener, port uint16) {
 	defer s.forget(listener, port)
 	for {
 		conn, err := accept.Next(s.ctx, listener, func(err error) {
-			s.shortage.Do(func() { s.log.Error("take a VM's connection to a host service", "port", port, "err", err) })
+			s.shortage.Do(func() { s.log.Error("take a machine's connection to a host service", "port", port, "err", err) })
 		})
 		if errors.Is(err, net.ErrClosed) || s.ctx.Err() != nil && err != nil {
 			return

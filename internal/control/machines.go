@@ -14,47 +14,49 @@ import (
 )
 
 // VMs lists all machines.
-func (c *Control) VMs(ctx context.Context, _ api.None) ([]api.VM, error) { return c.o.VMs.VMs(ctx) }
-
-// VM returns one machine.
-func (c *Control) VM(ctx context.Context, in api.VMRef) (api.VM, error) {
-	return c.o.VMs.VM(ctx, in.VM)
+func (c *Control) Machines(ctx context.Context, _ api.None) ([]api.Machine, error) {
+	return c.o.VMs.VMs(ctx)
 }
 
-// CreateVM makes a machine.
-func (c *Control) CreateVM(ctx context.Context, in api.CreateVM) (api.VM, error) {
+// VM returns one machine.
+func (c *Control) Machine(ctx context.Context, in api.MachineRef) (api.Machine, error) {
+	return c.o.VMs.VM(ctx, in.Machine)
+}
+
+// CreateMachine makes a machine.
+func (c *Control) CreateMachine(ctx context.Context, in api.CreateMachine) (api.Machine, error) {
 	return c.o.VMs.Create(ctx, in)
 }
 
-// StartVM starts a machine.
-func (c *Control) StartVM(ctx context.Context, in api.StartVM) (api.VM, error) {
+// StartMachine starts a machine.
+func (c *Control) StartMachine(ctx context.Context, in api.StartMachine) (api.Machine, error) {
 	boot, err := milliseconds("boot_timeout_ms", in.BootTimeoutMS)
 	if err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
-	return c.o.VMs.Start(ctx, in.VM, boot)
+	return c.o.VMs.Start(ctx, in.Machine, boot)
 }
 
-// StopVM shuts a machine down.
-func (c *Control) StopVM(ctx context.Context, in api.StopVM) (api.VM, error) {
+// StopMachine shuts a machine down.
+func (c *Control) StopMachine(ctx context.Context, in api.StopMachine) (api.Machine, error) {
 	timeout, err := milliseconds("timeout_ms", in.TimeoutMS)
 	if err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
-	return c.o.VMs.Stop(ctx, in.VM, timeout)
+	return c.o.VMs.Stop(ctx, in.Machine, timeout)
 }
 
-// RestartVM stops a machine, then starts it.
-func (c *Control) RestartVM(ctx context.Context, in api.RestartVM) (api.VM, error) {
+// RestartMachine stops a machine, then starts it.
+func (c *Control) RestartMachine(ctx context.Context, in api.RestartMachine) (api.Machine, error) {
 	stop, err := milliseconds("timeout_ms", in.TimeoutMS)
 	if err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
 	boot, err := milliseconds("boot_timeout_ms", in.BootTimeoutMS)
 	if err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
-	return c.o.VMs.Restart(ctx, in.VM, stop, boot)
+	return c.o.VMs.Restart(ctx, in.Machine, stop, boot)
 }
 
 // milliseconds checks a timeout of a request; 0 stays the daemon's own.
@@ -65,13 +67,13 @@ func milliseconds(field string, ms int64) (time.Duration, error) {
 	return time.Duration(ms) * time.Millisecond, nil
 }
 
-// KillVM signals a machine's VMM.
-func (c *Control) KillVM(ctx context.Context, in api.KillVM) (api.VM, error) {
+// KillMachine signals a machine's VMM.
+func (c *Control) KillMachine(ctx context.Context, in api.KillMachine) (api.Machine, error) {
 	signal, err := parseSignal(in.Signal)
 	if err != nil {
-		return api.VM{}, err
+		return api.Machine{}, err
 	}
-	return c.o.VMs.Kill(ctx, in.VM, signal)
+	return c.o.VMs.Kill(ctx, in.Machine, signal)
 }
 
 // parseSignal reads "KILL", "SIGKILL" or "9"; empty is KILL.
@@ -92,55 +94,55 @@ func parseSignal(text string) (unix.Signal, error) {
 	return 0, api.Errorf(api.CodeInvalid, "unknown signal %q", text).WithHint("give a name such as TERM, or a number from 1 to 64")
 }
 
-// RemoveVM deletes a machine.
-func (c *Control) RemoveVM(ctx context.Context, in api.RemoveVM) (api.None, error) {
-	return api.None{}, c.o.VMs.Remove(ctx, in.VM, in.Force)
+// RemoveMachine deletes a machine.
+func (c *Control) RemoveMachine(ctx context.Context, in api.RemoveMachine) (api.None, error) {
+	return api.None{}, c.o.VMs.Remove(ctx, in.Machine, in.Force)
 }
 
-// LeaseVM calls held once the lease is taken, and returns when ctx has ended and the machine is gone.
-func (c *Control) LeaseVM(ctx context.Context, in api.VMRef, held func()) error {
-	return c.o.VMs.Lease(ctx, in.VM, held, c.o.RemoveBySuccessor)
+// LeaseMachine calls held once the lease is taken, and returns when ctx has ended and the machine is gone.
+func (c *Control) LeaseMachine(ctx context.Context, in api.MachineRef, held func()) error {
+	return c.o.VMs.Lease(ctx, in.Machine, held, c.o.RemoveBySuccessor)
 }
 
-// WaitVM returns when the machine meets the condition.
-func (c *Control) WaitVM(ctx context.Context, in api.WaitVM) (api.VM, error) {
-	return c.o.VMs.Wait(ctx, in.VM, in.For)
+// WaitMachine returns when the machine meets the condition.
+func (c *Control) WaitMachine(ctx context.Context, in api.WaitMachine) (api.Machine, error) {
+	return c.o.VMs.Wait(ctx, in.Machine, in.For)
 }
 
 // SetNAT opens or closes a machine's way to the world.
-func (c *Control) SetNAT(ctx context.Context, in api.SetNAT) (api.VM, error) {
-	return c.o.VMs.SetNAT(ctx, in.VM, in.On)
+func (c *Control) SetNAT(ctx context.Context, in api.SetNAT) (api.Machine, error) {
+	return c.o.VMs.SetNAT(ctx, in.Machine, in.On)
 }
 
 // SetHostServices gives a machine the host's services that it may reach.
-func (c *Control) SetHostServices(ctx context.Context, in api.SetHostServices) (api.VM, error) {
-	return c.o.VMs.SetHostServices(ctx, in.VM, in.Ports)
+func (c *Control) SetHostServices(ctx context.Context, in api.SetHostServices) (api.Machine, error) {
+	return c.o.VMs.SetHostServices(ctx, in.Machine, in.Ports)
 }
 
 // AddForward makes a port of a machine reachable.
 func (c *Control) AddForward(ctx context.Context, in api.AddForward) (api.Forward, error) {
-	return c.o.VMs.AddForward(ctx, in.VM, in.Forward())
+	return c.o.VMs.AddForward(ctx, in.Machine, in.Forward())
 }
 
 // RemoveForward ends a forward.
 func (c *Control) RemoveForward(ctx context.Context, in api.RemoveForward) (api.None, error) {
 	f := api.Forward{Protocol: in.Protocol, Host: in.Host, HostPort: in.HostPort}
-	return api.None{}, c.o.VMs.RemoveForward(ctx, in.VM, f)
+	return api.None{}, c.o.VMs.RemoveForward(ctx, in.Machine, f)
 }
 
 // Ports lists what listens in a machine.
-func (c *Control) Ports(ctx context.Context, in api.VMRef) ([]api.Port, error) {
-	return c.o.VMs.Ports(ctx, in.VM)
+func (c *Control) Ports(ctx context.Context, in api.MachineRef) ([]api.Port, error) {
+	return c.o.VMs.Ports(ctx, in.Machine)
 }
 
 // PrepareSSH makes a machine ready for an ssh connection.
 func (c *Control) PrepareSSH(ctx context.Context, in api.PrepareSSH) (api.SSH, error) {
-	return c.o.VMs.PrepareSSH(ctx, in.VM, in.NewHostKey)
+	return c.o.VMs.PrepareSSH(ctx, in.Machine, in.NewHostKey)
 }
 
-// StatsVM asks a running machine what it uses.
-func (c *Control) StatsVM(ctx context.Context, in api.VMRef) (api.Stats, error) {
-	agent, v, err := c.o.VMs.Agent(ctx, in.VM)
+// StatsMachine asks a running machine what it uses.
+func (c *Control) StatsMachine(ctx context.Context, in api.MachineRef) (api.Stats, error) {
+	agent, v, err := c.o.VMs.Agent(ctx, in.Machine)
 	if err != nil {
 		return api.Stats{}, err
 	}

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// State is where a VM is in its life. Only the daemon changes it.
+// State is where a machine is in its life. Only the daemon changes it.
 type State string
 
-// All states of a VM.
+// All states of a machine.
 const (
 	StateCreating State = "creating" // its disk is being made
 	StateStopped  State = "stopped"  // has a disk and no VMM; Reason says why it stopped
@@ -19,8 +19,8 @@ const (
 	StateRemoving State = "removing" // its disk is being deleted
 )
 
-// VM is one virtual machine as the daemon knows it; reading it never waits for the guest.
-type VM struct {
+// Machine is one virtual machine as the daemon knows it; reading it never waits for the guest.
+type Machine struct {
 	ID           string     `json:"id"`   // 12 hex digits, never reused
 	Name         string     `json:"name"` // DNS label (RFC 1123), unique
 	State        State      `json:"state"`
@@ -33,14 +33,14 @@ type VM struct {
 	MemoryMiB    int        `json:"memory_mib"`
 	DiskMiB      int        `json:"disk_mib"` // apparent size of its own disk, which is sparse
 	Env          []string   `json:"env,omitempty"`
-	AutoRemove   bool       `json:"auto_remove,omitempty"` // removed as soon as it stops
-	Builds       string     `json:"builds,omitempty"`      // the name of the image that it was made to build; its disk is its root
+	AutoRemove   bool       `json:"auto_remove,omitempty"`  // removed as soon as it stops
+	BuildsImage  string     `json:"builds_image,omitempty"` // the name of the image that it was made to build; its disk is its root
 	Network      Network    `json:"network"`
 	Address      string     `json:"address,omitempty"`  // IPv4, its own for its whole life
 	Address6     string     `json:"address6,omitempty"` // IPv6, made of Address; it has it where the host's kernel and its own have IPv6
 	MAC          string     `json:"mac,omitempty"`
-	NAT          bool       `json:"nat,omitempty"`           // reaches the world beyond the other VMs
-	Isolated     bool       `json:"isolated,omitempty"`      // reaches no other VM, and none reaches it
+	NAT          bool       `json:"nat,omitempty"`           // reaches the world beyond the other machines
+	Isolated     bool       `json:"isolated,omitempty"`      // reaches no other machine, and none reaches it
 	Gateway      string     `json:"gateway,omitempty"`       // IPv4, of the names' server and the host's services
 	MTU          int        `json:"mtu,omitempty"`           // bytes, of its network at its last start
 	HostServices []int      `json:"host_services,omitempty"` // TCP ports of the host's loopback that it reaches at the gateway
@@ -53,56 +53,56 @@ type VM struct {
 	Dir          string     `json:"dir"` // its folder on the host: disk, console log, sockets
 }
 
-// VMM is the process that runs a VM.
+// VMM is the process that runs a machine.
 type VMM struct {
 	Binary string `json:"binary"` // path of firecracker or firecracker-qemu
 	PID    int    `json:"pid"`
 }
 
-// Network is what kind of network a VM has.
+// Network is what kind of network a machine has.
 type Network string
 
 // Both kinds.
 const (
-	NetworkUser Network = "user" // the user's own: other VMs, and the world through the host
+	NetworkUser Network = "user" // the user's own: other machines, and the world through the host
 	NetworkNone Network = "none" // none at all
 )
 
-// VMRef names a VM.
-type VMRef struct {
-	VM string `json:"-" path:"vm"` // its name, or a unique prefix of its id
+// MachineRef names a machine.
+type MachineRef struct {
+	Machine string `json:"-" path:"machine"` // its name, or a unique prefix of its id
 }
 
-// SetNAT opens or closes a VM's way to the world.
+// SetNAT opens or closes a machine's way to the world.
 type SetNAT struct {
-	VM string `json:"-" path:"vm"`
-	On bool   `json:"on"`
+	Machine string `json:"-" path:"machine"`
+	On      bool   `json:"on"`
 }
 
-// SetHostServices gives a VM the host's services that it may reach, in place of those it had.
+// SetHostServices gives a machine the host's services that it may reach, in place of those it had.
 type SetHostServices struct {
-	VM    string `json:"-" path:"vm"`
-	Ports []int  `json:"ports"` // TCP, of the host's loopback
+	Machine string `json:"-" path:"machine"`
+	Ports   []int  `json:"ports"` // TCP, of the host's loopback
 }
 
-// PrepareSSH makes a running VM ready for one ssh connection.
+// PrepareSSH makes a running machine ready for one ssh connection.
 type PrepareSSH struct {
-	VM         string `json:"-" path:"vm"`
+	Machine    string `json:"-" path:"machine"`
 	NewHostKey bool   `json:"new_host_key,omitempty"` // take the host key that it has now, also when it was known by another
 }
 
-// SSH is how to connect to a VM that is ready: run Command in it with the connection as its input and output, and check
+// SSH is how to connect to a machine that is ready: run Command in it with the connection as its input and output, and check
 // the key it shows against KnownHosts under Alias.
 type SSH struct {
 	Command    []string `json:"command"`
 	HostKey    string   `json:"host_key"`    // type and base64
-	Alias      string   `json:"alias"`       // name of the VM's key in KnownHosts, whatever the VM is called
+	Alias      string   `json:"alias"`       // name of the machine's key in KnownHosts, whatever the machine is called
 	KnownHosts string   `json:"known_hosts"` // file
-	Key        string   `json:"key"`         // file of the private key that the VM lets in, for every user
+	Key        string   `json:"key"`         // file of the private key that the machine lets in, for every user
 }
 
-// CreateVM asks for a new VM. Zero values mean the daemon's settings; an empty Name is made up.
-type CreateVM struct {
+// CreateMachine asks for a new machine. Zero values mean the daemon's settings; an empty Name is made up.
+type CreateMachine struct {
 	Name          string    `json:"name,omitempty"`
 	Image         string    `json:"image,omitempty"`
 	Kernel        string    `json:"kernel,omitempty"`
@@ -110,19 +110,19 @@ type CreateVM struct {
 	CPUs          int       `json:"cpus,omitempty"`
 	MemoryMiB     int       `json:"memory_mib,omitempty"`
 	DiskMiB       int       `json:"disk_mib,omitempty"`
-	Env           []string  `json:"env,omitempty"` // K=V, given to every command run in the VM
+	Env           []string  `json:"env,omitempty"` // K=V, given to every command run in the machine
 	AutoRemove    bool      `json:"auto_remove,omitempty"`
 	Network       Network   `json:"network,omitempty"`
 	Isolated      bool      `json:"isolated,omitempty"`
 	HostServices  []int     `json:"host_services,omitempty"` // TCP ports of the host's loopback, to be reached at the gateway's address
 	Forwards      []Forward `json:"forwards,omitempty"`
-	Lease         bool      `json:"lease,omitempty"` // the client takes the VM's lease next; without one, the next daemon removes the VM
+	Lease         bool      `json:"lease,omitempty"` // the client takes the machine's lease next; without one, the next daemon removes the machine
 }
 
-// WaitVM asks to be told when a VM meets a condition.
-type WaitVM struct {
-	VM  string  `json:"-" path:"vm"`
-	For WaitFor `json:"-" query:"for"`
+// WaitMachine asks to be told when a machine meets a condition.
+type WaitMachine struct {
+	Machine string  `json:"-" path:"machine"`
+	For     WaitFor `json:"-" query:"for"`
 }
 
 // WaitFor is a condition a client can wait for.
@@ -148,50 +148,50 @@ func (w WaitFor) Port() (port int, ok bool) {
 	return port, ok && err == nil && port > 0 && port <= 65535
 }
 
-// StartVM says how to start a VM.
-type StartVM struct {
-	VM            string `json:"-" path:"vm"`
+// StartMachine says how to start a machine.
+type StartMachine struct {
+	Machine       string `json:"-" path:"machine"`
 	BootTimeoutMS int64  `json:"boot_timeout_ms,omitempty"` // until the agent answers; 0 is the daemon's setting
 }
 
-// StopVM says how to stop a VM.
-type StopVM struct {
-	VM        string `json:"-" path:"vm"`
+// StopMachine says how to stop a machine.
+type StopMachine struct {
+	Machine   string `json:"-" path:"machine"`
 	TimeoutMS int64  `json:"timeout_ms,omitempty"` // for the guest's own shutdown, then it is killed; 0 is the daemon's setting
 }
 
-// RestartVM is StopVM, then StartVM.
-type RestartVM struct {
-	VM            string `json:"-" path:"vm"`
-	TimeoutMS     int64  `json:"timeout_ms,omitempty"`      // as StopVM has it
-	BootTimeoutMS int64  `json:"boot_timeout_ms,omitempty"` // as StartVM has it
+// RestartMachine is StopMachine, then StartMachine.
+type RestartMachine struct {
+	Machine       string `json:"-" path:"machine"`
+	TimeoutMS     int64  `json:"timeout_ms,omitempty"`      // as StopMachine has it
+	BootTimeoutMS int64  `json:"boot_timeout_ms,omitempty"` // as StartMachine has it
 }
 
-// RemoveVM deletes a VM and its disk.
-type RemoveVM struct {
-	VM    string `json:"-" path:"vm"`
-	Force bool   `json:"-" query:"force"` // kill it first when it is not stopped
+// RemoveMachine deletes a machine and its disk.
+type RemoveMachine struct {
+	Machine string `json:"-" path:"machine"`
+	Force   bool   `json:"-" query:"force"` // kill it first when it is not stopped
 }
 
-// KillVM says which signal a VM's VMM gets; the guest is not asked.
-type KillVM struct {
-	VM     string `json:"-" path:"vm"`
-	Signal string `json:"signal,omitempty"` // "KILL" (default), "TERM" or a number
+// KillMachine says which signal a machine's VMM gets; the guest is not asked.
+type KillMachine struct {
+	Machine string `json:"-" path:"machine"`
+	Signal  string `json:"signal,omitempty"` // "KILL" (default), "TERM" or a number
 }
 
-// Logs asks for the console of a VM's last start.
+// Logs asks for the console of a machine's last start.
 type Logs struct {
-	VM     string `json:"-" path:"vm"`
-	Follow bool   `json:"-" query:"follow"` // go on until the VM stops
+	Machine string `json:"-" path:"machine"`
+	Follow  bool   `json:"-" query:"follow"` // go on until the machine stops
 }
 
-// Files names files of a running VM, which travel as a tar stream.
+// Files names files of a running machine, which travel as a tar stream.
 type Files struct {
-	VM   string `json:"-" path:"vm"`
-	Path string `json:"-" query:"path"`
+	Machine string `json:"-" path:"machine"`
+	Path    string `json:"-" query:"path"`
 }
 
-// Stats is what a running VM uses, as seen from the guest and from the host.
+// Stats is what a running machine uses, as seen from the guest and from the host.
 type Stats struct {
 	Name             string    `json:"name"`
 	ID               string    `json:"id"`
@@ -203,7 +203,7 @@ type Stats struct {
 	DiskTotalBytes   uint64    `json:"disk_total_bytes"`
 	DiskUsedBytes    uint64    `json:"disk_used_bytes"`
 	Processes        int       `json:"processes"`
-	HostDiskBytes    int64     `json:"host_disk_bytes"` // what the VM's folder takes on the host
+	HostDiskBytes    int64     `json:"host_disk_bytes"` // what the machine's folder takes on the host
 	HostMemoryBytes  int64     `json:"host_memory_bytes"`
 	At               time.Time `json:"at"`
 }
