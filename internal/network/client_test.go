@@ -177,7 +177,7 @@ func TestStartFails(t *testing.T) {
 	for _, tt := range []struct{ name, script, want string }{
 		{"ErrSilent", "exit 1", "the process died, see "},
 		{"ErrSaid", `echo '{"error":"no pasta"}' >&3`, "start network: no pasta"},
-		{"ErrNonsense", "echo hello >&3", "hear whether"},
+		{"ErrNonsense", "echo hello >&3", "hear why"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			err := NewClient(home.Dir(t.TempDir()), true, []string{"sh", "-c", tt.script}).Ensure(t.Context())

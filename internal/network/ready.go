@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // ReadyFD is where the keeper that Ensure starts finds the pipe for TellReady.
@@ -13,19 +14,24 @@ const ReadyFD = 3
 // maxReadyBytes bounds what is read of that pipe.
 const maxReadyBytes = 64 << 10
 
-// ready is what a keeper tells whoever started it, when it serves or cannot.
-type ready struct {
+// readyLine is what a keeper says that serves. A program may be replaced while its daemon runs, so
+// the daemon of an earlier build has to understand it: it knows this line, and takes all else for
+// an error.
+const readyLine = "ready"
+
+// refusal is what a keeper says that cannot serve.
+type refusal struct {
 	Served bool   `json:"served,omitempty"` // it cannot, because another does: ErrServed
 	Error  string `json:"error,omitempty"`
 }
 
 // TellReady tells whoever started this keeper that it serves, or why it does not.
 func TellReady(w io.Writer, err error) error {
-	said := ready{Served: errors.Is(err, ErrServed)}
 	if err != nil {
-		said.Error = err.Error()
+		return json.NewEncoder(w).Encode(refusal{errors.Is(err, ErrServed), err.Error()})
 	}
-	return json.NewEncoder(w).Encode(said)
+	_, err = fmt.Fprintln(w, readyLine)
+	return err
 }
 
 // errSilent says that a keeper ended without a word.
@@ -37,18 +43,18 @@ func hearReady(r io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("wait for the network: %w", err)
 	}
-	if len(text) == 0 {
+	switch strings.TrimSpace(string(text)) {
+	case readyLine:
+		return nil
+	case "":
 		return errSilent
 	}
-	var said ready
+	var said refusal
 	if err := json.Unmarshal(text, &said); err != nil {
-		return fmt.Errorf("hear whether the network is ready: %w", err)
+		return fmt.Errorf("hear why the network is not ready: %w", err)
 	}
-	switch {
-	case said.Served:
+	if said.Served {
 		return ErrServed
-	case said.Error != "":
-		return errors.New(said.Error)
 	}
-	return nil
+	return errors.New(said.Error)
 }

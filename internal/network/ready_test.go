@@ -41,7 +41,7 @@ func TestNotReady(t *testing.T) {
 	}{
 		{"Died", "", errSilent},
 		{"Torn", `{"serv`, nil},
-		{"Text", "ready\n", nil},
+		{"Text", "readily\n", nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := hearReady(bytes.NewBufferString(tt.said))
