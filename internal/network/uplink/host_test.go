@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
 
 	"banger/internal/home"
 	"banger/internal/network"
@@ -69,6 +70,23 @@ func TestSubnetConflict(t *testing.T) {
 		t.Errorf("got %v, want that the other home has the subnet", err)
 	}
 	nettest.Check(t, w.Home("d", network.DefaultSubnet, true).Ensure(t.Context())) // which shares no routes
+}
+
+// A host whose link has larger packets than a tap takes, such as a container's, gives its machines
+// as large ones as that does.
+func TestLargePackets(t *testing.T) {
+	if !nettest.InHost(t) {
+		return
+	}
+	h := nettest.NewWorld(t).Home("a", network.DefaultSubnet, false)
+	wan, err := netlink.LinkByName("wan0")
+	nettest.Check(t, err)
+	nettest.Check(t, netlink.LinkSetMTU(wan, 65535))
+	nettest.Check(t, h.Ensure(t.Context()))
+	tap, err := h.Attach(t.Context(), h.Endpoint("one", 2, network.Policy{}))
+	if err != nil || tap.MTU != 65520 {
+		t.Errorf("got %+v, %v, want a tap with 65520", tap, err)
+	}
 }
 
 // TestHostReachesGuest is what a veth uplink has beyond pasta.

@@ -175,6 +175,10 @@ func (v *veth) removeHostSide() error {
 	return errors.Join(errs...)
 }
 
+// maxMTU is the most that a tap takes: 65,535 without its Ethernet header (drivers/net/tun.c), in
+// whole words.
+const maxMTU = 65520
+
 // hostMTU is that of the link with the host's default route, or Ethernet's.
 func hostMTU() int {
 	routes, err := netlink.RouteList(nil, unix.AF_INET)
@@ -186,7 +190,7 @@ func hostMTU() int {
 			continue
 		}
 		if l, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
-			return l.Attrs().MTU
+			return min(l.Attrs().MTU, maxMTU)
 		}
 	}
 	return 1500
