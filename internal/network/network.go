@@ -116,12 +116,15 @@ type Status struct {
 
 var labelPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
+// IsLabel reports whether a VM may have the name: a DNS label, RFC 1123 section 2.1, lower case only.
+func IsLabel(name string) bool { return labelPattern.MatchString(name) }
+
 // Check reports what is wrong with an endpoint of this subnet.
 func (p Endpoint) Check(subnet netip.Prefix) error {
 	if p.ID == "" || len(p.ID) > 128 {
 		return fmt.Errorf("endpoint id %.140q must have 1 to 128 bytes", p.ID)
 	}
-	if !labelPattern.MatchString(p.Name) {
+	if !IsLabel(p.Name) {
 		return fmt.Errorf("endpoint name %.70q is no DNS label", p.Name)
 	}
 	mac, err := net.ParseMAC(p.MAC)

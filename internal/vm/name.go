@@ -4,17 +4,14 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	mathrand "math/rand/v2"
-	"regexp"
 
 	"banger/api"
+	"banger/internal/network"
 )
-
-// nameForm is a DNS label, RFC 1123 section 2.1, lower case only.
-var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // CheckName refuses a name that is not a DNS label.
 func CheckName(name string) error {
-	if nameForm.MatchString(name) {
+	if network.IsLabel(name) {
 		return nil
 	}
 	return api.Errorf(api.CodeInvalid, "bad machine name %q", name).
