@@ -32,7 +32,7 @@ func (i *Image) scan(ctx context.Context) (_ *tree, err error) {
 	t := newTree(i.limits, i.CompressedBytes())
 	for n, l := range i.layers { // l is as it was announced
 		if err := i.scanLayer(ctx, t, n, l); err != nil {
-			return nil, describe(ctx, n, l, err)
+			return nil, l.explain(ctx, n, err)
 		}
 		stage.Add(l.size)
 	}
@@ -43,8 +43,9 @@ func (i *Image) scan(ctx context.Context) (_ *tree, err error) {
 	return t, nil
 }
 
-// describe tells which layer is bad, and removes it from the cache when it has rotted there.
-func describe(ctx context.Context, n int, l layer, err error) error {
+// explain tells which layer is bad. One that has rotted in the cache is removed from there first.
+func (l layer) explain(ctx context.Context, n int, err error) error {
+	removed, removeErr := l.removeRotten(ctx)
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -52,11 +53,20 @@ func describe(ctx context.Context, n int, l layer, err error) error {
 		return api.Errorf(api.CodeInvalid, "bad image: layer %d: %w", n+1, err).WithHint("it must be a whole tar, plain or packed by gzip, zstd, xz or bzip2")
 	case l.digest == "":
 		return refuse("layer %d: %w", n+1, err)
-	case l.forget != nil && !l.intact(ctx):
-		err = errors.Join(err, l.forget(l.digest))
+	case removed:
+		err = errors.Join(err, removeErr)
 		return api.Errorf(api.CodeUnavailable, "cached layer sha256:%.12s was damaged and is removed: %w", l.digest, err).WithHint("try again: it is fetched anew")
 	}
 	return refuse("layer %d (sha256:%.12s): %w", n+1, l.digest, err)
+}
+
+// removeRotten removes a layer from the cache when it is not what it was when it was fetched, and
+// reports whether it has tried.
+func (l layer) removeRotten(ctx context.Context) (tried bool, err error) {
+	if ctx.Err() != nil || l.digest == "" || l.forget == nil || l.intact(ctx) {
+		return false, nil
+	}
+	return true, l.forget(l.digest)
 }
 
 // intact reports whether the blob is what it was when it was fetched.
