@@ -63,7 +63,10 @@ func (l layer) explain(ctx context.Context, n int, err error) error {
 // removeRotten removes a layer from the cache when it is not what it was when it was fetched, and
 // reports whether it has tried.
 func (l layer) removeRotten(ctx context.Context) (tried bool, err error) {
-	if ctx.Err() != nil || l.digest == "" || l.forget == nil || l.intact(ctx) {
+	if l.digest == "" || l.forget == nil || l.intact(ctx) {
+		return false, nil
+	}
+	if ctx.Err() != nil { // a look that was broken off proves nothing
 		return false, nil
 	}
 	return true, l.forget(l.digest)

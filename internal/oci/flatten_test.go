@@ -346,6 +346,38 @@ func TestDamagedLayers(t *testing.T) {
 	}
 }
 
+// cancelling is a blob whose second reading ends the context.
+type cancelling struct {
+	blob   []byte
+	reads  *int
+	cancel context.CancelFunc
+}
+
+func (c cancelling) ReadAt(p []byte, off int64) (int, error) {
+	if off == 0 {
+		*c.reads++
+	}
+	if *c.reads > 1 {
+		c.cancel()
+	}
+	return bytes.NewReader(c.blob).ReadAt(p[:min(len(p), 100)], off)
+}
+
+// Whether a layer has rotted is not known when the look at it is broken off: the layer stays.
+func TestCancelledWhileLookedAt(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	good := tarOf(t, entry{name: "a", content: strings.Repeat("x", 2000)})
+	l := layer{
+		blob: cancelling{good, new(int), cancel}, size: int64(len(good)), digest: sumOf(good), diffID: sumOf(nil),
+		forget: func(digest string) error { t.Errorf("%s was removed from the cache", digest); return nil },
+	}
+	_, err := flatten(ctx, &Image{layers: []layer{l}, limits: Limits{}.withDefaults()})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want %v", err, context.Canceled)
+	}
+}
+
 // changing is a blob that is another one when it is read again.
 type changing struct {
 	blobs [2][]byte
