@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 )
 
 // maxErrorBytes bounds the body of a failed answer.
@@ -168,7 +169,8 @@ func (c *Client) send(ctx context.Context, spec Spec, in any, content io.Reader)
 		return nil, err
 	}
 	response, err := c.http.Do(request)
-	if c.Before != nil && content == nil && nobodyListened(err) { // whom Before found has just made way for another one
+	// Whom Before found has just made way for another one: nothing was sent, or what was read changes nothing.
+	if c.Before != nil && content == nil && (nobodyListened(err) || spec.Right == RightRead && brokeOff(err)) {
 		if request, err = c.request(ctx, spec, in, nil); err != nil {
 			return nil, err
 		}
@@ -188,6 +190,12 @@ func (c *Client) send(ctx context.Context, spec Spec, in any, content io.Reader)
 func nobodyListened(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Op == "dial"
+}
+
+// brokeOff reports whether a connection ended before an answer came. A server that is being shut down drops the requests
+// that it has not read yet.
+func brokeOff(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // unwrapURL drops the made-up URL that net/http puts in front of an error.

@@ -1,0 +1,65 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// A daemon that makes way drops the requests that it has not read. With Before, which finds the next one, what only reads is
+// asked again, once; what changes something is not, for it may have been done.
+func TestClientAsksAgain(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		drops int // so many requests
+		ask   func(context.Context, *Client) error
+		want  int // requests
+		good  bool
+	}{
+		{"Read", 1, func(ctx context.Context, c *Client) error { _, err := c.VMs(ctx); return err }, 2, true},
+		{"ReadTwice", 2, func(ctx context.Context, c *Client) error { _, err := c.VMs(ctx); return err }, 2, false},
+		{"Download", 1, func(ctx context.Context, c *Client) error {
+			r, err := c.Logs(ctx, Logs{VM: "web"})
+			if err == nil {
+				r.Close()
+			}
+			return err
+		}, 2, true},
+		{"Write", 1, func(ctx context.Context, c *Client) error { return c.RemoveImage(ctx, "x") }, 1, false},
+		{"Long", 1, func(ctx context.Context, c *Client) error { _, err := c.StartVM(ctx, StartVM{VM: "x"}, nil); return err }, 1, false},
+		{"Upload", 1, func(ctx context.Context, c *Client) error {
+			return c.WriteFiles(ctx, Files{VM: "x"}, strings.NewReader("x"))
+		}, 1, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			requests, found := 0, 0
+			c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				if requests++; requests <= test.drops {
+					panic(http.ErrAbortHandler)
+				}
+				say(http.StatusOK, "[]")(w, nil)
+			})
+			c.Before = func(context.Context, Spec) error {
+				found++
+				return nil
+			}
+			err := test.ask(t.Context(), c)
+			if (err == nil) != test.good || requests != test.want || found != requests {
+				t.Errorf("%v after %d requests, %d times looked for a daemon; want %d", err, requests, found, test.want)
+			}
+		})
+	}
+	c := serve(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	looked := 0
+	c.Before = func(context.Context, Spec) error {
+		if looked++; looked == 2 {
+			return errors.New("no daemon starts")
+		}
+		return nil
+	}
+	if _, err := c.VMs(t.Context()); err == nil || err.Error() != "no daemon starts" {
+		t.Errorf("when no next one is found: %v", err)
+	}
+}
