@@ -20,24 +20,30 @@ import (
 
 // remedies are operations that errors offer, with inputs as they may have.
 var remedies = []api.Remedy{
-	api.OpMachines.Remedy(api.None{}, "x"),
-	api.OpMachine.Remedy(api.MachineRef{Machine: "web"}, "x"),
-	api.OpStartMachine.Remedy(api.StartMachine{Machine: "web"}, "x"),
-	api.OpStopMachine.Remedy(api.StopMachine{Machine: "web"}, "x"),
-	api.OpKillMachine.Remedy(api.KillMachine{Machine: "web"}, "x"),
-	api.OpKillMachine.Remedy(api.KillMachine{Machine: "web", Signal: "TERM"}, "x"),
-	api.OpRemoveMachine.Remedy(api.RemoveMachine{Machine: "web"}, "x"),
-	api.OpRemoveMachine.Remedy(api.RemoveMachine{Machine: "web", Force: true}, "x"),
-	api.OpLogs.Remedy(api.Logs{Machine: "web"}, "x"),
-	api.OpLogs.Remedy(api.Logs{Machine: "web", Follow: true}, "x"),
-	api.OpPorts.Remedy(api.MachineRef{Machine: "web"}, "x"),
-	api.OpExec.Remedy(api.Exec{Machine: "web"}, "x"),
-	api.OpExec.Remedy(api.Exec{Machine: "web", Argv: []string{"journalctl", "-u", "my service", "it's", ""}}, "x"),
-	api.OpAddForward.Remedy(api.AddForward{Machine: "web", GuestPort: 80}, "x"),
-	api.OpAddForward.Remedy(api.AddForward{Machine: "web", Protocol: api.UDP, Host: netip.MustParseAddr("::1"), HostPort: 53, GuestPort: 54}, "x"),
-	api.OpRemoveForward.Remedy(api.RemoveForward{Machine: "web", HostPort: 8080}, "x"),
-	api.OpRemoveForward.Remedy(api.RemoveForward{Machine: "web", Protocol: api.UDP, Host: netip.MustParseAddr("0.0.0.0"), HostPort: 53}, "x"),
-	api.OpRemoveForward.Remedy(api.RemoveForward{Machine: "web", Host: netip.MustParseAddr("::1"), HostPort: 53}, "x"),
+	api.OpVMs.Remedy(api.None{}, "x"),
+	api.OpVM.Remedy(api.VMRef{VM: "web"}, "x"),
+	api.OpStartVM.Remedy(api.StartVM{VM: "web"}, "x"),
+	api.OpStopVM.Remedy(api.StopVM{VM: "web"}, "x"),
+	api.OpKillVM.Remedy(api.KillVM{VM: "web"}, "x"),
+	api.OpKillVM.Remedy(api.KillVM{VM: "web", Signal: "TERM"}, "x"),
+	api.OpRemoveVM.Remedy(api.RemoveVM{VM: "web"}, "x"),
+	api.OpRemoveVM.Remedy(api.RemoveVM{VM: "web", Force: true}, "x"),
+	api.OpLogs.Remedy(api.Logs{VM: "web"}, "x"),
+	api.OpLogs.Remedy(api.Logs{VM: "web", Follow: true}, "x"),
+	api.OpPorts.Remedy(api.VMRef{VM: "web"}, "x"),
+	api.OpExec.Remedy(api.Exec{VM: "web"}, "x"),
+	api.OpExec.Remedy(api.Exec{VM: "web", Argv: []string{"journalctl", "-u", "my service", "it's", ""}}, "x"),
+	api.OpAddForward.Remedy(api.AddForward{VM: "web", GuestPort: 80}, "x"),
+	api.OpAddForward.Remedy(
+		api.AddForward{VM: "web", Protocol: api.UDP, Host: netip.MustParseAddr("::1"), HostPort: 53, GuestPort: 54},
+		"x",
+	),
+	api.OpRemoveForward.Remedy(api.RemoveForward{VM: "web", HostPort: 8080}, "x"),
+	api.OpRemoveForward.Remedy(
+		api.RemoveForward{VM: "web", Protocol: api.UDP, Host: netip.MustParseAddr("0.0.0.0"), HostPort: 53},
+		"x",
+	),
+	api.OpRemoveForward.Remedy(api.RemoveForward{VM: "web", Host: netip.MustParseAddr("::1"), HostPort: 53}, "x"),
 	api.OpImages.Remedy(api.None{}, "x"),
 	api.OpPullImage.Remedy(api.PullImage{Source: "oci:alpine"}, "x"),
 	api.OpPullImage.Remedy(api.PullImage{Source: "tar:/a b.tar", Name: "mine"}, "x"),
@@ -80,7 +86,8 @@ func TestRemedyCommands(t *testing.T) {
 // shellWords is how a shell splits a line that a user pastes.
 func shellWords(t *testing.T, line string) []string {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "sh", "-c", `for word in `+line+`; do printf '%s\0' "$word"; done`).Output()
+	out, err := exec.CommandContext(t.Context(), "sh", "-c", `for word in `+line+`; do printf '%s\0' "$word"; done`).
+		Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +136,9 @@ func requestOf(t *testing.T, args []string) ([]map[string]any, result) {
 
 // defaults are what commands say of a request besides what they were told.
 var defaults = map[string]any{
-	"boot_timeout_ms": float64(120000), "timeout_ms": float64(60000), "stdin": true, "host": "127.0.0.1", "protocol": "tcp",
+	"boot_timeout_ms": float64(
+		120000,
+	), "timeout_ms": float64(60000), "stdin": true, "host": "127.0.0.1", "protocol": "tcp",
 	"signal": "KILL", "argv": []any(nil),
 }
 

@@ -25,7 +25,12 @@ import (
 // TestMain is banger itself in a copy of the test's binary that is called so.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "banger" {
-		os.Exit(Run(context.Background(), Process{Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv}))
+		os.Exit(
+			Run(
+				context.Background(),
+				Process{Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv},
+			),
+		)
 	}
 	os.Exit(m.Run())
 }
@@ -48,7 +53,13 @@ func twoBuilds(t *testing.T) (one, other program) {
 		t.Fatal(err)
 	}
 	folder := home.Dir(filepath.Join(dir, "home"))
-	one, other = program{filepath.Join(dir, "one", "banger"), folder}, program{filepath.Join(dir, "other", "banger"), folder}
+	one, other = program{
+		filepath.Join(dir, "one", "banger"),
+		folder,
+	}, program{
+		filepath.Join(dir, "other", "banger"),
+		folder,
+	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +114,13 @@ func lastOfBuildID(t *testing.T, path string) int {
 // command prepares a command line; its context ends it in time.
 func (p program) command(ctx context.Context, args ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, p.path, args...)
-	command.Env = []string{"HOME=" + string(p.home), "BANGER_HOME=" + string(p.home), "PATH=" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0", "GOCOVERDIR=" + filepath.Dir(p.path)}
+	command.Env = []string{
+		"HOME=" + string(p.home),
+		"BANGER_HOME=" + string(p.home),
+		"PATH=" + os.Getenv("PATH"),
+		"GORACE=atexit_sleep_ms=0",
+		"GOCOVERDIR=" + filepath.Dir(p.path),
+	}
 	command.WaitDelay = time.Second
 	return command
 }
@@ -265,8 +282,11 @@ func ofThisBuild(t *testing.T) api.DaemonStatus {
 // What goes by the daemon's settings is refused where the user has others in mind; all else is done.
 func TestSettingsOfTheDaemon(t *testing.T) {
 	status := ofThisBuild(t)
-	status.Settings = []api.Setting{{Key: "vmm", Value: "firecracker", Origin: "BANGER_VMM"}, {Key: "subnet", Value: "172.30.0.0/16", Origin: "default"}}
-	made := api.Event[api.Machine]{Result: &api.Machine{Name: "web"}}
+	status.Settings = []api.Setting{
+		{Key: "vmm", Value: "firecracker", Origin: "BANGER_VMM"},
+		{Key: "subnet", Value: "172.30.0.0/16", Origin: "default"},
+	}
+	made := api.Event[api.VM]{Result: &api.VM{Name: "web"}}
 	dir := fakeDaemonOf(t, status, map[string]http.HandlerFunc{
 		"POST /v1/machines": says(made), "GET /v1/machines": says([]api.Machine{}), "DELETE /v1/images/x": says(api.None{}),
 	})
@@ -295,7 +315,8 @@ func TestSettingsOfTheDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range settings {
-		if (s.Key == "vmm") != (s.Pending != "") || s.Key == "vmm" && (s.Value != "firecracker" || s.Pending != "auto" || s.PendingOrigin != "default") {
+		if (s.Key == "vmm") != (s.Pending != "") ||
+			s.Key == "vmm" && (s.Value != "firecracker" || s.Pending != "auto" || s.PendingOrigin != "default") {
 			t.Errorf("setting %+v", s)
 		}
 	}
@@ -304,13 +325,17 @@ func TestSettingsOfTheDaemon(t *testing.T) {
 // A wait goes on with the next daemon when this one is replaced.
 func TestWaitAcrossHandover(t *testing.T) {
 	asked := 0
-	dir := fakeDaemonOf(t, ofThisBuild(t), map[string]http.HandlerFunc{"GET /v1/machines/web/wait": func(w http.ResponseWriter, r *http.Request) {
-		if asked++; asked < 3 {
-			refuses(api.Errorf(api.CodeReplaced, "the daemon was replaced meanwhile"))(w, r)
-			return
-		}
-		says(api.Machine{Name: "web", State: api.StateRunning})(w, r)
-	}})
+	dir := fakeDaemonOf(
+		t,
+		ofThisBuild(t),
+		map[string]http.HandlerFunc{"GET /v1/vms/web/wait": func(w http.ResponseWriter, r *http.Request) {
+			if asked++; asked < 3 {
+				refuses(api.Errorf(api.CodeReplaced, "the daemon was replaced meanwhile"))(w, r)
+				return
+			}
+			says(api.VM{Name: "web", State: api.StateRunning})(w, r)
+		}},
+	)
 	if got := banger(t, dir, "wait", "web"); got.code != 0 || got.stderr != "" || asked != 3 {
 		t.Errorf("banger wait = %+v after %d requests", got, asked)
 	}
@@ -321,7 +346,8 @@ func TestWaitTimeout(t *testing.T) {
 	dir := fakeDaemonOf(t, ofThisBuild(t), map[string]http.HandlerFunc{
 		"GET /v1/machines/web/wait": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
 	})
-	if got := banger(t, dir, "wait", "web", "--timeout", "20ms"); got.code != exitFailure || got.stderr != "banger: web was not running within 20ms\n" {
+	if got := banger(t, dir, "wait", "web", "--timeout", "20ms"); got.code != exitFailure ||
+		got.stderr != "banger: web was not running within 20ms\n" {
 		t.Errorf("banger wait = %+v", got)
 	}
 }

@@ -67,18 +67,21 @@ func TestCopyIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got map[string]string
-	dir := fakeDaemon(t, map[string]http.HandlerFunc{"PUT /v1/machines/web/files": func(w http.ResponseWriter, r *http.Request) {
-		switch path := r.URL.Query().Get("path"); path {
-		case "/refused": // before anything is read
-			refuses(api.Errorf(api.CodeConflict, "machine web is stopped"))(w, r)
-		default:
-			if r.Header.Get("Content-Type") != "application/x-tar" || path != "/srv" {
-				t.Errorf("path %s, type %s", path, r.Header.Get("Content-Type"))
+	dir := fakeDaemon(
+		t,
+		map[string]http.HandlerFunc{"PUT /v1/vms/web/files": func(w http.ResponseWriter, r *http.Request) {
+			switch path := r.URL.Query().Get("path"); path {
+			case "/refused": // before anything is read
+				refuses(api.Errorf(api.CodeConflict, "machine web is stopped"))(w, r)
+			default:
+				if r.Header.Get("Content-Type") != "application/x-tar" || path != "/srv" {
+					t.Errorf("path %s, type %s", path, r.Header.Get("Content-Type"))
+				}
+				got = contents(r.Body)
+				w.WriteHeader(http.StatusNoContent)
 			}
-			got = contents(r.Body)
-			w.WriteHeader(http.StatusNoContent)
-		}
-	}})
+		}},
+	)
 	if r := banger(t, dir, "cp", filepath.Join(from, "project"), "web:/srv"); r != (result{}) {
 		t.Errorf("cp = %+v", r)
 	}
@@ -88,7 +91,8 @@ func TestCopyIn(t *testing.T) {
 	if r := banger(t, dir, "cp", filepath.Join(from, "project"), "web:/refused"); r != (result{1, "", "banger: machine web is stopped\n"}) {
 		t.Errorf("cp that is refused = %+v", r)
 	}
-	if r := banger(t, dir, "cp", filepath.Join(from, "nothing"), "web:/srv"); r.code != 1 || !strings.Contains(r.stderr, "no such file") {
+	if r := banger(t, dir, "cp", filepath.Join(from, "nothing"), "web:/srv"); r.code != 1 ||
+		!strings.Contains(r.stderr, "no such file") {
 		t.Errorf("cp of nothing = %+v", r)
 	}
 	stdin, w, err := os.Pipe()
@@ -111,18 +115,21 @@ func TestCopyIn(t *testing.T) {
 // What comes out lands in a folder or on standard output; a stream that breaks off is a failure.
 func TestCopyOut(t *testing.T) {
 	stream := archive(t, [2]string{"etc/", ""}, [2]string{"etc/a", "one"})
-	dir := fakeDaemon(t, map[string]http.HandlerFunc{"GET /v1/machines/web/files": func(w http.ResponseWriter, r *http.Request) {
-		switch r.URL.Query().Get("path") {
-		case "/nowhere":
-			refuses(api.Errorf(api.CodeNotFound, "no file /nowhere"))(w, r)
-		case "/cut":
-			_, _ = w.Write(stream[:600])
-			_ = http.NewResponseController(w).Flush()
-			panic(http.ErrAbortHandler)
-		default:
-			_, _ = w.Write(stream)
-		}
-	}})
+	dir := fakeDaemon(
+		t,
+		map[string]http.HandlerFunc{"GET /v1/vms/web/files": func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.Query().Get("path") {
+			case "/nowhere":
+				refuses(api.Errorf(api.CodeNotFound, "no file /nowhere"))(w, r)
+			case "/cut":
+				_, _ = w.Write(stream[:600])
+				_ = http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			default:
+				_, _ = w.Write(stream)
+			}
+		}},
+	)
 	to := t.TempDir()
 	if r := banger(t, dir, "cp", "web:/etc", to); r != (result{}) {
 		t.Errorf("cp = %+v", r)
@@ -164,7 +171,12 @@ func TestSaveAndLoad(t *testing.T) {
 				t.Error(err)
 			}
 			loaded = r.URL.Query().Get("name") + ":" + string(data)
-			says(api.Event[api.Image]{Result: &api.Image{ID: "0123456789abcdef", Names: []string{"mine"}, SizeBytes: 1 << 20}})(w, r)
+			says(
+				api.Event[api.Image]{Result: &api.Image{ID: "0123456789abcdef", Names: []string{"mine"}, SizeBytes: 1 << 20}},
+			)(
+				w,
+				r,
+			)
 		},
 	})
 	file := filepath.Join(t.TempDir(), "work.tar.zst")
@@ -185,7 +197,8 @@ func TestSaveAndLoad(t *testing.T) {
 	if r := banger(t, dir, "image", "save", "work", "-o", "-"); r.code != 0 || r.stdout != "the archive" {
 		t.Errorf("save to standard output = %+v", r)
 	}
-	if r := banger(t, dir, "image", "load", file); r != (result{0, "mine   1MiB   0123456789ab\n", ""}) || loaded != ":the archive" {
+	if r := banger(t, dir, "image", "load", file); r != (result{0, "mine   1MiB   0123456789ab\n", ""}) ||
+		loaded != ":the archive" {
 		t.Errorf("load = %+v of %q", r, loaded)
 	}
 	stdin, err := os.Open(file)
@@ -193,10 +206,12 @@ func TestSaveAndLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stdin.Close()
-	if r := bangerWith(t, dir, stdin, "image", "load", "--name", "copy", "-"); r.code != 0 || loaded != "copy:the archive" {
+	if r := bangerWith(t, dir, stdin, "image", "load", "--name", "copy", "-"); r.code != 0 ||
+		loaded != "copy:the archive" {
 		t.Errorf("load of a stream = %+v of %q", r, loaded)
 	}
-	if r := banger(t, dir, "image", "load", filepath.Join(dir, "nowhere")); r.code != 1 || !strings.Contains(r.stderr, "no such file") {
+	if r := banger(t, dir, "image", "load", filepath.Join(dir, "nowhere")); r.code != 1 ||
+		!strings.Contains(r.stderr, "no such file") {
 		t.Errorf("load of nothing = %+v", r)
 	}
 }

@@ -35,7 +35,10 @@ func converses(t *testing.T, with func(t *testing.T, frames *api.FrameConn, body
 			return
 		}
 		defer conn.Close()
-		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.ExecUpgrade+"\r\n\r\n")
+		io.WriteString(
+			conn,
+			"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.ExecUpgrade+"\r\n\r\n",
+		)
 		with(t, api.NewFrameConn(conn, buffered.Reader), body)
 	}
 }
@@ -61,27 +64,32 @@ func bangerWith(t *testing.T, dir string, stdin *os.File, args ...string) result
 
 // Input goes out in frames, no more than may be under way, and its end is told.
 func TestSessionInput(t *testing.T) {
-	dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/machines/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
-		var in api.Exec
-		if err := json.Unmarshal(body, &in); err != nil || !in.Stdin || in.TTY != nil {
-			t.Errorf("exec %s, %v", body, err)
-		}
-		got := 0
-		for range api.StdinWindow { // all that may come without an answer
-			got += len(takes(t, frames, api.FrameStdin))
-		}
-		for done := false; !done; {
-			frames.Write(api.FrameStdinAck, nil)
-			frame, err := frames.Read()
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			got, done = got+len(frame.Payload), frame.Type == api.FrameStdinClose
-		}
-		frames.Write(api.FrameStdout, fmt.Append(nil, got))
-		frames.WriteJSON(api.FrameExit, api.ExecExit{})
-	})})
+	dir := fakeDaemon(
+		t,
+		map[string]http.HandlerFunc{
+			"POST /v1/vms/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
+				var in api.Exec
+				if err := json.Unmarshal(body, &in); err != nil || !in.Stdin || in.TTY != nil {
+					t.Errorf("exec %s, %v", body, err)
+				}
+				got := 0
+				for range api.StdinWindow { // all that may come without an answer
+					got += len(takes(t, frames, api.FrameStdin))
+				}
+				for done := false; !done; {
+					frames.Write(api.FrameStdinAck, nil)
+					frame, err := frames.Read()
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					got, done = got+len(frame.Payload), frame.Type == api.FrameStdinClose
+				}
+				frames.Write(api.FrameStdout, fmt.Append(nil, got))
+				frames.WriteJSON(api.FrameExit, api.ExecExit{})
+			}),
+		},
+	)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -99,15 +107,20 @@ func TestSessionInput(t *testing.T) {
 
 // Without -i a command gets no input, and this process's own is left alone.
 func TestSessionWithoutInput(t *testing.T) {
-	dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/machines/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
-		if strings.Contains(string(body), "stdin") {
-			t.Errorf("exec %s", body)
-		}
-		frames.WriteJSON(api.FrameExit, api.ExecExit{Code: 4})
-		if frame, err := frames.Read(); err == nil {
-			t.Errorf("frame %d came", frame.Type)
-		}
-	})})
+	dir := fakeDaemon(
+		t,
+		map[string]http.HandlerFunc{
+			"POST /v1/vms/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
+				if strings.Contains(string(body), "stdin") {
+					t.Errorf("exec %s", body)
+				}
+				frames.WriteJSON(api.FrameExit, api.ExecExit{Code: 4})
+				if frame, err := frames.Read(); err == nil {
+					t.Errorf("frame %d came", frame.Type)
+				}
+			}),
+		},
+	)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -126,11 +139,16 @@ func TestSessionWithoutInput(t *testing.T) {
 // Output that nobody reads any more ends the command.
 func TestSessionOutputClosed(t *testing.T) {
 	left := make(chan error, 1)
-	dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/machines/web/exec": converses(t, func(_ *testing.T, frames *api.FrameConn, _ []byte) {
-		frames.Write(api.FrameStdout, []byte("more"))
-		_, err := frames.Read()
-		left <- err
-	})})
+	dir := fakeDaemon(
+		t,
+		map[string]http.HandlerFunc{
+			"POST /v1/vms/web/exec": converses(t, func(_ *testing.T, frames *api.FrameConn, _ []byte) {
+				frames.Write(api.FrameStdout, []byte("more"))
+				_, err := frames.Read()
+				left <- err
+			}),
+		},
+	)
 	stdin, err := os.Open(os.DevNull)
 	if err != nil {
 		t.Fatal(err)
@@ -172,24 +190,30 @@ func process(t *testing.T, dir string, args ...string) (*os.File, *exec.Cmd) {
 func TestSessionOnTerminal(t *testing.T) {
 	resized := make(chan api.TTY, 1)
 	ready := make(chan struct{})
-	dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/machines/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
-		var in api.Exec
-		if err := json.Unmarshal(body, &in); err != nil || in.TTY == nil || *in.TTY != (api.TTY{Rows: 33, Cols: 111, Term: "xterm-test"}) {
-			t.Errorf("exec %s, %v", body, err)
-		}
-		takes(t, frames, api.FrameResize) // it may have changed since
-		close(ready)
-		var size api.TTY
-		if err := json.Unmarshal([]byte(takes(t, frames, api.FrameResize)), &size); err != nil {
-			t.Error(err)
-		}
-		resized <- size
-		if keys := takes(t, frames, api.FrameStdin); keys != "\x03" { // no signal: the terminal is raw
-			t.Errorf("keys %q", keys)
-		}
-		frames.Write(api.FrameStdout, []byte("bye\r\n"))
-		frames.WriteJSON(api.FrameExit, api.ExecExit{Code: 5})
-	})})
+	dir := fakeDaemon(
+		t,
+		map[string]http.HandlerFunc{
+			"POST /v1/vms/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
+				var in api.Exec
+				if err := json.Unmarshal(body, &in); err != nil || in.TTY == nil ||
+					*in.TTY != (api.TTY{Rows: 33, Cols: 111, Term: "xterm-test"}) {
+					t.Errorf("exec %s, %v", body, err)
+				}
+				takes(t, frames, api.FrameResize) // it may have changed since
+				close(ready)
+				var size api.TTY
+				if err := json.Unmarshal([]byte(takes(t, frames, api.FrameResize)), &size); err != nil {
+					t.Error(err)
+				}
+				resized <- size
+				if keys := takes(t, frames, api.FrameStdin); keys != "\x03" { // no signal: the terminal is raw
+					t.Errorf("keys %q", keys)
+				}
+				frames.Write(api.FrameStdout, []byte("bye\r\n"))
+				frames.WriteJSON(api.FrameExit, api.ExecExit{Code: 5})
+			}),
+		},
+	)
 	terminal, command := process(t, dir, "shell", "web")
 	select {
 	case <-ready:
@@ -234,23 +258,26 @@ func TestSignals(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			began, left := make(chan struct{}), make(chan struct{})
-			dir := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/machines/run": converses(t, func(t *testing.T, frames *api.FrameConn, _ []byte) {
-				defer close(left)
-				if test.start {
-					close(began)
-					if frame, err := frames.Read(); err == nil && frame.Type != api.FrameStdin && frame.Type != api.FrameStdinClose {
-						t.Errorf("frame %d came", frame.Type)
+			dir := fakeDaemon(
+				t,
+				map[string]http.HandlerFunc{"POST /v1/vms/run": converses(t, func(t *testing.T, frames *api.FrameConn, _ []byte) {
+					defer close(left)
+					if test.start {
+						close(began)
+						if frame, err := frames.Read(); err == nil && frame.Type != api.FrameStdin && frame.Type != api.FrameStdinClose {
+							t.Errorf("frame %d came", frame.Type)
+						}
+						return
 					}
-					return
-				}
-				frames.WriteJSON(api.FrameStarted, api.RunStarted{Machine: api.Machine{ID: "x", Name: "web"}, Argv: []string{"x"}})
-				takes(t, frames, api.FrameStdinClose) // only then signals are forwarded
-				close(began)
-				if got := takes(t, frames, api.FrameSignal); got != fmt.Sprintf(`{"signal":%d}`, int(test.signal)) {
-					t.Errorf("signal frame %s", got)
-				}
-				frames.WriteJSON(api.FrameExit, api.ExecExit{Code: 6})
-			})})
+					frames.WriteJSON(api.FrameStarted, api.RunStarted{VM: api.VM{ID: "x", Name: "web"}, Argv: []string{"x"}})
+					takes(t, frames, api.FrameStdinClose) // only then signals are forwarded
+					close(began)
+					if got := takes(t, frames, api.FrameSignal); got != fmt.Sprintf(`{"signal":%d}`, int(test.signal)) {
+						t.Errorf("signal frame %s", got)
+					}
+					frames.WriteJSON(api.FrameExit, api.ExecExit{Code: 6})
+				})},
+			)
 			one, _ := twoBuilds(t)
 			one.home = home.Dir(dir)
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -283,7 +310,9 @@ func TestSSHProxy(t *testing.T) {
 		"POST /v1/machines/web/ssh": says(api.SSH{Command: []string{"sshd", "-i"}}),
 		"POST /v1/machines/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
 			var in api.Exec
-			if err := json.Unmarshal(body, &in); err != nil || !cmp.Equal(in.Argv, []string{"sshd", "-i"}) || !in.Stdin || in.TTY != nil || in.Dir != "/" {
+			if err := json.Unmarshal(body, &in); err != nil || !cmp.Equal(in.Argv, []string{"sshd", "-i"}) || !in.Stdin ||
+				in.TTY != nil ||
+				in.Dir != "/" {
 				t.Errorf("exec %s, %v", body, err)
 			}
 			frames.Write(api.FrameStdout, []byte("SSH-2.0-"+takes(t, frames, api.FrameStdin)))

@@ -60,7 +60,9 @@ func TestWithSources(t *testing.T) {
 	want, settings := loadSettings(t, vars)
 	daemon, _ := loadSettings(t, map[string]string{"BANGER_OPENCODE": "https://other.example"})
 	got, err := WithSources(daemon, BuildSources(settings))
-	if err != nil || got.Mise != want.Mise || got.DockerRepository != want.DockerRepository || got.TmuxTPM != want.TmuxTPM || got.Opencode != want.Opencode {
+	if err != nil || got.Mise != want.Mise || got.DockerRepository != want.DockerRepository ||
+		got.TmuxTPM != want.TmuxTPM ||
+		got.Opencode != want.Opencode {
 		t.Errorf("WithSources = %+v, %v", got, err)
 	}
 	if daemon.Mise == want.Mise {
@@ -79,7 +81,11 @@ func TestWithSources(t *testing.T) {
 }
 
 func TestInForce(t *testing.T) {
-	mine := []api.Setting{{Key: "cpus", Value: "2", Origin: "default"}, {Key: "vmm", Value: "qemu", Origin: "BANGER_VMM"}, {Key: "subnet", Value: "10.0.0.0/16", Origin: "FILE"}}
+	mine := []api.Setting{
+		{Key: "cpus", Value: "2", Origin: "default"},
+		{Key: "vmm", Value: "qemu", Origin: "BANGER_VMM"},
+		{Key: "subnet", Value: "10.0.0.0/16", Origin: "FILE"},
+	}
 	for _, test := range []struct {
 		name string
 		of   []api.Setting

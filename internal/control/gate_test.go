@@ -48,7 +48,8 @@ func TestGate(t *testing.T) {
 			t.Errorf("a closed gate: %t, %q", closed, left)
 		}
 		_, err := g.Enter("late")
-		if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeReplaced || e.Hint == "" || e.Message != "the daemon is being replaced, 2 left: pull image (1m30s), rm web (0s)" {
+		if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeReplaced || e.Hint == "" ||
+			e.Message != "the daemon is being replaced, 2 left: pull image (1m30s), rm web (0s)" {
 			t.Errorf("Enter of a closed gate = %v", err)
 		}
 		first()

@@ -49,7 +49,10 @@ func left(t *testing.T, c *control.Control) []string {
 // The command of a run is what the image and the caller make of it together.
 func TestRun(t *testing.T) {
 	c := controltest.New(t, vmtest.Well, api.ImageDefaults{
-		Env: []string{"WHO=image", "FROM=image"}, WorkDir: "/usr", Entrypoint: []string{"/bin/sh", "-c"}, Cmd: []string{"echo $WHO $FROM in $PWD"},
+		Env: []string{
+			"WHO=image",
+			"FROM=image",
+		}, WorkDir: "/usr", Entrypoint: []string{"/bin/sh", "-c"}, Cmd: []string{"echo $WHO $FROM in $PWD"},
 	})
 	none := ""
 	for _, test := range []struct {
@@ -165,10 +168,14 @@ func TestRunClientLeaves(t *testing.T) {
 					leave()
 				}
 			}))
-			err := c.Run(ctx, api.Run{Machine: api.CreateMachine{Name: "web", AutoRemove: true}, Wait: api.WaitBooted, Argv: []string{"true"}}, func(api.RunStarted, *guest.Exec) error {
-				t.Error("the command was started")
-				return nil
-			})
+			err := c.Run(
+				ctx,
+				api.Run{VM: api.CreateVM{Name: "web", AutoRemove: true}, Wait: api.WaitBooted, Argv: []string{"true"}},
+				func(api.RunStarted, *guest.Exec) error {
+					t.Error("the command was started")
+					return nil
+				},
+			)
 			if !seen[stage] {
 				t.Errorf("there was no such stage: %v", seen)
 			}
@@ -198,12 +205,16 @@ func sync1(do func(api.Progress)) progress.Reporter {
 // While its command runs a run is no change any more: a daemon that is replaced does not wait for it.
 func TestRunLeavesTheGate(t *testing.T) {
 	c := controltest.New(t, vmtest.Well, api.ImageDefaults{})
-	err := c.Run(t.Context(), api.Run{Machine: api.CreateMachine{AutoRemove: true}, Argv: []string{"/bin/sleep", "65"}}, func(_ api.RunStarted, command *guest.Exec) error {
-		if !isDone(c.Gate.Close()) {
-			return errors.New("the gate waits for the command")
-		}
-		return command.Close()
-	})
+	err := c.Run(
+		t.Context(),
+		api.Run{VM: api.CreateVM{AutoRemove: true}, Argv: []string{"/bin/sleep", "65"}},
+		func(_ api.RunStarted, command *guest.Exec) error {
+			if !isDone(c.Gate.Close()) {
+				return errors.New("the gate waits for the command")
+			}
+			return command.Close()
+		},
+	)
 	if err != nil {
 		t.Error(err)
 	}
@@ -224,7 +235,11 @@ func TestExec(t *testing.T) {
 	if _, err := c.StartMachine(t.Context(), api.StartMachine{Machine: v.ID}); err != nil {
 		t.Fatal(err)
 	}
-	command, err := c.Exec(t.Context(), t.Context(), api.Exec{Machine: "web", Argv: []string{"/bin/sh", "-c", "echo $A $B; cat"}, Stdin: true})
+	command, err := c.Exec(
+		t.Context(),
+		t.Context(),
+		api.Exec{VM: "web", Argv: []string{"/bin/sh", "-c", "echo $A $B; cat"}, Stdin: true},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +255,11 @@ func TestExec(t *testing.T) {
 	client, gone := context.WithCancel(t.Context())
 	session, end := context.WithCancel(t.Context())
 	defer end()
-	command, err = c.Exec(client, session, api.Exec{Machine: "web", Argv: []string{"/bin/sh", "-c", "echo on; read x; echo $x"}, Stdin: true})
+	command, err = c.Exec(
+		client,
+		session,
+		api.Exec{VM: "web", Argv: []string{"/bin/sh", "-c", "echo on; read x; echo $x"}, Stdin: true},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +271,9 @@ func TestExec(t *testing.T) {
 	if text, exit, err := output(command); text != "on\ngoes on\n" || exit == nil {
 		t.Errorf("after the client's end: %q, %+v, %v", text, exit, err)
 	}
-	if _, err := c.Exec(client, session, api.Exec{Machine: "web", Argv: []string{"true"}}); control.PublicError(err).Code != api.CodeCanceled {
+	if _, err := c.Exec(client, session, api.Exec{VM: "web", Argv: []string{"true"}}); control.PublicError(
+		err,
+	).Code != api.CodeCanceled {
 		t.Errorf("exec of a client that is gone = %v", err)
 	}
 }
@@ -288,7 +309,9 @@ func TestLogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	var once stream
-	if err := c.Logs(t.Context(), api.Logs{Machine: "web"}, &once); err != nil || !strings.Contains(once.String(), "Linux version 6.12\n") || once.flushed == 0 {
+	if err := c.Logs(t.Context(), api.Logs{VM: "web"}, &once); err != nil ||
+		!strings.Contains(once.String(), "Linux version 6.12\n") ||
+		once.flushed == 0 {
 		t.Errorf("logs = %q, %v", once.String(), err)
 	}
 	followed := make(chan error, 1)
@@ -317,7 +340,9 @@ func TestNegativeTimeouts(t *testing.T) {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
-	if _, err := c.BuildImage(t.Context(), api.BuildImage{Name: "x", Sources: map[string]string{"cpus": "4"}}, io.Discard); api.CodeOf(err) != api.CodeInvalid {
+	if _, err := c.BuildImage(t.Context(), api.BuildImage{Name: "x", Sources: map[string]string{"cpus": "4"}}, io.Discard); api.CodeOf(
+		err,
+	) != api.CodeInvalid {
 		t.Errorf("a build with a setting that is not its own = %v", err)
 	}
 }

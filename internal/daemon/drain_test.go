@@ -123,7 +123,8 @@ func TestDrainWaitsForChanges(t *testing.T) {
 		"RemoveImage":   r.client.RemoveImage(t.Context(), "x"),
 		"PullKernel":    second(r.client.PullKernel(t.Context(), api.PullKernel{Source: "debian:trixie"}, nil)),
 	} {
-		if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeReplaced || !strings.Contains(e.Message, "1 left: POST images/load (") {
+		if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeReplaced ||
+			!strings.Contains(e.Message, "1 left: POST images/load (") {
 			t.Errorf("%s while draining = %v", name, err)
 		}
 	}

@@ -59,7 +59,10 @@ func homeOfMachines(t *testing.T) Options {
 // runs starts a machine and a command in it, which echoes its input.
 func (r *running) runs(t *testing.T, name string) *api.FrameConn {
 	t.Helper()
-	conn, err := r.client.Run(t.Context(), api.Run{Machine: api.CreateMachine{Name: name, AutoRemove: true}, Argv: []string{"cat"}, Stdin: true})
+	conn, err := r.client.Run(
+		t.Context(),
+		api.Run{VM: api.CreateVM{Name: name, AutoRemove: true}, Argv: []string{"cat"}, Stdin: true},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

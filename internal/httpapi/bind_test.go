@@ -18,8 +18,8 @@ import (
 
 // greeting is an input with a field in each place.
 type greeting struct {
-	Who  string `json:"-" path:"who"`
-	Loud bool   `json:"-" query:"loud"`
+	Who  string `json:"-"              path:"who"`
+	Loud bool   `json:"-"                         query:"loud"`
 	Text string `json:"text,omitempty"`
 }
 
@@ -85,7 +85,8 @@ func TestUnary(t *testing.T) {
 	} {
 		got, err := api.Call(t.Context(), s.client, opGreet, test.in)
 		e, _ := errors.AsType[*api.Error](err)
-		if got.Text != test.want || (err == nil) != (test.wantCode == "") || e != nil && (e.Code != test.wantCode || e.Hint != test.wantHint) {
+		if got.Text != test.want || (err == nil) != (test.wantCode == "") ||
+			e != nil && (e.Code != test.wantCode || e.Hint != test.wantHint) {
 			t.Errorf("greet %+v = %q, %v", test.in, got.Text, err)
 		}
 		if _, toldErr := api.Call(t.Context(), s.client, opTell, test.in); api.CodeOf(toldErr) != api.CodeOf(err) {
@@ -125,7 +126,8 @@ func TestUnaryOnTheWire(t *testing.T) {
 			if status != test.status || !strings.Contains(body, test.want) {
 				t.Errorf("%d %s, want %d %s", status, body, test.status, test.want)
 			}
-			if media := header.Get("Content-Type"); header.Get(api.VersionHeader) != "1" || (media != "application/json") != (status == 204) {
+			if media := header.Get("Content-Type"); header.Get(api.VersionHeader) != "1" ||
+				(media != "application/json") != (status == 204) {
 				t.Errorf("headers %v", header)
 			}
 		})
@@ -183,7 +185,8 @@ func TestLong(t *testing.T) {
 	}
 	// A request that cannot be meant is told in the stream too, as its last event.
 	status, header, body := s.raw(t, "POST", "long/web", `{"nonsense":1}`)
-	if status != 200 || header.Get("Content-Type") != "application/x-ndjson" || !strings.HasPrefix(body, `{"error":{"code":"invalid",`) {
+	if status != 200 || header.Get("Content-Type") != "application/x-ndjson" ||
+		!strings.HasPrefix(body, `{"error":{"code":"invalid",`) {
 		t.Errorf("bad request: %d %v %s", status, header, body)
 	}
 }
@@ -269,17 +272,23 @@ func TestUpload(t *testing.T) {
 	})
 	big := strings.Repeat("x", 8<<20)
 	for _, body := range []string{"", "hello", big} {
-		if got, err := api.Upload(t.Context(), s.client, opUpload, ref{"web"}, strings.NewReader(body)); got.Text != body || err != nil {
+		if got, err := api.Upload(t.Context(), s.client, opUpload, ref{"web"}, strings.NewReader(body)); got.Text != body ||
+			err != nil {
 			t.Errorf("upload of %d bytes = %d bytes, %v", len(body), len(got.Text), err)
 		}
-		if got, err := api.UploadStream(t.Context(), s.client, opLoad, ref{"web"}, strings.NewReader(body), nil); got.Text != body || err != nil {
+		if got, err := api.UploadStream(t.Context(), s.client, opLoad, ref{"web"}, strings.NewReader(body), nil); got.Text != body ||
+			err != nil {
 			t.Errorf("long upload of %d bytes = %d bytes, %v", len(body), len(got.Text), err)
 		}
 		// Why it was refused reaches a client that still sends.
-		if _, err := api.Upload(t.Context(), s.client, opUpload, ref{"nobody"}, onlyReader{strings.NewReader(body)}); api.CodeOf(err) != api.CodeNotFound {
+		if _, err := api.Upload(t.Context(), s.client, opUpload, ref{"nobody"}, onlyReader{strings.NewReader(body)}); api.CodeOf(
+			err,
+		) != api.CodeNotFound {
 			t.Errorf("refused upload of %d bytes = %v", len(body), err)
 		}
-		if _, err := api.UploadStream(t.Context(), s.client, opLoad, ref{"nobody"}, onlyReader{strings.NewReader(body)}, nil); api.CodeOf(err) != api.CodeNotFound {
+		if _, err := api.UploadStream(t.Context(), s.client, opLoad, ref{"nobody"}, onlyReader{strings.NewReader(body)}, nil); api.CodeOf(
+			err,
+		) != api.CodeNotFound {
 			t.Errorf("refused long upload of %d bytes = %v", len(body), err)
 		}
 	}
@@ -372,7 +381,8 @@ func TestDownload(t *testing.T) {
 			t.Errorf("a download that broke off is %q", data)
 		}
 	}
-	if lines := s.log.lines(); len(lines) != 1 || !strings.Contains(lines[0], "disk I/O error") || !strings.Contains(lines[0], "path=/v1/down/cut") {
+	if lines := s.log.lines(); len(lines) != 1 || !strings.Contains(lines[0], "disk I/O error") ||
+		!strings.Contains(lines[0], "path=/v1/down/cut") {
 		t.Errorf("log of a cut: %q", lines)
 	}
 }

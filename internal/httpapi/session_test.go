@@ -125,7 +125,8 @@ func TestExecSession(t *testing.T) {
 				}
 			}
 			got := read(t, conn)
-			if got.exit == nil || got.stdout != test.stdout || got.stderr != test.stderr || got.exit.Code != test.exit.Code || got.exit.Signal != test.exit.Signal {
+			if got.exit == nil || got.stdout != test.stdout || got.stderr != test.stderr || got.exit.Code != test.exit.Code ||
+				got.exit.Signal != test.exit.Signal {
 				t.Errorf("%+v, exit %+v", got, got.exit)
 			}
 			if (got.exit != nil && got.exit.Why != "") != (test.exit.Code == 127) {
@@ -147,8 +148,9 @@ func TestExecRefused(t *testing.T) {
 	if _, err := s.client.Exec(t.Context(), api.Exec{Machine: "nobody"}); api.CodeOf(err) != api.CodeNotFound {
 		t.Errorf("exec in nothing = %v", err)
 	}
-	for _, target := range []string{"machines/web/exec", "machines/run"} { // without the header Upgrade
-		if status, _, body := s.raw(t, http.MethodPost, target, ""); status != http.StatusBadRequest || !strings.Contains(body, api.ExecUpgrade) {
+	for _, target := range []string{"vms/web/exec", "vms/run"} { // without the header Upgrade
+		if status, _, body := s.raw(t, http.MethodPost, target, ""); status != http.StatusBadRequest ||
+			!strings.Contains(body, api.ExecUpgrade) {
 			t.Errorf("%s: %d %s", target, status, body)
 		}
 	}
@@ -273,7 +275,8 @@ func TestRunSession(t *testing.T) {
 			if got.exit == nil || got.stdout != test.stdout || got.exit.Code != test.exit.Code {
 				t.Fatalf("%+v, exit %+v", got, got.exit)
 			}
-			if e := got.exit.Error; (e != nil) != (test.code != "") || e != nil && e.Code != test.code || (got.started == nil) != (test.code != "") {
+			if e := got.exit.Error; (e != nil) != (test.code != "") || e != nil && e.Code != test.code ||
+				(got.started == nil) != (test.code != "") {
 				t.Errorf("started %+v, error %v; want %q", got.started, e, test.code)
 			}
 			if test.code == "" && got.progress == 0 {
@@ -291,7 +294,10 @@ func TestRunClientLeaves(t *testing.T) {
 	for how, wait := range map[string]api.WaitFor{vmtest.Mute: "", vmtest.Boots: api.WaitBooted, vmtest.Well: ""} {
 		t.Run(how, func(t *testing.T) {
 			s, c := serveMachines(t, how)
-			conn, err := s.client.Run(t.Context(), api.Run{Machine: api.CreateMachine{AutoRemove: true}, Wait: wait, Argv: []string{"/bin/sleep", "64"}})
+			conn, err := s.client.Run(
+				t.Context(),
+				api.Run{VM: api.CreateVM{AutoRemove: true}, Wait: wait, Argv: []string{"/bin/sleep", "64"}},
+			)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -304,7 +310,8 @@ func TestRunClientLeaves(t *testing.T) {
 				if frame.Type == api.FrameProgress && json.Unmarshal(frame.Payload, &p) == nil {
 					stage = p.Stage
 				}
-				if frame.Type == api.FrameStarted || how == vmtest.Mute && stage == "wait for agent" || how == vmtest.Boots && stage == "wait for boot" {
+				if frame.Type == api.FrameStarted || how == vmtest.Mute && stage == "wait for agent" ||
+					how == vmtest.Boots && stage == "wait for boot" {
 					break
 				}
 			}
@@ -383,13 +390,18 @@ func TestUpgradeOnTheWire(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	io.WriteString(conn, "POST /v1/machines/web/exec HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: BANGER-exec/1\r\nContent-Length: 17\r\n\r\n{\"argv\":[\"true\"]}")
+	io.WriteString(
+		conn,
+		"POST /v1/vms/web/exec HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: BANGER-exec/1\r\nContent-Length: 17\r\n\r\n{\"argv\":[\"true\"]}",
+	)
 	r := bufio.NewReader(conn)
 	response, err := http.ReadResponse(r, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if response.StatusCode != 101 || response.Header.Get("Upgrade") != api.ExecUpgrade || response.Header.Get("Connection") != "Upgrade" || response.Header.Get(api.VersionHeader) != "1" {
+	if response.StatusCode != 101 || response.Header.Get("Upgrade") != api.ExecUpgrade ||
+		response.Header.Get("Connection") != "Upgrade" ||
+		response.Header.Get(api.VersionHeader) != "1" {
 		t.Errorf("%s %v", response.Status, response.Header)
 	}
 	if got := read(t, api.NewFrameConn(conn, r)); got.exit == nil || got.exit.Code != 0 {

@@ -49,7 +49,14 @@ func describe(ctx context.Context, work, name string) (disk.File, error) {
 }
 
 // publish gives the work folder its manifest, its place and its record.
-func publish(ctx context.Context, home string, db *store.Store, kind *store.Kind, folder, id string, manifest any) error {
+func publish(
+	ctx context.Context,
+	home string,
+	db *store.Store,
+	kind *store.Kind,
+	folder, id string,
+	manifest any,
+) error {
 	work := filepath.Join(home, "work")
 	return errors.Join(
 		disk.WriteManifest(filepath.Join(work, "manifest.json"), manifest),

@@ -117,7 +117,8 @@ func (l vsockListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if line, err := bufio.NewReaderSize(conn, 16).ReadString('\n'); err != nil || l.mute || !strings.HasPrefix(line, "CONNECT ") {
+		if line, err := bufio.NewReaderSize(conn, 16).ReadString('\n'); err != nil || l.mute ||
+			!strings.HasPrefix(line, "CONNECT ") {
 			conn.Close() // as Firecracker does when nothing listens in the guest
 			continue
 		}
@@ -153,7 +154,10 @@ func (g *guest) AddEntropy(context.Context, *agentv1.AddEntropyRequest) (*agentv
 	return &agentv1.AddEntropyResponse{}, nil
 }
 
-func (g *guest) WriteFiles(_ context.Context, stream *connect.ClientStream[agentv1.WriteFilesRequest]) (*agentv1.WriteFilesResponse, error) {
+func (g *guest) WriteFiles(
+	_ context.Context,
+	stream *connect.ClientStream[agentv1.WriteFilesRequest],
+) (*agentv1.WriteFilesResponse, error) {
 	for stream.Receive() {
 		continue // it has no files
 	}

@@ -86,7 +86,10 @@ func (h *home) testMachines(t *testing.T) {
 		create(`{"name":"web","network":"nonsense"}`, api.CodeInvalid),
 		create(`{"name":"web","cpus":1000}`, api.CodeInvalid),
 		create(`{"name":"web","image":"nosuch"}`, api.CodeNotFound),
-		create(`{"name":"web","env":["A=b"],"host_services":[65001],"forwards":[{"guest_port":80},{"protocol":"udp","host":"127.0.0.1","host_port":0,"guest_port":53}],"memory_mib":512}`, ""),
+		create(
+			`{"name":"web","env":["A=b"],"host_services":[65001],"forwards":[{"guest_port":80},{"protocol":"udp","host":"127.0.0.1","host_port":0,"guest_port":53}],"memory_mib":512}`,
+			"",
+		),
 		create(`{"name":"web"}`, api.CodeConflict),
 		create(`{"name":"plain","network":"none"}`, ""),
 		{op: api.OpMachines, path: "/v1/machines"},
@@ -158,14 +161,24 @@ func (h *home) testImages(t *testing.T) {
 		{op: api.OpPromoteImage, path: "/v1/images/debian:trixie/promote", code: api.CodeConflict},
 		pull(`{"source":"nonsense"}`, api.CodeUnsupported), pull(`{"source":1}`, api.CodeInvalid),
 		pull(fmt.Sprintf(`{"source":"tar:%s","name":"small"}`, files), ""),
-		{op: api.OpRegisterImage, path: "/v1/images/register", body: `{"name":"raw","rootfs":"nowhere"}`, code: api.CodeInvalid},
+		{
+			op:   api.OpRegisterImage,
+			path: "/v1/images/register",
+			body: `{"name":"raw","rootfs":"nowhere"}`,
+			code: api.CodeInvalid,
+		},
 		{op: api.OpRegisterImage, path: "/v1/images/register", body: fmt.Sprintf(`{"name":"raw","rootfs":%q}`, disk)},
 		{op: api.OpImage, path: "/v1/images/raw"},
 		{op: api.OpPromoteImage, path: "/v1/images/raw/promote"},
 		{op: api.OpSaveImage, path: "/v1/images/nosuch/archive", code: api.CodeNotFound},
 		{op: api.OpLoadImage, path: "/v1/images/load", body: "no archive", code: api.CodeInvalid},
 		{op: api.OpBuildImage, path: "/v1/images/build", body: `{"name":"x","preset":"nonsense"}`, code: api.CodeInvalid},
-		{op: api.OpBuildImage, path: "/v1/images/build", body: `{"name":"x","sources":{"nonsense":"x"}}`, code: api.CodeInvalid},
+		{
+			op:   api.OpBuildImage,
+			path: "/v1/images/build",
+			body: `{"name":"x","sources":{"nonsense":"x"}}`,
+			code: api.CodeInvalid,
+		},
 		{op: api.OpBuildLog, path: "/v1/images/builds/nosuch/log", code: api.CodeNotFound},
 	})
 	archive := h.ask(t, call{op: api.OpSaveImage, path: "/v1/images/small/archive"})
@@ -209,7 +222,11 @@ func (h *home) testKernels(t *testing.T) {
 		{op: api.OpPullKernel, path: "/v1/kernels", body: `{"source":"nonsense"}`, code: api.CodeInvalid},
 		{op: api.OpPullKernel, path: "/v1/kernels", body: `{"source":"debian:trixie"}`},
 		{op: api.OpImportKernel, path: "/v1/kernels/import", body: `{"vmlinux":"/x"}`, code: api.CodeInvalid},
-		{op: api.OpImportKernel, path: "/v1/kernels/import", body: fmt.Sprintf(`{"name":"own","vmlinux":%q}`, filepath.Join(kernel.Dir, "vmlinux"))},
+		{
+			op:   api.OpImportKernel,
+			path: "/v1/kernels/import",
+			body: fmt.Sprintf(`{"name":"own","vmlinux":%q}`, filepath.Join(kernel.Dir, "vmlinux")),
+		},
 		{op: api.OpPruneKernels, path: "/v1/kernels/prune?dry_run=true"},
 		{op: api.OpRemoveKernel, path: "/v1/kernels/own"},
 		{op: api.OpPruneKernels, path: "/v1/kernels/prune"},
@@ -232,7 +249,10 @@ func (h *home) testRunning(t *testing.T) {
 		{op: api.OpWriteFiles, path: "/v1/machines/web/files?path=/root", body: string(smallTar(t))},
 		{op: api.OpRemoveMachine, path: "/v1/machines/web", code: api.CodeConflict},
 	})
-	frames := h.converse(t, call{op: api.OpExec, path: "/v1/machines/web/exec", body: `{"argv":["cat","/root/hello"],"env":["A=b"]}`})
+	frames := h.converse(
+		t,
+		call{op: api.OpExec, path: "/v1/vms/web/exec", body: `{"argv":["cat","/root/hello"],"env":["A=b"]}`},
+	)
 	if len(frames) != 2 || string(frames[0].Payload) != "hello\n" || string(frames[1].Payload) != `{"code":0}` {
 		t.Errorf("exec gives %+v", frames)
 	}
@@ -243,8 +263,16 @@ func (h *home) testRunning(t *testing.T) {
 		{op: api.OpLogs, path: "/v1/machines/web/logs"},
 		{op: api.OpRemoveMachine, path: "/v1/machines/web?force=1"},
 	})
-	run := h.converse(t, call{op: api.OpRun, path: "/v1/machines/run", body: `{"machine":{"auto_remove":true},"argv":["true"],"boot_timeout_ms":120000}`})
-	if last := run[len(run)-1]; string(last.Payload) != `{"code":0}` || !slices.ContainsFunc(run, func(f api.Frame) bool { return f.Type == api.FrameStarted }) {
+	run := h.converse(
+		t,
+		call{
+			op:   api.OpRun,
+			path: "/v1/vms/run",
+			body: `{"vm":{"auto_remove":true},"argv":["true"],"boot_timeout_ms":120000}`,
+		},
+	)
+	if last := run[len(run)-1]; string(last.Payload) != `{"code":0}` ||
+		!slices.ContainsFunc(run, func(f api.Frame) bool { return f.Type == api.FrameStarted }) {
 		t.Errorf("run ends with %s after %d frames", last.Payload, len(run))
 	}
 	if err := h.hold(t, call{op: api.OpLeaseMachine, path: "/v1/machines/plain/lease"}).Close(); err != nil {

@@ -53,7 +53,9 @@ func newHome(t *testing.T) *home {
 	}
 	h := &home{dir: dir, judge: newJudge(t), asked: map[string]bool{}}
 	h.http = &http.Client{
-		Transport:     &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return h.dial(ctx) }},
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return h.dial(ctx) },
+		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	h.serve(t)
@@ -302,7 +304,8 @@ func (h *home) converse(t *testing.T, c call) []api.Frame {
 	if err != nil {
 		t.Fatalf("%v: %v", c, err)
 	}
-	if faults := h.judge.answer(r, response, nil); len(faults) > 0 || response.StatusCode != http.StatusSwitchingProtocols {
+	if faults := h.judge.answer(r, response, nil); len(faults) > 0 ||
+		response.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("%v is answered %s: %q", c, response.Status, faults)
 	}
 	h.asked[c.op.Describe().Name] = true
