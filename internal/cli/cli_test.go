@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -57,7 +58,10 @@ func banger(t *testing.T, home string, args ...string) result {
 	defer stdin.Close()
 	vars := map[string]string{"HOME": home, "BANGER_HOME": home, "HERE": "yes"}
 	var stdout, stderr buffer
-	code := Run(t.Context(), Process{Args: args, Stdin: stdin, Stdout: &stdout, Stderr: &stderr, Getenv: func(k string) string { return vars[k] }})
+	code := Run(
+		t.Context(),
+		Process{Args: args, Stdin: stdin, Stdout: &stdout, Stderr: &stderr, Getenv: func(k string) string { return vars[k] }},
+	)
 	return result{code, stdout.String(), stderr.String()}
 }
 
@@ -72,6 +76,17 @@ func fakeDaemon(t *testing.T, handlers map[string]http.HandlerFunc) string {
 // fakeDaemonOf is fakeDaemon with another status.
 func fakeDaemonOf(t *testing.T, status api.DaemonStatus, handlers map[string]http.HandlerFunc) string {
 	t.Helper()
+	all := maps.Clone(handlers)
+	if all == nil {
+		all = map[string]http.HandlerFunc{}
+	}
+	all["GET /v1/daemon"] = says(status)
+	return fakeServer(t, all)
+}
+
+// fakeServer serves handlers where a daemon would, and returns the home folder.
+func fakeServer(t *testing.T, handlers map[string]http.HandlerFunc) string {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "bcli")
 	if err != nil {
 		t.Fatal(err)
@@ -80,9 +95,7 @@ func fakeDaemonOf(t *testing.T, status api.DaemonStatus, handlers map[string]htt
 	if err != nil {
 		t.Fatal(err)
 	}
-	status.Home = dir
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/daemon", says(status))
 	for pattern, handler := range handlers {
 		mux.HandleFunc(pattern, handler)
 	}
@@ -167,7 +180,8 @@ func TestBadUsage(t *testing.T) {
 			if got.code != exitUsage || !strings.Contains(got.stderr, tt.want) || got.stdout != "" {
 				t.Errorf("banger %s = %+v, want exit code 2 and %q", tt.args, got, tt.want)
 			}
-			if lines := strings.Split(strings.TrimSpace(got.stderr), "\n"); len(lines) != 2 || !strings.HasPrefix(lines[1], "  ") {
+			if lines := strings.Split(strings.TrimSpace(got.stderr), "\n"); len(lines) != 2 ||
+				!strings.HasPrefix(lines[1], "  ") {
 				t.Errorf("banger %s says %q, want an error and a hint below it", tt.args, got.stderr)
 			}
 		})
@@ -176,8 +190,10 @@ func TestBadUsage(t *testing.T) {
 
 func TestErrorWithHint(t *testing.T) {
 	home := fakeDaemon(t, map[string]http.HandlerFunc{
-		"GET /v1/machines/web": refuses(api.Errorf(api.CodeNotFound, `no machine named "web"`).WithHint("see what there is: banger ls")),
-		"GET /v1/machines":     refuses(api.Errorf(api.CodeInternal, "disk I/O error")),
+		"GET /v1/vms/web": refuses(
+			api.Errorf(api.CodeNotFound, `no VM named "web"`).WithHint("see what there is: banger ls"),
+		),
+		"GET /v1/vms": refuses(api.Errorf(api.CodeInternal, "disk I/O error")),
 	})
 	tests := []struct {
 		args []string
@@ -207,16 +223,37 @@ func TestBadSettings(t *testing.T) {
 // A banger without its companions says so instead of starting a daemon that cannot work.
 func TestNotWhole(t *testing.T) {
 	got := banger(t, t.TempDir(), "ls")
-	if got.code != exitFailure || !strings.Contains(got.stderr, "banger is not whole") || !strings.Contains(got.stderr, "make build") {
+	if got.code != exitFailure || !strings.Contains(got.stderr, "banger is not whole") ||
+		!strings.Contains(got.stderr, "make build") {
 		t.Errorf("banger ls = %+v", got)
 	}
 }
 
 func TestLs(t *testing.T) {
 	hourAgo := time.Now().Add(-time.Hour)
-	home := fakeDaemon(t, map[string]http.HandlerFunc{"GET /v1/machines": says([]api.Machine{
-		{ID: "aaaaaaaaaaaa", Name: "web", State: api.StateRunning, Image: "debian:trixie", CPUs: 2, MemoryMiB: 1024, DiskMiB: 16384, CreatedAt: hourAgo, StartedAt: &hourAgo},
-		{ID: "bbbbbbbbbbbb", Name: "a-longer-name", State: api.StateStopped, Reason: "vmm died", Image: "x", CPUs: 1, MemoryMiB: 1536, DiskMiB: 64, CreatedAt: hourAgo},
+	home := fakeDaemon(t, map[string]http.HandlerFunc{"GET /v1/vms": says([]api.VM{
+		{
+			ID:        "aaaaaaaaaaaa",
+			Name:      "web",
+			State:     api.StateRunning,
+			Image:     "debian:trixie",
+			CPUs:      2,
+			MemoryMiB: 1024,
+			DiskMiB:   16384,
+			CreatedAt: hourAgo,
+			StartedAt: &hourAgo,
+		},
+		{
+			ID:        "bbbbbbbbbbbb",
+			Name:      "a-longer-name",
+			State:     api.StateStopped,
+			Reason:    "vmm died",
+			Image:     "x",
+			CPUs:      1,
+			MemoryMiB: 1536,
+			DiskMiB:   64,
+			CreatedAt: hourAgo,
+		},
 	})})
 	want := `NAME            STATE                       IMAGE           CPUS   MEMORY   DISK    CREATED             ID
 web             running, about an hour ago  debian:trixie   2      1GiB     16GiB   about an hour ago   aaaaaaaaaaaa
@@ -255,8 +292,13 @@ func TestManyWithOneBad(t *testing.T) {
 				refuses(api.Errorf(api.CodeNotFound, "no machine named %q", name))(w, r)
 				return
 			}
-			says(api.Event[api.Machine]{Progress: &api.Progress{Stage: "boot kernel", State: api.ProgressDone, ElapsedMS: 1500}})(w, r)
-			says(api.Event[api.Machine]{Result: &api.Machine{Name: name}})(w, r)
+			says(
+				api.Event[api.VM]{Progress: &api.Progress{Stage: "boot kernel", State: api.ProgressDone, ElapsedMS: 1500}},
+			)(
+				w,
+				r,
+			)
+			says(api.Event[api.VM]{Result: &api.VM{Name: name}})(w, r)
 		},
 	})
 	got := banger(t, home, "start", "a", "bad1", "b", "bad2")
@@ -294,7 +336,10 @@ func TestExec(t *testing.T) {
 				return
 			}
 			defer conn.Close()
-			io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.ExecUpgrade+"\r\n\r\n")
+			io.WriteString(
+				conn,
+				"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.ExecUpgrade+"\r\n\r\n",
+			)
 			frames := api.NewFrameConn(conn, buffered.Reader)
 			frames.Write(api.FrameStdout, []byte(strings.Join(body.Argv, " ")+strings.Join(body.Env, " ")+"\n"))
 			frames.Write(api.FrameStderr, []byte("err\n"))
@@ -314,9 +359,28 @@ func TestExec(t *testing.T) {
 		{"Env", "exec -e A=b -e HERE -e GONE web -- x", api.ExecExit{}, result{0, "xA=b HERE=yes\n", "err\n"}},
 		{"Code", "exec web -- x", api.ExecExit{Code: 42}, result{42, "x\n", "err\n"}},
 		{"Signal", "exec web -- x", api.ExecExit{Code: 137, Signal: 9}, result{137, "x\n", "err\n"}},
-		{"NotFound", "exec web -- x", api.ExecExit{Code: 127, Why: "x: not found"}, result{127, "x\n", "err\nbanger: x: not found\n"}},
-		{"Broke", "exec web -- x", api.ExecExit{Error: api.Errorf(api.CodeUnavailable, "the guest is gone")}, result{1, "x\n", "err\nbanger: the guest is gone\n"}},
-		{"DaemonDied", "exec web -- x", api.ExecExit{Code: -1}, result{1, "x\n", "err\nbanger: the connection to the command broke: unexpected EOF\n  the machine may go on: banger ls\n"}},
+		{
+			"NotFound",
+			"exec web -- x",
+			api.ExecExit{Code: 127, Why: "x: not found"},
+			result{127, "x\n", "err\nbanger: x: not found\n"},
+		},
+		{
+			"Broke",
+			"exec web -- x",
+			api.ExecExit{Error: api.Errorf(api.CodeUnavailable, "the guest is gone")},
+			result{1, "x\n", "err\nbanger: the guest is gone\n"},
+		},
+		{
+			"DaemonDied",
+			"exec web -- x",
+			api.ExecExit{Code: -1},
+			result{
+				1,
+				"x\n",
+				"err\nbanger: the connection to the command broke: unexpected EOF\n  the machine may go on: banger ls\n",
+			},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -358,14 +422,16 @@ func TestDoctor(t *testing.T) {
 
 func TestConfigAndVersion(t *testing.T) {
 	home := t.TempDir()
-	if got := banger(t, home, "config", "show"); got.code != 0 || !strings.Contains(got.stdout, "BANGER_HOME") || !strings.Contains(got.stdout, "sources.debian_mirror") {
+	if got := banger(t, home, "config", "show"); got.code != 0 || !strings.Contains(got.stdout, "BANGER_HOME") ||
+		!strings.Contains(got.stdout, "sources.debian_mirror") {
 		t.Errorf("config show = %+v", got)
 	}
 	if got := banger(t, home, "version"); got.code != 0 || !strings.HasPrefix(got.stdout, "banger ") {
 		t.Errorf("version = %+v", got)
 	}
 	var version map[string]any
-	if got := banger(t, home, "version", "--json"); json.Unmarshal([]byte(got.stdout), &version) != nil || version["build"] == "" {
+	if got := banger(t, home, "version", "--json"); json.Unmarshal([]byte(got.stdout), &version) != nil ||
+		version["build"] == "" {
 		t.Errorf("version --json = %+v", got)
 	}
 }
@@ -395,7 +461,8 @@ func TestEveryCommandIsExplained(t *testing.T) {
 
 func TestCompletionScripts(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
-		if got := banger(t, t.TempDir(), "completion", shell); got.code != 0 || !strings.Contains(got.stdout, "banger") || got.stderr != "" {
+		if got := banger(t, t.TempDir(), "completion", shell); got.code != 0 || !strings.Contains(got.stdout, "banger") ||
+			got.stderr != "" {
 			t.Errorf("completion %s: exit code %d, %d bytes, %q", shell, got.code, len(got.stdout), got.stderr)
 		}
 	}

@@ -351,3 +351,109 @@ func TestWaitTimeout(t *testing.T) {
 		t.Errorf("banger wait = %+v", got)
 	}
 }
+
+// A daemon that cannot start says why, to the command that started it.
+func TestDaemonCannotStart(t *testing.T) {
+	one, _ := twoBuilds(t)
+	records := one.home.Database()
+	err := errors.Join(
+		os.MkdirAll(string(one.home), 0o700),
+		os.WriteFile(records, bytes.Repeat([]byte("garbage "), 1000), 0o600),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := one.run(t, "ls")
+	if got.code != exitFailure || got.stdout != "" ||
+		!strings.HasPrefix(got.stderr, "banger: start daemon: it ended at once\n  ") ||
+		!strings.Contains(got.stderr, "read database") {
+		t.Errorf("banger ls = %+v", got)
+	}
+	if err := os.Remove(records); err != nil {
+		t.Fatal(err)
+	}
+	if got := one.run(t, "ls"); got.code != 0 || got.stderr != "" {
+		t.Errorf("banger ls after the repair = %+v", got)
+	}
+}
+
+// What a dead daemon left in the way is no obstacle, and its log is gone on with, or moved aside when it is large.
+func TestLeftoversOfDaemon(t *testing.T) {
+	for _, large := range []bool{false, true} {
+		one, _ := twoBuilds(t)
+		old := "time=long ago\n"
+		if large {
+			old += strings.Repeat("x", maxLogBytes)
+		}
+		err := errors.Join(
+			os.MkdirAll(string(one.home), 0o700),
+			os.WriteFile(one.home.Socket(), nil, 0o600), // as a socket that nobody listens on
+			os.WriteFile(one.home.Lock(), []byte("1\n"), 0o600),
+			os.WriteFile(one.home.Log(), []byte(old), 0o600),
+		)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := one.run(t, "ls"); got.code != 0 {
+			t.Fatalf("banger ls = %+v", got)
+		}
+		log, err := os.ReadFile(one.home.Log())
+		if err != nil || strings.HasPrefix(string(log), old) == large || !strings.Contains(string(log), "daemon started") {
+			t.Errorf("large %t: the log has %d bytes, %v", large, len(log), err)
+		}
+		aside, err := os.ReadFile(one.home.Log() + ".old")
+		if large != (err == nil && string(aside) == old) {
+			t.Errorf("large %t: aside there are %d bytes, %v", large, len(aside), err)
+		}
+	}
+}
+
+// A daemon that is in trouble is neither replaced nor taken for none.
+func TestDaemonInTrouble(t *testing.T) {
+	dir := fakeDaemon(t, nil)
+	for name, handler := range map[string]http.HandlerFunc{
+		"Refuses": refuses(api.Errorf(api.CodeInternal, "disk I/O error")),
+		"Garbage": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "no JSON") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := fakeServer(t, map[string]http.HandlerFunc{"GET /v1/daemon": handler})
+			for _, args := range [][]string{{"ls"}, {"create"}} {
+				if got := banger(t, server, args...); got.code != exitFailure ||
+					!strings.HasPrefix(got.stderr, "banger: ask the daemon: ") {
+					t.Errorf("banger %v = %+v", args, got)
+				}
+			}
+		})
+	}
+	if got := banger(t, strings.Repeat(dir, 20), "ls"); got.code != exitFailure || !strings.Contains(got.stderr, "107") {
+		t.Errorf("a home with a long path = %+v", got)
+	}
+}
+
+// A busy daemon of another build that speaks another API is waited for, also by what only reads.
+func TestOtherAPIIsWaitedFor(t *testing.T) {
+	status := ofThisBuild(t)
+	status.Build, status.API = "other", api.Version+1
+	stopping, gone := make(chan struct{}), make(chan struct{})
+	dir := fakeDaemonOf(t, status, map[string]http.HandlerFunc{
+		"POST /v1/daemon/stop": func(w http.ResponseWriter, _ *http.Request) {
+			close(stopping)
+			<-gone
+			w.WriteHeader(http.StatusNoContent)
+		},
+		"GET /v1/vms": func(http.ResponseWriter, *http.Request) { t.Error("it was asked all the same") },
+	})
+	ended := make(chan result, 1)
+	go func() { ended <- banger(t, dir, "ls") }()
+	<-stopping
+	select {
+	case got := <-ended:
+		t.Errorf("banger ls did not wait: %+v", got)
+	case <-time.After(2 * handoverPatience):
+	}
+	close(gone)
+	if got := <-ended; got.code != exitFailure ||
+		!strings.Contains(got.stderr, "banger is not whole") { // it would start its own
+		t.Errorf("banger ls = %+v", got)
+	}
+}
