@@ -49,7 +49,7 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 
 // Call asks for a KindUnary.
 func Call[In, Out any](ctx context.Context, c *Client, op Op[In, Out], in In) (Out, error) {
-	return answer[Out](c.send(ctx, op.Spec, in, nil))
+	return answer[Out](c.send(ctx, op.Spec, in, nil)) //nolint:bodyclose // answer closes it
 }
 
 // Stream asks for a KindProgress. It gives progress, and a log in whole lines, to the callbacks, which may be nil.
@@ -71,7 +71,7 @@ func Download[In any](ctx context.Context, c *Client, op Op[In, None], in In) (i
 
 // Upload asks for a KindUpload of what r gives.
 func Upload[In, Out any](ctx context.Context, c *Client, op Op[In, Out], in In, r io.Reader) (Out, error) {
-	return answer[Out](c.send(ctx, op.Spec, in, r))
+	return answer[Out](c.send(ctx, op.Spec, in, r)) //nolint:bodyclose // as above
 }
 
 // UploadStream asks for a KindUploadProgress of what r gives.

@@ -49,7 +49,7 @@ type Error struct {
 func Errorf(code Code, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	e := &Error{Code: code, Message: err.Error(), Err: errors.Unwrap(err)}
-	if _, several := err.(interface{ Unwrap() []error }); several { //nolint:errorlint // err is fmt's own
+	if _, several := err.(interface{ Unwrap() []error }); several {
 		e.Err = err
 	}
 	return e

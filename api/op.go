@@ -16,7 +16,7 @@ type Op[In, Out any] struct{ Spec }
 // Spec is what can be said of an operation without its types.
 type Spec struct {
 	Name  string // unique, such as "StartMachine"
-	Route string // method and pattern, as net/http's ServeMux takes it: "POST /v1/vms/{vm}/start"
+	Route string // method and pattern, as net/http's ServeMux takes it: "POST /v1/machines/{machine}/start"
 	Kind  Kind
 	Right Right
 	// Media is the media type of the bytes that a KindDownload answers with or a KindUpload takes.

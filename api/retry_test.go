@@ -18,19 +18,22 @@ func TestClientAsksAgain(t *testing.T) {
 		want  int // requests
 		good  bool
 	}{
-		{"Read", 1, func(ctx context.Context, c *Client) error { _, err := c.VMs(ctx); return err }, 2, true},
-		{"ReadTwice", 2, func(ctx context.Context, c *Client) error { _, err := c.VMs(ctx); return err }, 2, false},
+		{"Read", 1, func(ctx context.Context, c *Client) error { _, err := c.Machines(ctx); return err }, 2, true},
+		{"ReadTwice", 2, func(ctx context.Context, c *Client) error { _, err := c.Machines(ctx); return err }, 2, false},
 		{"Download", 1, func(ctx context.Context, c *Client) error {
-			r, err := c.Logs(ctx, Logs{VM: "web"})
+			r, err := c.Logs(ctx, Logs{Machine: "web"})
 			if err == nil {
 				r.Close()
 			}
 			return err
 		}, 2, true},
 		{"Write", 1, func(ctx context.Context, c *Client) error { return c.RemoveImage(ctx, "x") }, 1, false},
-		{"Long", 1, func(ctx context.Context, c *Client) error { _, err := c.StartVM(ctx, StartVM{VM: "x"}, nil); return err }, 1, false},
+		{"Long", 1, func(ctx context.Context, c *Client) error {
+			_, err := c.StartMachine(ctx, StartMachine{Machine: "x"}, nil)
+			return err
+		}, 1, false},
 		{"Upload", 1, func(ctx context.Context, c *Client) error {
-			return c.WriteFiles(ctx, Files{VM: "x"}, strings.NewReader("x"))
+			return c.WriteFiles(ctx, Files{Machine: "x"}, strings.NewReader("x"))
 		}, 1, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -59,7 +62,7 @@ func TestClientAsksAgain(t *testing.T) {
 		}
 		return nil
 	}
-	if _, err := c.VMs(t.Context()); err == nil || err.Error() != "no daemon starts" {
+	if _, err := c.Machines(t.Context()); err == nil || err.Error() != "no daemon starts" {
 		t.Errorf("when no next one is found: %v", err)
 	}
 }

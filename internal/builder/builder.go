@@ -99,10 +99,10 @@ func withLog(err error, want api.BuildImage) error {
 	if !ok {
 		return err
 	}
-	e.WithRemedy(api.OpBuildLog.Remedy(api.BuildLog{Image: want.Name}, "the whole log is kept"))
+	_ = e.WithRemedy(api.OpBuildLog.Remedy(api.BuildLog{Image: want.Name}, "the whole log is kept"))
 	if !want.KeepOnFailure {
 		again := api.BuildImage{Name: want.Name, KeepOnFailure: true}
-		e.WithRemedy(api.OpBuildImage.Remedy(again, "keep the machine the next time, to look around in it"))
+		_ = e.WithRemedy(api.OpBuildImage.Remedy(again, "keep the machine the next time, to look around in it"))
 	}
 	return err
 }

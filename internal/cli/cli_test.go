@@ -84,10 +84,10 @@ func TestBadUsage(t *testing.T) {
 
 func TestErrorWithHint(t *testing.T) {
 	home := fakeDaemon(t, map[string]http.HandlerFunc{
-		"GET /v1/vms/web": refuses(
-			api.Errorf(api.CodeNotFound, `no VM named "web"`).WithHint("see what there is: banger ls"),
+		"GET /v1/machines/web": refuses(
+			api.Errorf(api.CodeNotFound, `no machine named "web"`).WithHint("see what there is: banger ls"),
 		),
-		"GET /v1/vms": refuses(api.Errorf(api.CodeInternal, "disk I/O error")),
+		"GET /v1/machines": refuses(api.Errorf(api.CodeInternal, "disk I/O error")),
 	})
 	tests := []struct {
 		args []string
@@ -125,7 +125,7 @@ func TestNotWhole(t *testing.T) {
 
 func TestLs(t *testing.T) {
 	hourAgo := time.Now().Add(-time.Hour)
-	home := fakeDaemon(t, map[string]http.HandlerFunc{"GET /v1/vms": says([]api.VM{
+	home := fakeDaemon(t, map[string]http.HandlerFunc{"GET /v1/machines": says([]api.Machine{
 		{
 			ID:        "aaaaaaaaaaaa",
 			Name:      "web",
@@ -187,12 +187,12 @@ func TestManyWithOneBad(t *testing.T) {
 				return
 			}
 			says(
-				api.Event[api.VM]{Progress: &api.Progress{Stage: "boot kernel", State: api.ProgressDone, ElapsedMS: 1500}},
+				api.Event[api.Machine]{Progress: &api.Progress{Stage: "boot kernel", State: api.ProgressDone, ElapsedMS: 1500}},
 			)(
 				w,
 				r,
 			)
-			says(api.Event[api.VM]{Result: &api.VM{Name: name}})(w, r)
+			says(api.Event[api.Machine]{Result: &api.Machine{Name: name}})(w, r)
 		},
 	})
 	got := banger(t, home, "start", "a", "bad1", "b", "bad2")

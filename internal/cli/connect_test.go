@@ -286,7 +286,7 @@ func TestSettingsOfTheDaemon(t *testing.T) {
 		{Key: "vmm", Value: "firecracker", Origin: "BANGER_VMM"},
 		{Key: "subnet", Value: "172.30.0.0/16", Origin: "default"},
 	}
-	made := api.Event[api.VM]{Result: &api.VM{Name: "web"}}
+	made := api.Event[api.Machine]{Result: &api.Machine{Name: "web"}}
 	dir := fakeDaemonOf(t, status, map[string]http.HandlerFunc{
 		"POST /v1/machines": says(made), "GET /v1/machines": says([]api.Machine{}), "DELETE /v1/images/x": says(api.None{}),
 	})
@@ -328,12 +328,12 @@ func TestWaitAcrossHandover(t *testing.T) {
 	dir := fakeDaemonOf(
 		t,
 		ofThisBuild(t),
-		map[string]http.HandlerFunc{"GET /v1/vms/web/wait": func(w http.ResponseWriter, r *http.Request) {
+		map[string]http.HandlerFunc{"GET /v1/machines/web/wait": func(w http.ResponseWriter, r *http.Request) {
 			if asked++; asked < 3 {
 				refuses(api.Errorf(api.CodeReplaced, "the daemon was replaced meanwhile"))(w, r)
 				return
 			}
-			says(api.VM{Name: "web", State: api.StateRunning})(w, r)
+			says(api.Machine{Name: "web", State: api.StateRunning})(w, r)
 		}},
 	)
 	if got := banger(t, dir, "wait", "web"); got.code != 0 || got.stderr != "" || asked != 3 {
@@ -441,7 +441,7 @@ func TestOtherAPIIsWaitedFor(t *testing.T) {
 			<-gone
 			w.WriteHeader(http.StatusNoContent)
 		},
-		"GET /v1/vms": func(http.ResponseWriter, *http.Request) { t.Error("it was asked all the same") },
+		"GET /v1/machines": func(http.ResponseWriter, *http.Request) { t.Error("it was asked all the same") },
 	})
 	ended := make(chan result, 1)
 	go func() { ended <- banger(t, dir, "ls") }()

@@ -69,7 +69,7 @@ func TestCopyIn(t *testing.T) {
 	var got map[string]string
 	dir := fakeDaemon(
 		t,
-		map[string]http.HandlerFunc{"PUT /v1/vms/web/files": func(w http.ResponseWriter, r *http.Request) {
+		map[string]http.HandlerFunc{"PUT /v1/machines/web/files": func(w http.ResponseWriter, r *http.Request) {
 			switch path := r.URL.Query().Get("path"); path {
 			case "/refused": // before anything is read
 				refuses(api.Errorf(api.CodeConflict, "machine web is stopped"))(w, r)
@@ -117,7 +117,7 @@ func TestCopyOut(t *testing.T) {
 	stream := archive(t, [2]string{"etc/", ""}, [2]string{"etc/a", "one"})
 	dir := fakeDaemon(
 		t,
-		map[string]http.HandlerFunc{"GET /v1/vms/web/files": func(w http.ResponseWriter, r *http.Request) {
+		map[string]http.HandlerFunc{"GET /v1/machines/web/files": func(w http.ResponseWriter, r *http.Request) {
 			switch r.URL.Query().Get("path") {
 			case "/nowhere":
 				refuses(api.Errorf(api.CodeNotFound, "no file /nowhere"))(w, r)

@@ -61,7 +61,7 @@ func banger(t *testing.T, home string, args ...string) result {
 func fakeDaemon(t *testing.T, handlers map[string]http.HandlerFunc) string {
 	t.Helper()
 	status := ofThisBuild(t)
-	status.Version, status.VMs, status.RunningVMs, status.UptimeMS, status.RSSBytes = "v1", 3, 1, 61_000, 1<<20
+	status.Version, status.Machines, status.RunningMachines, status.UptimeMS, status.RSSBytes = "v1", 3, 1, 61_000, 1<<20
 	return fakeDaemonOf(t, status, handlers)
 }
 

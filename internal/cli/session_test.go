@@ -67,7 +67,7 @@ func TestSessionInput(t *testing.T) {
 	dir := fakeDaemon(
 		t,
 		map[string]http.HandlerFunc{
-			"POST /v1/vms/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
+			"POST /v1/machines/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
 				var in api.Exec
 				if err := json.Unmarshal(body, &in); err != nil || !in.Stdin || in.TTY != nil {
 					t.Errorf("exec %s, %v", body, err)
@@ -110,7 +110,7 @@ func TestSessionWithoutInput(t *testing.T) {
 	dir := fakeDaemon(
 		t,
 		map[string]http.HandlerFunc{
-			"POST /v1/vms/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
+			"POST /v1/machines/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
 				if strings.Contains(string(body), "stdin") {
 					t.Errorf("exec %s", body)
 				}
@@ -142,7 +142,7 @@ func TestSessionOutputClosed(t *testing.T) {
 	dir := fakeDaemon(
 		t,
 		map[string]http.HandlerFunc{
-			"POST /v1/vms/web/exec": converses(t, func(_ *testing.T, frames *api.FrameConn, _ []byte) {
+			"POST /v1/machines/web/exec": converses(t, func(_ *testing.T, frames *api.FrameConn, _ []byte) {
 				frames.Write(api.FrameStdout, []byte("more"))
 				_, err := frames.Read()
 				left <- err
@@ -193,7 +193,7 @@ func TestSessionOnTerminal(t *testing.T) {
 	dir := fakeDaemon(
 		t,
 		map[string]http.HandlerFunc{
-			"POST /v1/vms/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
+			"POST /v1/machines/web/exec": converses(t, func(t *testing.T, frames *api.FrameConn, body []byte) {
 				var in api.Exec
 				if err := json.Unmarshal(body, &in); err != nil || in.TTY == nil ||
 					*in.TTY != (api.TTY{Rows: 33, Cols: 111, Term: "xterm-test"}) {
@@ -260,7 +260,7 @@ func TestSignals(t *testing.T) {
 			began, left := make(chan struct{}), make(chan struct{})
 			dir := fakeDaemon(
 				t,
-				map[string]http.HandlerFunc{"POST /v1/vms/run": converses(t, func(t *testing.T, frames *api.FrameConn, _ []byte) {
+				map[string]http.HandlerFunc{"POST /v1/machines/run": converses(t, func(t *testing.T, frames *api.FrameConn, _ []byte) {
 					defer close(left)
 					if test.start {
 						close(began)
@@ -269,7 +269,7 @@ func TestSignals(t *testing.T) {
 						}
 						return
 					}
-					frames.WriteJSON(api.FrameStarted, api.RunStarted{VM: api.VM{ID: "x", Name: "web"}, Argv: []string{"x"}})
+					frames.WriteJSON(api.FrameStarted, api.RunStarted{Machine: api.Machine{ID: "x", Name: "web"}, Argv: []string{"x"}})
 					takes(t, frames, api.FrameStdinClose) // only then signals are forwarded
 					close(began)
 					if got := takes(t, frames, api.FrameSignal); got != fmt.Sprintf(`{"signal":%d}`, int(test.signal)) {

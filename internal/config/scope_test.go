@@ -1,6 +1,7 @@
 package config
 
 import (
+	"maps"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -12,9 +13,7 @@ import (
 func loadSettings(t *testing.T, vars map[string]string) (Config, []api.Setting) {
 	t.Helper()
 	all := map[string]string{"HOME": "/h"}
-	for key, value := range vars {
-		all[key] = value
-	}
+	maps.Copy(all, vars)
 	c, settings, err := Load(env(all))
 	if err != nil {
 		t.Fatal(err)

@@ -16,15 +16,15 @@ import (
 func TestStatus(t *testing.T) {
 	c := controltest.New(t, vmtest.Well, api.ImageDefaults{})
 	for _, name := range []string{"web", "plain"} {
-		if _, err := c.CreateVM(t.Context(), api.CreateVM{Name: name}); err != nil {
+		if _, err := c.CreateMachine(t.Context(), api.CreateMachine{Name: name}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := c.StartVM(t.Context(), api.StartVM{VM: "web"}); err != nil {
+	if _, err := c.StartMachine(t.Context(), api.StartMachine{Machine: "web"}); err != nil {
 		t.Fatal(err)
 	}
 	s, err := c.Status(t.Context(), api.None{})
-	if err != nil || s.VMs != 2 || s.RunningVMs != 1 || s.PID != os.Getpid() || s.API != api.Version || s.Draining ||
+	if err != nil || s.Machines != 2 || s.RunningMachines != 1 || s.PID != os.Getpid() || s.API != api.Version || s.Draining ||
 		s.Left != nil {
 		t.Errorf("Status = %+v, %v", s, err)
 	}
@@ -49,20 +49,20 @@ func TestStatus(t *testing.T) {
 // What takes a guest is refused for a machine that has none, and what names nothing is not found; neither changes anything.
 func TestRefused(t *testing.T) {
 	c := controltest.New(t, vmtest.Well, api.ImageDefaults{})
-	if _, err := c.CreateVM(t.Context(), api.CreateVM{Name: "web"}); err != nil {
+	if _, err := c.CreateMachine(t.Context(), api.CreateMachine{Name: "web"}); err != nil {
 		t.Fatal(err)
 	}
 	for name, ask := range map[string]func(vm string) error{
-		"StatsVM":    func(vm string) error { return second(c.StatsVM(t.Context(), api.VMRef{VM: vm})) },
-		"Ports":      func(vm string) error { return second(c.Ports(t.Context(), api.VMRef{VM: vm})) },
-		"PrepareSSH": func(vm string) error { return second(c.PrepareSSH(t.Context(), api.PrepareSSH{VM: vm})) },
-		"KillVM":     func(vm string) error { return second(c.KillVM(t.Context(), api.KillVM{VM: vm})) },
-		"ReadFiles":  func(vm string) error { return c.ReadFiles(t.Context(), api.Files{VM: vm, Path: "/"}, &stream{}) },
+		"StatsVM":    func(vm string) error { return second(c.StatsMachine(t.Context(), api.MachineRef{Machine: vm})) },
+		"Ports":      func(vm string) error { return second(c.Ports(t.Context(), api.MachineRef{Machine: vm})) },
+		"PrepareSSH": func(vm string) error { return second(c.PrepareSSH(t.Context(), api.PrepareSSH{Machine: vm})) },
+		"KillVM":     func(vm string) error { return second(c.KillMachine(t.Context(), api.KillMachine{Machine: vm})) },
+		"ReadFiles":  func(vm string) error { return c.ReadFiles(t.Context(), api.Files{Machine: vm, Path: "/"}, &stream{}) },
 		"WriteFiles": func(vm string) error {
-			return second(c.WriteFiles(t.Context(), api.Files{VM: vm, Path: "/"}, strings.NewReader("")))
+			return second(c.WriteFiles(t.Context(), api.Files{Machine: vm, Path: "/"}, strings.NewReader("")))
 		},
 		"WaitRunning": func(vm string) error {
-			return second(c.WaitVM(t.Context(), api.WaitVM{VM: vm, For: api.WaitRunning}))
+			return second(c.WaitMachine(t.Context(), api.WaitMachine{Machine: vm, For: api.WaitRunning}))
 		},
 	} {
 		if err := ask("web"); api.CodeOf(err) != api.CodeConflict {
@@ -74,8 +74,8 @@ func TestRefused(t *testing.T) {
 	}
 	for name, err := range map[string]error{
 		"ImportKernel without a name": second(c.ImportKernel(t.Context(), api.ImportKernel{Vmlinux: "/x"})),
-		"KillVM with no signal":       second(c.KillVM(t.Context(), api.KillVM{VM: "web", Signal: "NONE"})),
-		"WaitVM for nonsense":         second(c.WaitVM(t.Context(), api.WaitVM{VM: "web", For: "nonsense"})),
+		"KillVM with no signal":       second(c.KillMachine(t.Context(), api.KillMachine{Machine: "web", Signal: "NONE"})),
+		"WaitVM for nonsense":         second(c.WaitMachine(t.Context(), api.WaitMachine{Machine: "web", For: "nonsense"})),
 		"BuildImage from nowhere":     second(c.BuildImage(t.Context(), api.BuildImage{Name: "x", Sources: map[string]string{"home": "/x"}}, io.Discard)),
 	} {
 		if err == nil || api.CodeOf(err) != api.CodeInvalid {
@@ -90,24 +90,24 @@ func TestRefused(t *testing.T) {
 // A lease that ends removes its machine, running or not.
 func TestLease(t *testing.T) {
 	c := controltest.New(t, vmtest.Well, api.ImageDefaults{})
-	if err := c.LeaseVM(t.Context(), api.VMRef{VM: "nobody"}, func() { t.Error("nothing was leased") }); api.CodeOf(
+	if err := c.LeaseMachine(t.Context(), api.MachineRef{Machine: "nobody"}, func() { t.Error("nothing was leased") }); api.CodeOf(
 		err,
 	) != api.CodeNotFound {
 		t.Errorf("lease of nothing = %v", err)
 	}
 	for _, start := range []bool{false, true} {
-		v, err := c.CreateVM(t.Context(), api.CreateVM{Name: "web", Lease: true, AutoRemove: true})
+		v, err := c.CreateMachine(t.Context(), api.CreateMachine{Name: "web", Lease: true, AutoRemove: true})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if start {
-			if _, err := c.StartVM(t.Context(), api.StartVM{VM: v.ID}); err != nil {
+			if _, err := c.StartMachine(t.Context(), api.StartMachine{Machine: v.ID}); err != nil {
 				t.Fatal(err)
 			}
 		}
 		client, leaves := context.WithCancel(t.Context())
 		held, ended := make(chan struct{}), make(chan error, 1)
-		go func() { ended <- c.LeaseVM(client, api.VMRef{VM: v.ID}, func() { close(held) }) }()
+		go func() { ended <- c.LeaseMachine(client, api.MachineRef{Machine: v.ID}, func() { close(held) }) }()
 		if !isDone(held) {
 			t.Fatal("the lease is not held")
 		}

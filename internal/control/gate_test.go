@@ -35,7 +35,7 @@ func TestGate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := NewGate()
 		first := enter(t, g, "pull image")
-		time.Sleep(90 * time.Second) // of the bubble's own clock
+		<-time.After(90 * time.Second) // of the bubble's own clock
 		second := enter(t, g, "rm web")
 		if closed, left := g.State(); closed || left != nil {
 			t.Errorf("an open gate: %t, %q", closed, left)
@@ -74,7 +74,7 @@ func TestGate(t *testing.T) {
 func TestGateWithoutChanges(t *testing.T) {
 	g := NewGate()
 	enter(t, g, "x")()
-	if !isClosed(g.Close()) || !isClosed(g.Close()) {
+	if first, second := g.Close(), g.Close(); !isClosed(first) || !isClosed(second) {
 		t.Error("Close waits for nobody")
 	}
 }

@@ -13,12 +13,12 @@ import (
 	"banger/internal/hostinfo"
 )
 
-// VMs lists all machines.
+// Machines lists all of them.
 func (c *Control) Machines(ctx context.Context, _ api.None) ([]api.Machine, error) {
 	return c.o.VMs.VMs(ctx)
 }
 
-// VM returns one machine.
+// Machine returns one of them.
 func (c *Control) Machine(ctx context.Context, in api.MachineRef) (api.Machine, error) {
 	return c.o.VMs.VM(ctx, in.Machine)
 }

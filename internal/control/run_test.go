@@ -170,7 +170,7 @@ func TestRunClientLeaves(t *testing.T) {
 			}))
 			err := c.Run(
 				ctx,
-				api.Run{VM: api.CreateVM{Name: "web", AutoRemove: true}, Wait: api.WaitBooted, Argv: []string{"true"}},
+				api.Run{Machine: api.CreateMachine{Name: "web", AutoRemove: true}, Wait: api.WaitBooted, Argv: []string{"true"}},
 				func(api.RunStarted, *guest.Exec) error {
 					t.Error("the command was started")
 					return nil
@@ -207,7 +207,7 @@ func TestRunLeavesTheGate(t *testing.T) {
 	c := controltest.New(t, vmtest.Well, api.ImageDefaults{})
 	err := c.Run(
 		t.Context(),
-		api.Run{VM: api.CreateVM{AutoRemove: true}, Argv: []string{"/bin/sleep", "65"}},
+		api.Run{Machine: api.CreateMachine{AutoRemove: true}, Argv: []string{"/bin/sleep", "65"}},
 		func(_ api.RunStarted, command *guest.Exec) error {
 			if !isDone(c.Gate.Close()) {
 				return errors.New("the gate waits for the command")
@@ -238,7 +238,7 @@ func TestExec(t *testing.T) {
 	command, err := c.Exec(
 		t.Context(),
 		t.Context(),
-		api.Exec{VM: "web", Argv: []string{"/bin/sh", "-c", "echo $A $B; cat"}, Stdin: true},
+		api.Exec{Machine: "web", Argv: []string{"/bin/sh", "-c", "echo $A $B; cat"}, Stdin: true},
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -258,7 +258,7 @@ func TestExec(t *testing.T) {
 	command, err = c.Exec(
 		client,
 		session,
-		api.Exec{VM: "web", Argv: []string{"/bin/sh", "-c", "echo on; read x; echo $x"}, Stdin: true},
+		api.Exec{Machine: "web", Argv: []string{"/bin/sh", "-c", "echo on; read x; echo $x"}, Stdin: true},
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -271,7 +271,7 @@ func TestExec(t *testing.T) {
 	if text, exit, err := output(command); text != "on\ngoes on\n" || exit == nil {
 		t.Errorf("after the client's end: %q, %+v, %v", text, exit, err)
 	}
-	if _, err := c.Exec(client, session, api.Exec{VM: "web", Argv: []string{"true"}}); control.PublicError(
+	if _, err := c.Exec(client, session, api.Exec{Machine: "web", Argv: []string{"true"}}); control.PublicError(
 		err,
 	).Code != api.CodeCanceled {
 		t.Errorf("exec of a client that is gone = %v", err)
@@ -309,7 +309,7 @@ func TestLogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	var once stream
-	if err := c.Logs(t.Context(), api.Logs{VM: "web"}, &once); err != nil ||
+	if err := c.Logs(t.Context(), api.Logs{Machine: "web"}, &once); err != nil ||
 		!strings.Contains(once.String(), "Linux version 6.12\n") ||
 		once.flushed == 0 {
 		t.Errorf("logs = %q, %v", once.String(), err)

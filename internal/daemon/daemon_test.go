@@ -81,7 +81,7 @@ func shortDir(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	return string(dir)
+	return dir
 }
 
 func TestRun(t *testing.T) {

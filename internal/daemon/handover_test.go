@@ -61,7 +61,7 @@ func (r *running) runs(t *testing.T, name string) *api.FrameConn {
 	t.Helper()
 	conn, err := r.client.Run(
 		t.Context(),
-		api.Run{VM: api.CreateVM{Name: name, AutoRemove: true}, Argv: []string{"cat"}, Stdin: true},
+		api.Run{Machine: api.CreateMachine{Name: name, AutoRemove: true}, Argv: []string{"cat"}, Stdin: true},
 	)
 	if err != nil {
 		t.Fatal(err)

@@ -60,8 +60,6 @@ func TestCheckQEMUThatHangs(t *testing.T) {
 	}
 }
 
-func remedy(r api.Remedy) *api.Remedy { return &r }
-
 func TestCheckVMM(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	tools := Tools{QEMU: "/q"}
@@ -69,10 +67,10 @@ func TestCheckVMM(t *testing.T) {
 		name, vmm, vmlinux string
 		want               api.Check
 	}{
-		{"NoKernel", "auto", "", api.Check{Name: "vmm", Status: api.CheckOK, Detail: "not tried yet: there is no kernel to boot", Remedy: remedy(api.OpPullKernel.Remedy(api.PullKernel{}, "fetch one"))}},
+		{"NoKernel", "auto", "", api.Check{Name: "vmm", Status: api.CheckOK, Detail: "not tried yet: there is no kernel to boot", Remedy: new(api.OpPullKernel.Remedy(api.PullKernel{}, "fetch one"))}},
 		{"Own", "auto", "/vmlinux", api.Check{Name: "vmm", Status: api.CheckOK, Detail: "/q: there is no firecracker on the path"}},
 		{"Missing", "none", "/vmlinux", api.Check{
-			Name: "vmm", Status: api.CheckFailed, Remedy: remedy(api.OpStatus.Remedy(api.None{}, "change the setting vmm")),
+			Name: "vmm", Status: api.CheckFailed, Remedy: new(api.OpStatus.Remedy(api.None{}, "change the setting vmm")),
 			Detail: `find configured VMM: exec: "none": executable file not found in $PATH`,
 		}},
 	}

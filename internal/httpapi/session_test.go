@@ -148,7 +148,7 @@ func TestExecRefused(t *testing.T) {
 	if _, err := s.client.Exec(t.Context(), api.Exec{Machine: "nobody"}); api.CodeOf(err) != api.CodeNotFound {
 		t.Errorf("exec in nothing = %v", err)
 	}
-	for _, target := range []string{"vms/web/exec", "vms/run"} { // without the header Upgrade
+	for _, target := range []string{"machines/web/exec", "machines/run"} { // without the header Upgrade
 		if status, _, body := s.raw(t, http.MethodPost, target, ""); status != http.StatusBadRequest ||
 			!strings.Contains(body, api.ExecUpgrade) {
 			t.Errorf("%s: %d %s", target, status, body)
@@ -296,7 +296,7 @@ func TestRunClientLeaves(t *testing.T) {
 			s, c := serveMachines(t, how)
 			conn, err := s.client.Run(
 				t.Context(),
-				api.Run{VM: api.CreateVM{AutoRemove: true}, Wait: wait, Argv: []string{"/bin/sleep", "64"}},
+				api.Run{Machine: api.CreateMachine{AutoRemove: true}, Wait: wait, Argv: []string{"/bin/sleep", "64"}},
 			)
 			if err != nil {
 				t.Fatal(err)
@@ -392,7 +392,7 @@ func TestUpgradeOnTheWire(t *testing.T) {
 	defer conn.Close()
 	io.WriteString(
 		conn,
-		"POST /v1/vms/web/exec HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: BANGER-exec/1\r\nContent-Length: 17\r\n\r\n{\"argv\":[\"true\"]}",
+		"POST /v1/machines/web/exec HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: BANGER-exec/1\r\nContent-Length: 17\r\n\r\n{\"argv\":[\"true\"]}",
 	)
 	r := bufio.NewReader(conn)
 	response, err := http.ReadResponse(r, nil)

@@ -7,6 +7,7 @@ import (
 	"go/token"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -94,10 +95,8 @@ var openTypes = []string{"WaitFor"}
 
 // enum returns all values of a string type, or nil when it has others.
 func (c comments) enum(name string) []any {
-	for _, open := range openTypes {
-		if name == open {
-			return nil
-		}
+	if slices.Contains(openTypes, name) {
+		return nil
 	}
 	return c.values[name]
 }

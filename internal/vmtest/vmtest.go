@@ -26,8 +26,8 @@ import (
 	"banger/proto/agent/v1/agentv1connect"
 )
 
-// Variable, when it is set, makes a test's binary a VMM where it is started with Firecracker's flags. Its value says how
-// the VMM behaves.
+// Variable makes a test's binary a VMM, when it is set and the binary is started with Firecracker's
+// flags. Its value says how the VMM behaves.
 const Variable = "BANGER_VMTEST"
 
 // Behaviours, joined with commas.
@@ -50,7 +50,7 @@ func Main() {
 	for fd := 3; fd < 16; fd++ { // the lock is the VMM's alone: what a guest runs may outlive it for moments
 		unix.CloseOnExec(fd)
 	}
-	listener, err := net.Listen("unix", os.Args[2])
+	listener, err := net.Listen("unix", os.Args[2]) //nolint:noctx // binding a unix socket does not block
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(4)
@@ -89,7 +89,7 @@ func (v *vmm) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (v *vmm) startGuest() {
-	listener, err := net.Listen("unix", v.vsock)
+	listener, err := net.Listen("unix", v.vsock) //nolint:noctx // binding a unix socket does not block
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(8)

@@ -251,7 +251,7 @@ func (h *home) testRunning(t *testing.T) {
 	})
 	frames := h.converse(
 		t,
-		call{op: api.OpExec, path: "/v1/vms/web/exec", body: `{"argv":["cat","/root/hello"],"env":["A=b"]}`},
+		call{op: api.OpExec, path: "/v1/machines/web/exec", body: `{"argv":["cat","/root/hello"],"env":["A=b"]}`},
 	)
 	if len(frames) != 2 || string(frames[0].Payload) != "hello\n" || string(frames[1].Payload) != `{"code":0}` {
 		t.Errorf("exec gives %+v", frames)
@@ -267,8 +267,8 @@ func (h *home) testRunning(t *testing.T) {
 		t,
 		call{
 			op:   api.OpRun,
-			path: "/v1/vms/run",
-			body: `{"vm":{"auto_remove":true},"argv":["true"],"boot_timeout_ms":120000}`,
+			path: "/v1/machines/run",
+			body: `{"machine":{"auto_remove":true},"argv":["true"],"boot_timeout_ms":120000}`,
 		},
 	)
 	if last := run[len(run)-1]; string(last.Payload) != `{"code":0}` ||
