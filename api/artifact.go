@@ -16,18 +16,21 @@ type Image struct {
 	Packages     []string       `json:"packages,omitempty"`      // "name version", by name
 	Services     []ImageService `json:"services,omitempty"`
 	Defaults     ImageDefaults  `json:"defaults,omitzero"`
-	KernelID     string         `json:"kernel_id,omitempty"` // the kernel that it names; its machines boot it unless they name another
-	SizeBytes    int64          `json:"size_bytes"`          // length of its filesystem, which may be sparse
-	// OwnBytes and SharedBytes are what its filesystem takes on the host. Shared is what does not come back when the
-	// image is removed, as far as the host's filesystem tells: all of a file with more than one hard link, the extents
-	// that a reflink shares, and a registered image's file.
+	// the kernel that it names; its machines boot it unless they name another
+	KernelID  string `json:"kernel_id,omitempty"`
+	SizeBytes int64  `json:"size_bytes"` // length of its filesystem, which may be sparse
+	// OwnBytes and SharedBytes are what its filesystem takes on the host. Shared is what does not
+	// come back when the image is removed, as far as the host's filesystem tells: all of a file
+	// with more than one hard link, the extents that a reflink shares, and a registered image's
+	// file.
 	OwnBytes    int64     `json:"own_bytes"`
 	SharedBytes int64     `json:"shared_bytes"`
 	CreatedAt   time.Time `json:"created_at"`
 	Dir         string    `json:"dir"`
-	InPlace     string    `json:"in_place,omitempty"` // of a registered image: its file, which banger neither writes nor removes
-	UsedBy      []string  `json:"used_by,omitempty"`  // names of the machines that use it
-	Error       string    `json:"error,omitempty"`    // why some of this is missing
+	// of a registered image: its file, which banger neither writes nor removes
+	InPlace string   `json:"in_place,omitempty"`
+	UsedBy  []string `json:"used_by,omitempty"` // names of the machines that use it
+	Error   string   `json:"error,omitempty"`   // why some of this is missing
 }
 
 // ImageService is something that an image's machines offer on a TCP port of theirs.
@@ -39,7 +42,8 @@ type ImageService struct {
 	Health string `json:"health,omitempty"`
 }
 
-// ImageDefaults are what an image says of the commands run in its machines; empty fields say nothing.
+// ImageDefaults are what an image says of the commands run in its machines; empty fields say
+// nothing.
 type ImageDefaults struct {
 	Env        []string `json:"env,omitempty"` // K=V
 	WorkDir    string   `json:"workdir,omitempty"`
@@ -48,10 +52,11 @@ type ImageDefaults struct {
 	Cmd        []string `json:"cmd,omitempty"`        // the command when none is given
 }
 
-// PullImage asks for an image. One of a distribution is built anew, another one made unless it was pulled before; another
-// image that has the name loses it.
+// PullImage asks for an image. One of a distribution is built anew, another one made unless it was
+// pulled before; another image that has the name loses it.
 type PullImage struct {
-	Source string `json:"source"`         // oci:REFERENCE, docker-archive:FILE, tar:FILE (absolute paths), debian:SUITE or ubuntu:SUITE
+	// oci:REFERENCE, docker-archive:FILE, tar:FILE (absolute paths), debian:SUITE or ubuntu:SUITE
+	Source string `json:"source"`
 	Name   string `json:"name,omitempty"` // empty: the source, or a file's name without its suffixes
 }
 
@@ -79,21 +84,23 @@ type Kernel struct {
 	UsedBy    []string  `json:"used_by,omitempty"`
 }
 
-// PullKernel asks for a kernel bundle of the archive or of a URL. The same content keeps its bundle.
+// PullKernel asks for a kernel bundle of the archive or of a URL. The same content keeps its
+// bundle.
 type PullKernel struct {
 	Source string `json:"source"`           // debian:SUITE, or the URL of a .deb, a vmlinux or a bzImage
 	SHA256 string `json:"sha256,omitempty"` // of the file behind the URL, hex
 	Name   string `json:"name,omitempty"`   // default: the source, or the file's name in the URL
 }
 
-// ImportKernel asks for a kernel bundle of files of this host, by absolute path: Deb alone, or Vmlinux with an initrd and
-// modules as one likes.
+// ImportKernel asks for a kernel bundle of files of this host, by absolute path: Deb alone, or
+// Vmlinux with an initrd and modules as one likes.
 type ImportKernel struct {
 	Name    string `json:"name,omitempty"`
 	Deb     string `json:"deb,omitempty"`     // a linux-image package
 	Vmlinux string `json:"vmlinux,omitempty"` // ELF or bzImage
 	Initrd  string `json:"initrd,omitempty"`  // is unpacked before banger's own, whose /init wins
-	Modules string `json:"modules,omitempty"` // /lib/modules/RELEASE, or a folder that holds it; none means all built in
+	// /lib/modules/RELEASE, or a folder that holds it; none means all built in
+	Modules string `json:"modules,omitempty"`
 }
 
 // KernelRef names a kernel bundle.

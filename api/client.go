@@ -18,8 +18,9 @@ import (
 // maxErrorBytes bounds the body of a failed answer.
 const maxErrorBytes = 1 << 20
 
-// Client speaks to one daemon over its unix socket. It is safe for concurrent use. Every request returns an *Error
-// when the daemon refused, and another error when the daemon could not be reached or broke off.
+// Client speaks to one daemon over its unix socket. It is safe for concurrent use. Every request
+// returns an *Error when the daemon refused, and another error when the daemon could not be reached
+// or broke off.
 type Client struct {
 	// Before, when it is not nil, is called before each request. Its error ends the request.
 	Before func(context.Context, Spec) error
@@ -52,7 +53,8 @@ func Call[In, Out any](ctx context.Context, c *Client, op Op[In, Out], in In) (O
 	return answer[Out](c.send(ctx, op.Spec, in, nil)) //nolint:bodyclose // answer closes it
 }
 
-// Stream asks for a KindProgress. It gives progress, and a log in whole lines, to the callbacks, which may be nil.
+// Stream asks for a KindProgress. It gives progress, and a log in whole lines, to the callbacks,
+// which may be nil.
 func Stream[In, Out any](
 	ctx context.Context, c *Client, op Op[In, Out], in In, progress func(Progress), log func(lines string),
 ) (Out, error) {
@@ -60,7 +62,8 @@ func Stream[In, Out any](
 	return events[Out](ctx, response, err, progress, log)
 }
 
-// Download asks for a KindDownload. A stream that was cut ends with an error, not with io.EOF. The caller closes it.
+// Download asks for a KindDownload. A stream that was cut ends with an error, not with io.EOF. The
+// caller closes it.
 func Download[In any](ctx context.Context, c *Client, op Op[In, None], in In) (io.ReadCloser, error) {
 	response, err := c.send(ctx, op.Spec, in, nil)
 	if err != nil {
@@ -82,7 +85,8 @@ func UploadStream[In, Out any](
 	return events[Out](ctx, response, err, progress, nil)
 }
 
-// Hold asks for a KindHold. It returns when the operation holds, which it does until ctx ends or this process dies.
+// Hold asks for a KindHold. It returns when the operation holds, which it does until ctx ends or
+// this process dies.
 func Hold[In any](ctx context.Context, c *Client, op Op[In, None], in In) error {
 	response, err := c.send(ctx, op.Spec, in, nil)
 	if err != nil {
@@ -92,8 +96,8 @@ func Hold[In any](ctx context.Context, c *Client, op Op[In, None], in In) error 
 	return nil
 }
 
-// Connect asks for a KindUpgrade. The caller reads frames until FrameExit and closes the connection; closing it earlier, or
-// the end of ctx before this returns, ends the operation.
+// Connect asks for a KindUpgrade. The caller reads frames until FrameExit and closes the
+// connection; closing it earlier, or the end of ctx before this returns, ends the operation.
 func Connect[In any](ctx context.Context, c *Client, op Op[In, None], in In) (*FrameConn, error) {
 	request, err := c.request(ctx, op.Spec, in, nil)
 	if err != nil {
@@ -140,7 +144,8 @@ func upgrade(conn net.Conn, r *bufio.Reader, request *http.Request) (*http.Respo
 	return response, nil
 }
 
-// request makes the request of an operation; content, when it is not nil, is its body in place of the input's.
+// request makes the request of an operation; content, when it is not nil, is its body in place of
+// the input's.
 func (c *Client) request(ctx context.Context, spec Spec, in any, content io.Reader) (*http.Request, error) {
 	if c.Before != nil {
 		if err := c.Before(ctx, spec); err != nil {
@@ -162,14 +167,16 @@ func (c *Client) request(ctx context.Context, spec Spec, in any, content io.Read
 	return request, err
 }
 
-// send makes one request. The caller closes the answer's body; an answer that is not a success is an error.
+// send makes one request. The caller closes the answer's body; an answer that is not a success is
+// an error.
 func (c *Client) send(ctx context.Context, spec Spec, in any, content io.Reader) (*http.Response, error) {
 	request, err := c.request(ctx, spec, in, content)
 	if err != nil {
 		return nil, err
 	}
 	response, err := c.http.Do(request)
-	// Whom Before found has just made way for another one: nothing was sent, or what was read changes nothing.
+	// Whom Before found has just made way for another one: nothing was sent, or what was read
+	// changes nothing.
 	if c.Before != nil && content == nil && (nobodyListened(err) || spec.Right == RightRead && brokeOff(err)) {
 		if request, err = c.request(ctx, spec, in, nil); err != nil {
 			return nil, err
@@ -192,8 +199,8 @@ func nobodyListened(err error) bool {
 	return ok && op.Op == "dial"
 }
 
-// brokeOff reports whether a connection ended before an answer came. A server that is being shut down drops the requests
-// that it has not read yet.
+// brokeOff reports whether a connection ended before an answer came. A server that is being shut
+// down drops the requests that it has not read yet.
 func brokeOff(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

@@ -1,6 +1,7 @@
 package api
 
-// Version is the number of this API; it stands in every path and in the Banger-API header of every answer.
+// Version is the number of this API; it stands in every path and in the Banger-API header of every
+// answer.
 const Version = 1
 
 // VersionHeader carries Version in every answer.
@@ -20,7 +21,8 @@ type DaemonStatus struct {
 	RSSBytes        int64  `json:"rss_bytes"`
 	// Settings are those that the daemon read when it started and works with until it ends.
 	Settings []Setting `json:"settings"`
-	// Draining says that the daemon is being replaced; then Left names the requests that it still waits for.
+	// Draining says that the daemon is being replaced; then Left names the requests that it still
+	// waits for.
 	Draining bool     `json:"draining,omitempty"`
 	Left     []string `json:"left,omitempty"`
 }
@@ -30,19 +32,20 @@ type Setting struct {
 	Key    string `json:"key"`
 	Value  string `json:"value"`
 	Origin string `json:"origin"` // "default", the path of config.toml, or the variable's name
-	// Pending is a value that counts as soon as the daemon that runs has been replaced, and PendingOrigin where it came
-	// from. Both are empty when the value is as it should be.
+	// Pending is a value that counts as soon as the daemon that runs has been replaced, and
+	// PendingOrigin where it came from. Both are empty when the value is as it should be.
 	Pending       string `json:"pending,omitempty"`
 	PendingOrigin string `json:"pending_origin,omitempty"`
 }
 
 // StopDaemon says how the daemon ends. Running machines are never touched.
 type StopDaemon struct {
-	// Drain lets what is under way go on. The daemon takes no new changes and ends when those under way have; sessions that
-	// are open (exec, logs, run) go on in the old process until they end, while a new daemon takes over everything else.
-	// Without it all of them are cut.
+	// Drain lets what is under way go on. The daemon takes no new changes and ends when those under
+	// way have; sessions that are open (exec, logs, run) go on in the old process until they end,
+	// while a new daemon takes over everything else. Without it all of them are cut.
 	Drain bool `json:"drain,omitempty"`
-	// PurgeNetwork first takes down all that there is of the machines' network, and refuses while a machine uses it.
+	// PurgeNetwork first takes down all that there is of the machines' network, and refuses while a
+	// machine uses it.
 	PurgeNetwork bool `json:"purge_network,omitempty"`
 }
 
@@ -65,7 +68,8 @@ const (
 	CheckFailed  CheckStatus = "failed"  // banger cannot run machines like this
 )
 
-// Event is one line of the stream with which long requests answer: progress and log, then exactly one Result or Error.
+// Event is one line of the stream with which long requests answer: progress and log, then exactly
+// one Result or Error.
 type Event[T any] struct {
 	Progress *Progress `json:"progress,omitempty"`
 	Log      string    `json:"log,omitempty"` // whole lines of what a guest says while it is worked in

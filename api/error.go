@@ -6,23 +6,27 @@ import (
 	"net/http"
 )
 
-// Code is the closed set of ways in which a request can fail; programs branch on it, people read the message.
+// Code is the closed set of ways in which a request can fail; programs branch on it, people read
+// the message.
 type Code string
 
 // All codes.
 const (
-	CodeInvalid     Code = "invalid"     // the request is wrong and stays wrong: a bad name, size or flag
-	CodeNotFound    Code = "not_found"   // what it names does not exist
-	CodeConflict    Code = "conflict"    // the thing exists but its state, or another's, forbids it: name taken, still running
+	CodeInvalid  Code = "invalid"   // the request is wrong and stays wrong: a bad name, size or flag
+	CodeNotFound Code = "not_found" // what it names does not exist
+	// the thing exists but its state, or another's, forbids it: name taken, still running
+	CodeConflict    Code = "conflict"
 	CodeUnsupported Code = "unsupported" // this host or this build cannot do it
-	CodeUnavailable Code = "unavailable" // something needed did not answer, or a resource is used up; trying later may help
-	CodeTimeout     Code = "timeout"     // a deadline passed
-	CodeCanceled    Code = "canceled"    // the client went away, or another request took precedence
-	CodeReplaced    Code = "replaced"    // the daemon makes way for another one: ask again
-	CodeInternal    Code = "internal"    // a bug or an unexpected fault; the detail is in the daemon's log
+	// something needed did not answer, or a resource is used up; trying later may help
+	CodeUnavailable Code = "unavailable"
+	CodeTimeout     Code = "timeout"  // a deadline passed
+	CodeCanceled    Code = "canceled" // the client went away, or another request took precedence
+	CodeReplaced    Code = "replaced" // the daemon makes way for another one: ask again
+	CodeInternal    Code = "internal" // a bug or an unexpected fault; the detail is in the daemon's log
 )
 
-// statuses is the only table between codes and HTTP statuses; the client needs just the code in the body.
+// statuses is the only table between codes and HTTP statuses; the client needs just the code in the
+// body.
 var statuses = map[Code]int{
 	CodeInvalid:     http.StatusBadRequest,
 	CodeNotFound:    http.StatusNotFound,
@@ -45,7 +49,8 @@ type Error struct {
 	Err      error    `json:"-"` // the cause, inside one process only
 }
 
-// Errorf makes an Error whose message is formatted as fmt.Errorf does, %w included, also several of them.
+// Errorf makes an Error whose message is formatted as fmt.Errorf does, %w included, also several of
+// them.
 func Errorf(code Code, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	e := &Error{Code: code, Message: err.Error(), Err: errors.Unwrap(err)}

@@ -11,8 +11,9 @@ import (
 	"sync"
 )
 
-// ExecUpgrade is the protocol that an exec request upgrades its connection to (RFC 9110, section 7.8). After the 101
-// answer both sides send frames: a type byte, a 32-bit big-endian length, and that many bytes.
+// ExecUpgrade is the protocol that an exec request upgrades its connection to (RFC 9110, section
+// 7.8). After the 101 answer both sides send frames: a type byte, a 32-bit big-endian length, and
+// that many bytes.
 const ExecUpgrade = "banger-exec/1"
 
 // MaxFramePayload bounds one frame; longer data is sent as several.
@@ -35,8 +36,8 @@ const (
 	FrameStarted    FrameType = 9 // daemon to client: RunStarted as JSON; input may follow from now on
 )
 
-// StdinWindow is how many FrameStdin a client may send that are not acknowledged yet. A command that does not read its
-// input thus holds back the input alone, never a signal behind it.
+// StdinWindow is how many FrameStdin a client may send that are not acknowledged yet. A command
+// that does not read its input thus holds back the input alone, never a signal behind it.
 const StdinWindow = 8
 
 // Exec asks for a command in a machine. What is empty is as the machine's image says.
@@ -51,18 +52,24 @@ type Exec struct {
 	Stdin bool `json:"stdin,omitempty"` // input follows in frames; without it the command's input is empty
 }
 
-// Run asks for a new machine, and for a command in it as soon as it answers. It is CreateMachine, StartMachine, WaitMachine and Exec in one,
-// as a container engine would do it: the command is what the image and Argv make of it together. Its frames are those of
-// an exec, with FrameProgress and one FrameStarted before.
+// Run asks for a new machine, and for a command in it as soon as it answers. It is CreateMachine,
+// StartMachine, WaitMachine and Exec in one, as a container engine would do it: the command is what
+// the image and Argv make of it together. Its frames are those of an exec, with FrameProgress and
+// one FrameStarted before.
 type Run struct {
-	Machine       CreateMachine `json:"machine"`                   // with AutoRemove, the machine is gone when the command or the client is; Lease is not the client's to say
+	// with AutoRemove, the machine is gone when the command or the client is; Lease is not the
+	// client's to say
+	Machine       CreateMachine `json:"machine"`
 	BootTimeoutMS int64         `json:"boot_timeout_ms,omitempty"` // as StartMachine has it
-	Wait          WaitFor       `json:"wait,omitempty"`            // before the command: WaitRunning (the default) or WaitBooted
-	Detach        bool          `json:"detach,omitempty"`          // start no command; the machine stays whatever becomes of the client
+	// before the command: WaitRunning (the default) or WaitBooted
+	Wait WaitFor `json:"wait,omitempty"`
+	// start no command; the machine stays whatever becomes of the client
+	Detach bool `json:"detach,omitempty"`
 
-	Argv       []string `json:"argv,omitempty"`       // empty: the image's command, or a login shell
-	Entrypoint *string  `json:"entrypoint,omitempty"` // in place of the image's, whose command then counts no more; "" for none
-	Env        []string `json:"env,omitempty"`        // the rest as Exec has it
+	Argv []string `json:"argv,omitempty"` // empty: the image's command, or a login shell
+	// in place of the image's, whose command then counts no more; "" for none
+	Entrypoint *string  `json:"entrypoint,omitempty"`
+	Env        []string `json:"env,omitempty"` // the rest as Exec has it
 	Dir        string   `json:"dir,omitempty"`
 	User       string   `json:"user,omitempty"`
 	TTY        *TTY     `json:"tty,omitempty"`

@@ -147,8 +147,8 @@ func TestFrameWrite(t *testing.T) {
 	}
 }
 
-// Frames of several writers never mix, for output, acknowledgements and the exit share one connection.
-// The exit is the last frame, whoever else still has something to say.
+// Frames of several writers never mix, for output, acknowledgements and the exit share one
+// connection. The exit is the last frame, whoever else still has something to say.
 func TestFrameWriteAfterExit(t *testing.T) {
 	var sent bytes.Buffer
 	frames := NewFrameConn(writeOnly{Writer: &sent}, nil)

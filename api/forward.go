@@ -16,7 +16,8 @@ const (
 	UDP Protocol = "udp"
 )
 
-// Forward makes a port of a machine reachable at an address of the host, for as long as the machine runs.
+// Forward makes a port of a machine reachable at an address of the host, for as long as the machine
+// runs.
 type Forward struct {
 	Protocol  Protocol   `json:"protocol,omitempty"`   // empty: tcp
 	Host      netip.Addr `json:"host,omitzero"`        // empty: 127.0.0.1
@@ -54,8 +55,8 @@ type Port struct {
 	Port    uint16 `json:"port"`
 	PID     int    `json:"pid,omitempty"` // in the machine; 0 when not known
 	Process string `json:"process,omitempty"`
-	// Reach lists where the host reaches it, as ADDRESS:PORT: its forwards, and the machine's own address where the host has a
-	// route to it.
+	// Reach lists where the host reaches it, as ADDRESS:PORT: its forwards, and the machine's own
+	// address where the host has a route to it.
 	Reach []string `json:"reach,omitempty"`
 }
 
@@ -70,8 +71,8 @@ func (f Forward) WithDefaults() Forward {
 	return f
 }
 
-// ParseForward reads [ADDR:]HOST:GUEST[/udp], or a single port that is the same on both sides. An IPv6 ADDR stands in
-// brackets. HOST 0 asks for any free port.
+// ParseForward reads [ADDR:]HOST:GUEST[/udp], or a single port that is the same on both sides. An
+// IPv6 ADDR stands in brackets. HOST 0 asks for any free port.
 func ParseForward(text string) (Forward, error) {
 	bad := Errorf(CodeInvalid, "%q is no forward", text).WithHint("write it as [ADDR:]HOST:GUEST[/udp], for example 8080:80")
 	rest, protocol, given := strings.Cut(text, "/")

@@ -51,8 +51,8 @@ func InputFields(in reflect.Type) []InputField {
 	return fields
 }
 
-// encodeInput returns the method, the URL's path with its query, and the body, which is nil when the input has no field
-// for it.
+// encodeInput returns the method, the URL's path with its query, and the body, which is nil when
+// the input has no field for it.
 func encodeInput(spec Spec, in any) (method, target string, body []byte, err error) {
 	method, target, _ = strings.Cut(spec.Route, " ")
 	query, hasBody := url.Values{}, false
@@ -87,8 +87,9 @@ func encodeInput(spec Spec, in any) (method, target string, body []byte, err err
 	return method, target, body, err
 }
 
-// DecodeInput reads what a client sent: the path's and the query's fields, and the body when the input has fields for it.
-// What is not known is refused, so that a typing mistake is not silently left out. An empty body is the zero value.
+// DecodeInput reads what a client sent: the path's and the query's fields, and the body when the
+// input has fields for it. What is not known is refused, so that a typing mistake is not silently
+// left out. An empty body is the zero value.
 func DecodeInput[In any](r *http.Request) (In, error) {
 	var in In
 	value := reflect.ValueOf(&in).Elem()

@@ -39,7 +39,8 @@ func TestDecode(t *testing.T) {
 			if tt.wantErr == "" && (err != nil || got != tt.want) {
 				t.Errorf("DecodeInput = %+v, %v; want %+v", got, err, tt.want)
 			}
-			// What follows the value may be refused by either of two checks, with words of their own.
+			// What follows the value may be refused by either of two checks, with words of their
+			// own.
 			if tt.wantErr != "" && (CodeOf(err) != CodeInvalid || err == nil || !strings.Contains(err.Error(), tt.wantErr) && tt.name != "ErrGarbageBehind") {
 				t.Errorf("DecodeInput = %v, want invalid with %q", err, tt.wantErr)
 			}

@@ -21,36 +21,40 @@ const (
 
 // Machine is one virtual machine as the daemon knows it; reading it never waits for the guest.
 type Machine struct {
-	ID           string     `json:"id"`   // 12 hex digits, never reused
-	Name         string     `json:"name"` // DNS label (RFC 1123), unique
-	State        State      `json:"state"`
-	Reason       string     `json:"reason,omitempty"` // why it is stopped
-	Image        string     `json:"image"`            // name of its image, or the image's id when the name is gone
-	ImageID      string     `json:"image_id"`
-	Kernel       string     `json:"kernel"`
-	KernelID     string     `json:"kernel_id"`
-	CPUs         int        `json:"cpus"`
-	MemoryMiB    int        `json:"memory_mib"`
-	DiskMiB      int        `json:"disk_mib"` // apparent size of its own disk, which is sparse
-	Env          []string   `json:"env,omitempty"`
-	AutoRemove   bool       `json:"auto_remove,omitempty"`  // removed as soon as it stops
-	BuildsImage  string     `json:"builds_image,omitempty"` // the name of the image that it was made to build; its disk is its root
-	Network      Network    `json:"network"`
-	Address      string     `json:"address,omitempty"`  // IPv4, its own for its whole life
-	Address6     string     `json:"address6,omitempty"` // IPv6, made of Address; it has it where the host's kernel and its own have IPv6
-	MAC          string     `json:"mac,omitempty"`
-	NAT          bool       `json:"nat,omitempty"`           // reaches the world beyond the other machines
-	Isolated     bool       `json:"isolated,omitempty"`      // reaches no other machine, and none reaches it
-	Gateway      string     `json:"gateway,omitempty"`       // IPv4, of the names' server and the host's services
-	MTU          int        `json:"mtu,omitempty"`           // bytes, of its network at its last start
-	HostServices []int      `json:"host_services,omitempty"` // TCP ports of the host's loopback that it reaches at the gateway
-	HostKey      string     `json:"host_key,omitempty"`      // the ssh host key that it is known by, once there was a connection
-	Forwards     []Forward  `json:"forwards,omitempty"`
-	VMM          *VMM       `json:"vmm,omitempty"` // nil unless a VMM process exists
-	CreatedAt    time.Time  `json:"created_at"`
-	StartedAt    *time.Time `json:"started_at,omitempty"` // last time it became running
-	StoppedAt    *time.Time `json:"stopped_at,omitempty"`
-	Dir          string     `json:"dir"` // its folder on the host: disk, console log, sockets
+	ID         string   `json:"id"`   // 12 hex digits, never reused
+	Name       string   `json:"name"` // DNS label (RFC 1123), unique
+	State      State    `json:"state"`
+	Reason     string   `json:"reason,omitempty"` // why it is stopped
+	Image      string   `json:"image"`            // name of its image, or the image's id when the name is gone
+	ImageID    string   `json:"image_id"`
+	Kernel     string   `json:"kernel"`
+	KernelID   string   `json:"kernel_id"`
+	CPUs       int      `json:"cpus"`
+	MemoryMiB  int      `json:"memory_mib"`
+	DiskMiB    int      `json:"disk_mib"` // apparent size of its own disk, which is sparse
+	Env        []string `json:"env,omitempty"`
+	AutoRemove bool     `json:"auto_remove,omitempty"` // removed as soon as it stops
+	// the name of the image that it was made to build; its disk is its root
+	BuildsImage string  `json:"builds_image,omitempty"`
+	Network     Network `json:"network"`
+	Address     string  `json:"address,omitempty"` // IPv4, its own for its whole life
+	// IPv6, made of Address; it has it where the host's kernel and its own have IPv6
+	Address6 string `json:"address6,omitempty"`
+	MAC      string `json:"mac,omitempty"`
+	NAT      bool   `json:"nat,omitempty"`      // reaches the world beyond the other machines
+	Isolated bool   `json:"isolated,omitempty"` // reaches no other machine, and none reaches it
+	Gateway  string `json:"gateway,omitempty"`  // IPv4, of the names' server and the host's services
+	MTU      int    `json:"mtu,omitempty"`      // bytes, of its network at its last start
+	// TCP ports of the host's loopback that it reaches at the gateway
+	HostServices []int `json:"host_services,omitempty"`
+	// the ssh host key that it is known by, once there was a connection
+	HostKey   string     `json:"host_key,omitempty"`
+	Forwards  []Forward  `json:"forwards,omitempty"`
+	VMM       *VMM       `json:"vmm,omitempty"` // nil unless a VMM process exists
+	CreatedAt time.Time  `json:"created_at"`
+	StartedAt *time.Time `json:"started_at,omitempty"` // last time it became running
+	StoppedAt *time.Time `json:"stopped_at,omitempty"`
+	Dir       string     `json:"dir"` // its folder on the host: disk, console log, sockets
 }
 
 // VMM is the process that runs a machine.
@@ -87,12 +91,13 @@ type SetHostServices struct {
 
 // PrepareSSH makes a running machine ready for one ssh connection.
 type PrepareSSH struct {
-	Machine    string `json:"-" path:"machine"`
-	NewHostKey bool   `json:"new_host_key,omitempty"` // take the host key that it has now, also when it was known by another
+	Machine string `json:"-" path:"machine"`
+	// take the host key that it has now, also when it was known by another
+	NewHostKey bool `json:"new_host_key,omitempty"`
 }
 
-// SSH is how to connect to a machine that is ready: run Command in it with the connection as its input and output, and check
-// the key it shows against KnownHosts under Alias.
+// SSH is how to connect to a machine that is ready: run Command in it with the connection as its
+// input and output, and check the key it shows against KnownHosts under Alias.
 type SSH struct {
 	Command    []string `json:"command"`
 	HostKey    string   `json:"host_key"`    // type and base64
@@ -101,22 +106,25 @@ type SSH struct {
 	Key        string   `json:"key"`         // file of the private key that the machine lets in, for every user
 }
 
-// CreateMachine asks for a new machine. Zero values mean the daemon's settings; an empty Name is made up.
+// CreateMachine asks for a new machine. Zero values mean the daemon's settings; an empty Name is
+// made up.
 type CreateMachine struct {
-	Name          string    `json:"name,omitempty"`
-	Image         string    `json:"image,omitempty"`
-	Kernel        string    `json:"kernel,omitempty"`
-	KernelDefault string    `json:"kernel_default,omitempty"` // of an image that names none, when Kernel is empty
-	CPUs          int       `json:"cpus,omitempty"`
-	MemoryMiB     int       `json:"memory_mib,omitempty"`
-	DiskMiB       int       `json:"disk_mib,omitempty"`
-	Env           []string  `json:"env,omitempty"` // K=V, given to every command run in the machine
-	AutoRemove    bool      `json:"auto_remove,omitempty"`
-	Network       Network   `json:"network,omitempty"`
-	Isolated      bool      `json:"isolated,omitempty"`
-	HostServices  []int     `json:"host_services,omitempty"` // TCP ports of the host's loopback, to be reached at the gateway's address
-	Forwards      []Forward `json:"forwards,omitempty"`
-	Lease         bool      `json:"lease,omitempty"` // the client takes the machine's lease next; without one, the next daemon removes the machine
+	Name          string   `json:"name,omitempty"`
+	Image         string   `json:"image,omitempty"`
+	Kernel        string   `json:"kernel,omitempty"`
+	KernelDefault string   `json:"kernel_default,omitempty"` // of an image that names none, when Kernel is empty
+	CPUs          int      `json:"cpus,omitempty"`
+	MemoryMiB     int      `json:"memory_mib,omitempty"`
+	DiskMiB       int      `json:"disk_mib,omitempty"`
+	Env           []string `json:"env,omitempty"` // K=V, given to every command run in the machine
+	AutoRemove    bool     `json:"auto_remove,omitempty"`
+	Network       Network  `json:"network,omitempty"`
+	Isolated      bool     `json:"isolated,omitempty"`
+	// TCP ports of the host's loopback, to be reached at the gateway's address
+	HostServices []int     `json:"host_services,omitempty"`
+	Forwards     []Forward `json:"forwards,omitempty"`
+	// the client takes the machine's lease next; without one, the next daemon removes the machine
+	Lease bool `json:"lease,omitempty"`
 }
 
 // WaitMachine asks to be told when a machine meets a condition.
@@ -156,8 +164,9 @@ type StartMachine struct {
 
 // StopMachine says how to stop a machine.
 type StopMachine struct {
-	Machine   string `json:"-" path:"machine"`
-	TimeoutMS int64  `json:"timeout_ms,omitempty"` // for the guest's own shutdown, then it is killed; 0 is the daemon's setting
+	Machine string `json:"-" path:"machine"`
+	// for the guest's own shutdown, then it is killed; 0 is the daemon's setting
+	TimeoutMS int64 `json:"timeout_ms,omitempty"`
 }
 
 // RestartMachine is StopMachine, then StartMachine.

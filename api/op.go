@@ -6,8 +6,8 @@ import (
 	"reflect"
 )
 
-// Op is one operation of the API: what it takes, what it answers and how both travel. The table of all of them is
-// Operations; the client, the daemon's routes and openapi.json are derived from it.
+// Op is one operation of the API: what it takes, what it answers and how both travel. The table of
+// all of them is Operations; the client, the daemon's routes and openapi.json are derived from it.
 //
 // In is a struct. A field with the tag path or query stands there under the tag's name; all others
 // are the JSON body. Out is the answer; None is an empty one.
@@ -21,8 +21,8 @@ type Spec struct {
 	Right Right
 	// Media is the media type of the bytes that a KindDownload answers with or a KindUpload takes.
 	Media string
-	// HomeSettings says that it works with settings that the daemon read when it started, such as the VMM: a
-	// client that has others in mind has to replace the daemon first.
+	// HomeSettings says that it works with settings that the daemon read when it started, such as
+	// the VMM: a client that has others in mind has to replace the daemon first.
 	HomeSettings bool
 	Doc          string // a sentence or two, for people
 }
@@ -34,7 +34,8 @@ type Kind string
 const (
 	// KindUnary takes JSON and answers with JSON.
 	KindUnary Kind = "unary"
-	// KindProgress takes JSON and answers with Events, one JSON object a line: progress first, then one result or error.
+	// KindProgress takes JSON and answers with Events, one JSON object a line: progress first, then
+	// one result or error.
 	KindProgress Kind = "progress"
 	// KindDownload takes JSON and answers with bytes. An answer that is cut off is no answer.
 	KindDownload Kind = "download"
@@ -44,7 +45,8 @@ const (
 	KindUploadProgress Kind = "upload-progress"
 	// KindUpgrade takes JSON; after it the connection carries frames (see FrameConn).
 	KindUpgrade Kind = "upgrade"
-	// KindHold takes JSON and answers at once with an empty body that goes on for as long as the client holds the connection.
+	// KindHold takes JSON and answers at once with an empty body that goes on for as long as the
+	// client holds the connection.
 	KindHold Kind = "hold"
 )
 
@@ -74,14 +76,15 @@ func (o Op[In, Out]) Types() (in, out reflect.Type) {
 	return reflect.TypeFor[In](), reflect.TypeFor[Out]()
 }
 
-// Mutates reports whether the operation changes the home folder and ends by itself. A daemon that is being replaced
-// takes no new ones and waits for those under way; what reads, and the connections that carry a session, go on.
+// Mutates reports whether the operation changes the home folder and ends by itself. A daemon that
+// is being replaced takes no new ones and waits for those under way; what reads, and the
+// connections that carry a session, go on.
 func (s Spec) Mutates() bool {
 	return s.Right == RightWrite && (s.Kind == KindUnary || s.Kind == KindProgress || s.Kind == KindUploadProgress)
 }
 
-// Remedy says that this operation, with this input, repairs or explains an error. What it does is told in words, without
-// a name of a program: "start it".
+// Remedy says that this operation, with this input, repairs or explains an error. What it does is
+// told in words, without a name of a program: "start it".
 func (o Op[In, Out]) Remedy(in In, format string, args ...any) Remedy {
 	input, err := inputObject(in)
 	if err != nil {
@@ -98,8 +101,8 @@ func (o Op[In, Out]) Input(r Remedy) (in In, ok bool) {
 	return in, setInputObject(&in, r.Input) == nil
 }
 
-// Remedy is an operation that repairs what an error tells of, or shows more of it. Front ends offer it in their own way:
-// the command line as a command, a page as a button.
+// Remedy is an operation that repairs what an error tells of, or shows more of it. Front ends offer
+// it in their own way: the command line as a command, a page as a button.
 type Remedy struct {
 	Text      string `json:"text"`                // what it does, in words: "start it"
 	Operation string `json:"operation,omitempty"` // its name in the table

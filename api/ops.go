@@ -29,7 +29,8 @@ var (
 	}}
 	OpCreateMachine = Op[CreateMachine, Machine]{Spec{
 		Name: "CreateMachine", Route: "POST /v1/machines", Kind: KindProgress, Right: RightWrite, HomeSettings: true,
-		Doc: "Makes a machine and leaves it stopped. A missing image or kernel is made first. When the client leaves, what was made for the machine is undone.",
+		Doc: "Makes a machine and leaves it stopped. A missing image or kernel is made first. When the client " +
+			"leaves, what was made for the machine is undone.",
 	}}
 	OpRun = Op[Run, None]{Spec{
 		Name: "Run", Route: "POST /v1/machines/run", Kind: KindUpgrade, Right: RightWrite, HomeSettings: true,
@@ -37,7 +38,8 @@ var (
 	}}
 	OpStartMachine = Op[StartMachine, Machine]{Spec{
 		Name: "StartMachine", Route: "POST /v1/machines/{machine}/start", Kind: KindProgress, Right: RightWrite, HomeSettings: true,
-		Doc: "Starts a machine and answers when its agent does. When the client leaves before, the machine is stopped again. A running machine is left as it is.",
+		Doc: "Starts a machine and answers when its agent does. When the client leaves before, the machine is " +
+			"stopped again. A running machine is left as it is.",
 	}}
 	OpStopMachine = Op[StopMachine, Machine]{Spec{
 		Name: "StopMachine", Route: "POST /v1/machines/{machine}/stop", Kind: KindProgress, Right: RightWrite,
@@ -57,7 +59,8 @@ var (
 	}}
 	OpLeaseMachine = Op[MachineRef, None]{Spec{
 		Name: "LeaseMachine", Route: "POST /v1/machines/{machine}/lease", Kind: KindHold, Right: RightWrite,
-		Doc: "Ties a machine to the client: when the client lets go of the connection, or dies, the machine is removed.",
+		Doc: "Ties a machine to the client: when the client lets go of the connection, or dies, the machine " +
+			"is removed.",
 	}}
 	OpWaitMachine = Op[WaitMachine, Machine]{Spec{
 		Name: "WaitMachine", Route: "GET /v1/machines/{machine}/wait", Kind: KindUnary, Right: RightRead,
@@ -73,7 +76,8 @@ var (
 	}}
 	OpAddForward = Op[AddForward, Forward]{Spec{
 		Name: "AddForward", Route: "POST /v1/machines/{machine}/forwards", Kind: KindUnary, Right: RightWrite,
-		Doc: "Makes a port of a machine reachable at an address of the host, at once when it runs, and answers with the port that was chosen.",
+		Doc: "Makes a port of a machine reachable at an address of the host, at once when it runs, and " +
+			"answers with the port that was chosen.",
 	}}
 	OpRemoveForward = Op[RemoveForward, None]{Spec{
 		Name: "RemoveForward", Route: "DELETE /v1/machines/{machine}/forwards", Kind: KindUnary, Right: RightWrite,
@@ -85,14 +89,16 @@ var (
 	}}
 	OpPrepareSSH = Op[PrepareSSH, SSH]{Spec{
 		Name: "PrepareSSH", Route: "POST /v1/machines/{machine}/ssh", Kind: KindUnary, Right: RightWrite,
-		Doc: "Makes a running machine ready for an ssh connection. It fails when the machine shows another host key than it is known by.",
+		Doc: "Makes a running machine ready for an ssh connection. It fails when the machine shows another " +
+			"host key than it is known by.",
 	}}
 	OpStatsMachine = Op[MachineRef, Stats]{Spec{
 		Name: "StatsMachine", Route: "GET /v1/machines/{machine}/stats", Kind: KindUnary, Right: RightRead,
 		Doc: "What a running machine uses.",
 	}}
 	OpLogs = Op[Logs, None]{Spec{
-		Name: "Logs", Route: "GET /v1/machines/{machine}/logs", Kind: KindDownload, Media: "text/plain; charset=utf-8", Right: RightRead,
+		Name: "Logs", Route: "GET /v1/machines/{machine}/logs",
+		Kind: KindDownload, Media: "text/plain; charset=utf-8", Right: RightRead,
 		Doc: "The console of a machine's last start.",
 	}}
 	OpReadFiles = Op[Files, None]{Spec{
@@ -122,15 +128,18 @@ var (
 	}}
 	OpBuildImage = Op[BuildImage, Image]{Spec{
 		Name: "BuildImage", Route: "POST /v1/images/build", Kind: KindProgress, Right: RightWrite, HomeSettings: true,
-		Doc: "Makes an image inside a machine that is thrown away, or answers with the one of that name when it was made from the same inputs. When the client leaves, nothing is left of the build.",
+		Doc: "Makes an image inside a machine that is thrown away, or answers with the one of that name when " +
+			"it was made from the same inputs. When the client leaves, nothing is left of the build.",
 	}}
 	OpBuildLog = Op[BuildLog, None]{Spec{
-		Name: "BuildLog", Route: "GET /v1/images/builds/{image}/log", Kind: KindDownload, Media: "text/plain; charset=utf-8", Right: RightRead,
+		Name: "BuildLog", Route: "GET /v1/images/builds/{image}/log", Kind: KindDownload,
+		Media: "text/plain; charset=utf-8", Right: RightRead,
 		Doc: "What was said in the last build of an image.",
 	}}
 	OpRemoveImage = Op[ImageRef, None]{Spec{
 		Name: "RemoveImage", Route: "DELETE /v1/images/{image}", Kind: KindUnary, Right: RightWrite,
-		Doc: "Takes a name from an image, and with the last one deletes it; an id deletes it with all its names. One that machines use is a conflict.",
+		Doc: "Takes a name from an image, and with the last one deletes it; an id deletes it with all its " +
+			"names. One that machines use is a conflict.",
 	}}
 	OpTagImage = Op[TagImage, Image]{Spec{
 		Name: "TagImage", Route: "POST /v1/images/{image}/tags", Kind: KindUnary, Right: RightWrite,
@@ -179,14 +188,16 @@ var (
 	}}
 	OpRemoveKernel = Op[KernelRef, None]{Spec{
 		Name: "RemoveKernel", Route: "DELETE /v1/kernels/{kernel}", Kind: KindUnary, Right: RightWrite,
-		Doc: "Takes a name from a kernel bundle, and with the last one deletes it; an id deletes it with all its names. One that machines or images use is a conflict.",
+		Doc: "Takes a name from a kernel bundle, and with the last one deletes it; an id deletes it with all " +
+			"its names. One that machines or images use is a conflict.",
 	}}
 )
 
 // Operations is the table: every operation of the API.
 var Operations = []Operation{
 	OpStatus, OpStopDaemon, OpDoctor, OpOpenAPI,
-	OpMachines, OpMachine, OpCreateMachine, OpRun, OpStartMachine, OpStopMachine, OpRestartMachine, OpKillMachine, OpRemoveMachine, OpLeaseMachine, OpWaitMachine,
+	OpMachines, OpMachine, OpCreateMachine, OpRun, OpStartMachine, OpStopMachine, OpRestartMachine, OpKillMachine,
+	OpRemoveMachine, OpLeaseMachine, OpWaitMachine,
 	OpSetNAT, OpSetHostServices, OpAddForward, OpRemoveForward, OpPorts, OpPrepareSSH, OpStatsMachine, OpLogs,
 	OpReadFiles, OpWriteFiles, OpExec,
 	OpImages, OpImage, OpPullImage, OpBuildImage, OpBuildLog, OpRemoveImage, OpTagImage, OpPromoteImage, OpSaveImage,

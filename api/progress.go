@@ -17,6 +17,7 @@ type Progress struct {
 	State      ProgressState `json:"state"`                 //
 	DoneBytes  int64         `json:"done_bytes,omitempty"`  // so far
 	TotalBytes int64         `json:"total_bytes,omitempty"` // 0 when unknown
-	Detail     string        `json:"detail,omitempty"`      // a few words shown beside the stage, such as a package's name
-	ElapsedMS  int64         `json:"elapsed_ms"`            // since the stage began
+	// a few words shown beside the stage, such as a package's name
+	Detail    string `json:"detail,omitempty"`
+	ElapsedMS int64  `json:"elapsed_ms"` // since the stage began
 }

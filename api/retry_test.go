@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// A daemon that makes way drops the requests that it has not read. With Before, which finds the next one, what only reads is
-// asked again, once; what changes something is not, for it may have been done.
+// A daemon that makes way drops the requests that it has not read. With Before, which finds the
+// next one, what only reads is asked again, once; what changes something is not, for it may have
+// been done.
 func TestClientAsksAgain(t *testing.T) {
 	for _, test := range []struct {
 		name  string

@@ -15,7 +15,8 @@ import (
 	"banger/internal/vsockmux"
 )
 
-// bareQEMU is a QEMU as one starts it by hand: nothing watches it, and the guest's serial port is a socket here.
+// bareQEMU is a QEMU as one starts it by hand: nothing watches it, and the guest's serial port is a
+// socket here.
 type bareQEMU struct {
 	cmd    *exec.Cmd
 	ended  chan struct{} // closed when it has ended: stderr is complete and listen closed
@@ -25,7 +26,8 @@ type bareQEMU struct {
 	listen net.Listener
 }
 
-// startBare runs QEMU with the machine's model, kernel and drives, and its own files in dir. The guest finds the port by banger's name for it.
+// startBare runs QEMU with the machine's model, kernel and drives, and its own files in dir. The
+// guest finds the port by banger's name for it.
 func startBare(ctx context.Context, m machine, initrd, bootArgs, dir string) (*bareQEMU, error) {
 	socket := filepath.Join(dir, "port")
 	listen, err := new(net.ListenConfig).Listen(ctx, "unix", socket) // removes its file when it closes
@@ -55,9 +57,23 @@ func bareArgs(m machine, initrd, bootArgs, socket, console string) []string {
 		if d.ReadOnly {
 			readOnly = "on"
 		}
-		args = append(args, "-drive", fmt.Sprintf("if=none,id=%s,format=raw,file=%s,readonly=%s", d.ID, d.Path, readOnly), "-device", "virtio-blk-device,drive="+d.ID)
+		args = append(
+			args,
+			"-drive",
+			fmt.Sprintf("if=none,id=%s,format=raw,file=%s,readonly=%s", d.ID, d.Path, readOnly),
+			"-device",
+			"virtio-blk-device,drive="+d.ID,
+		)
 	}
-	return append(args, "-chardev", "socket,id=port,path="+socket, "-device", "virtio-serial-device", "-device", "virtserialport,chardev=port,name="+vsockmux.PortName)
+	return append(
+		args,
+		"-chardev",
+		"socket,id=port,path="+socket,
+		"-device",
+		"virtio-serial-device",
+		"-device",
+		"virtserialport,chardev=port,name="+vsockmux.PortName,
+	)
 }
 
 // firstByte waits until a program in the guest has written to the port.

@@ -14,7 +14,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// fakeQEMU makes this test program play QEMU and guest: "serve" answers on the port, "silent" says nothing, "dies" ends at once.
+// fakeQEMU makes this test program play QEMU and guest: "serve" answers on the port, "silent" says
+// nothing, "dies" ends at once.
 const fakeQEMU = "BENCH_FAKE_QEMU"
 
 func TestMain(m *testing.M) {
@@ -92,7 +93,8 @@ func TestBareQEMUDies(t *testing.T) {
 	}
 }
 
-// Both waits end with their context: for QEMU to connect, which here it does, and for the guest's first byte.
+// Both waits end with their context: for QEMU to connect, which here it does, and for the guest's
+// first byte.
 func TestBareQEMUSilent(t *testing.T) {
 	q := startFake(t, "silent")
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

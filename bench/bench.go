@@ -81,7 +81,12 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.home, "home", "", "a banger home folder to use, with its image and kernel; empty makes one and removes it")
 	flags.StringVar(&o.bin, "bin", "bin", "folder of banger's programs")
 	flags.StringVar(&o.out, "o", "bench/results.json", "file for the samples")
-	flags.StringVar(&o.only, "only", "", "sections to measure, with commas between; empty is all: cold,exec,create,list,memory,throughput,forward,network,ext4,pull,build")
+	flags.StringVar(
+		&o.only,
+		"only",
+		"",
+		"sections to measure, with commas between; empty is all: cold,exec,create,list,memory,throughput,forward,network,ext4,pull,build",
+	)
 	flags.IntVar(&o.cold, "cold", 7, "cold starts of each contender")
 	flags.IntVar(&o.execs, "execs", 300, "warm execs of each contender")
 	flags.IntVar(&o.commands, "commands", 20, "runs of the whole command banger exec")

@@ -11,10 +11,13 @@ import (
 // buildTimeout bounds one image build; under emulation apt takes minutes.
 const buildTimeout = 30 * time.Minute
 
-// measureBuild compares a build whose inputs have not changed with asking what the image is, the least that it could do.
+// measureBuild compares a build whose inputs have not changed with asking what the image is, the
+// least that it could do.
 func (b *bench) measureBuild(ctx context.Context) (_ result, err error) {
 	const name = namePrefix + "build"
-	r := result{Note: "banger image build of the preset base: the first one, and again with the same inputs, beside one request for the image"}
+	r := result{
+		Note: "banger image build of the preset base: the first one, and again with the same inputs, beside one request for the image",
+	}
 	if err := b.banger(ctx, "ls"); err != nil { // starts the daemon
 		return r, err
 	}

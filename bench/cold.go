@@ -14,10 +14,12 @@ import (
 	"banger/internal/guestd/boot"
 )
 
-// measureCold compares the whole process `banger run --rm -- true` with bare QEMUs that boot the same kernel, initrd and drives until the agent's
-// first byte.
+// measureCold compares the whole process `banger run --rm -- true` with bare QEMUs that boot the
+// same kernel, initrd and drives until the agent's first byte.
 func (b *bench) measureCold(ctx context.Context) (_ result, err error) {
-	r := result{Note: "banger run --rm -q --net none -- true, whole process; a bare QEMU with the same kernel, initrd, drives until the agent's first byte"}
+	r := result{
+		Note: "banger run --rm -q --net none -- true, whole process; a bare QEMU with the same kernel, initrd, drives until the agent's first byte",
+	}
 	dir, err := os.MkdirTemp("", "bc-")
 	if err != nil {
 		return r, err
@@ -30,11 +32,18 @@ func (b *bench) measureCold(ctx context.Context) (_ result, err error) {
 	bare := func(args string) func(context.Context) (time.Duration, error) {
 		return func(ctx context.Context) (time.Duration, error) { return coldBare(ctx, m, args, sizeMiB, dir) }
 	}
-	r.Series, err = interleave(ctx, 1, b.cold, bootTimeout,
+	r.Series, err = interleave(
+		ctx,
+		1,
+		b.cold,
+		bootTimeout,
 		timed("banger run --rm -q --net none -- true", func(ctx context.Context) error {
 			return b.banger(ctx, "run", "--rm", "-q", "--net", "none", "--", "true")
 		}),
-		timed("banger run --rm -q -- true, with its network", func(ctx context.Context) error { return b.banger(ctx, "run", "--rm", "-q", "--", "true") }),
+		timed(
+			"banger run --rm -q -- true, with its network",
+			func(ctx context.Context) error { return b.banger(ctx, "run", "--rm", "-q", "--", "true") },
+		),
 		contender{"bare QEMU, banger's kernel arguments", bare(m.bootArgs)},
 		contender{"bare QEMU, stock kernel arguments", bare(stockArgs(m.bootArgs))},
 	)
@@ -58,7 +67,8 @@ func (b *bench) coldMachine(ctx context.Context) (m machine, diskMiB int, err er
 	return m, vm.DiskMiB, errors.Join(err, remove())
 }
 
-// coldBare boots a bare QEMU with a disk of its own, as new as that of a new VM. Making the disk is not counted: it is banger's work.
+// coldBare boots a bare QEMU with a disk of its own, as new as that of a new VM. Making the disk is
+// not counted: it is banger's work.
 func coldBare(ctx context.Context, m machine, bootArgs string, diskMiB int, dir string) (_ time.Duration, err error) {
 	fresh := filepath.Join(dir, "disk.ext4")
 	if err := disk.CreateExt4(ctx, fresh, int64(diskMiB)<<20, boot.LabelDisk); err != nil {

@@ -21,9 +21,12 @@ const (
 	createTimeout = time.Minute
 )
 
-// measureCreate compares creating and deleting a VM of the default image with one of an image of 10 GiB.
+// measureCreate compares creating and deleting a VM of the default image with one of an image of 10
+// GiB.
 func (b *bench) measureCreate(ctx context.Context) (_ result, err error) {
-	r := result{Note: "create and delete a machine by the API, without a start; the large image is the small one in a sparse file of 10 GiB"}
+	r := result{
+		Note: "create and delete a machine by the API, without a start; the large image is the small one in a sparse file of 10 GiB",
+	}
 	small, err := b.defaultImage(ctx)
 	if err != nil {
 		return r, err
@@ -70,7 +73,8 @@ func (b *bench) defaultImage(ctx context.Context) (api.Image, error) {
 	return small, errors.Join(err, b.remove(ctx, vm.ID))
 }
 
-// addLargeImage records a longer copy of an image. Its stamp is recorded as trusted, so that nobody hashes 10 GiB; nothing boots it. No daemon may run.
+// addLargeImage records a longer copy of an image. Its stamp is recorded as trusted, so that nobody
+// hashes 10 GiB; nothing boots it. No daemon may run.
 func (b *bench) addLargeImage(ctx context.Context, small api.Image) (err error) {
 	folder, release, err := disk.NewFolder(b.folder().Images())
 	if err != nil {
@@ -104,5 +108,9 @@ func (b *bench) addLargeImage(ctx context.Context, small api.Image) (err error) 
 		return err
 	}
 	defer records.Close()
-	return records.PutArtifact(ctx, store.KindImage, store.Artifact{ID: id, Name: largeImage, Source: "bench", SizeBytes: largeBytes, Stamp: stamp, CreatedAt: now})
+	return records.PutArtifact(
+		ctx,
+		store.KindImage,
+		store.Artifact{ID: id, Name: largeImage, Source: "bench", SizeBytes: largeBytes, Stamp: stamp, CreatedAt: now},
+	)
 }

@@ -15,17 +15,21 @@ import (
 )
 
 const (
-	// truePath is the program of the image that is run, with its path: looking for it is not measured.
+	// truePath is the program of the image that is run, with its path: looking for it is not
+	// measured.
 	truePath    = "/bin/true"
 	execTimeout = 10 * time.Second
 	execWarmUp  = 20 // TCG translates code when it first runs
 	shellLoops  = 100
 )
 
-// measureExec compares an exec by the API, on a booted VM at rest, with fork and exec of the same program asked for over a raw serial port. The other
-// series split the time: what the agent's transport costs, what the daemon adds, what the guest's kernel takes by itself.
+// measureExec compares an exec by the API, on a booted VM at rest, with fork and exec of the same
+// program asked for over a raw serial port. The other series split the time: what the agent's
+// transport costs, what the daemon adds, what the guest's kernel takes by itself.
 func (b *bench) measureExec(ctx context.Context) (_ result, err error) {
-	r := result{Note: "exec of " + truePath + " in a booted machine; fork and exec of it in a bare machine, asked for by a line on its serial port"}
+	r := result{
+		Note: "exec of " + truePath + " in a booted machine; fork and exec of it in a bare machine, asked for by a line on its serial port",
+	}
 	vm, remove, err := b.boot(ctx, api.WaitBooted)
 	if err != nil {
 		return r, err
@@ -60,10 +64,23 @@ func (b *bench) measureExec(ctx context.Context) (_ result, err error) {
 		return r, err
 	}
 	exec, serial := r.Series[0], r.Series[1]
-	r.Ratios = []ratio{{"p50 over raw serial port", exec.Median / serial.Median, 1.5}, {"p99 over raw serial port", exec.P99 / serial.P99, 1.5}}
-	command, err := interleave(ctx, 1, b.commands, execTimeout,
-		timed("banger exec machine -- true, whole process", func(ctx context.Context) error { return b.banger(ctx, "exec", vm.ID, "--", truePath) }),
-		contender{"fork+exec by a shell in the machine", func(ctx context.Context) (time.Duration, error) { return b.shellForks(ctx, vm.ID) }},
+	r.Ratios = []ratio{
+		{"p50 over raw serial port", exec.Median / serial.Median, 1.5},
+		{"p99 over raw serial port", exec.P99 / serial.P99, 1.5},
+	}
+	command, err := interleave(
+		ctx,
+		1,
+		b.commands,
+		execTimeout,
+		timed(
+			"banger exec machine -- true, whole process",
+			func(ctx context.Context) error { return b.banger(ctx, "exec", vm.ID, "--", truePath) },
+		),
+		contender{
+			"fork+exec by a shell in the machine",
+			func(ctx context.Context) (time.Duration, error) { return b.shellForks(ctx, vm.ID) },
+		},
 	)
 	r.Series = append(r.Series, command...)
 	return r, err
@@ -128,7 +145,8 @@ func agentTrue(ctx context.Context, agent *guest.Client) error {
 	}
 }
 
-// shellForks is the time that one fork and exec takes in the VM when a shell does many: only the first has the way there.
+// shellForks is the time that one fork and exec takes in the VM when a shell does many: only the
+// first has the way there.
 func (b *bench) shellForks(ctx context.Context, vm string) (time.Duration, error) {
 	began := time.Now()
 	script := fmt.Sprintf("i=0; while [ $i -lt %d ]; do %s; i=$((i+1)); done", shellLoops, truePath)

@@ -16,21 +16,25 @@ import (
 
 const ext4Timeout = 3 * time.Minute
 
-// measureExt4 turns Go's own folder, as a tar, into a filesystem: by banger, straight and as an image is pulled, and by mkfs.ext4 -d, which wants the
-// files unpacked first.
+// measureExt4 turns Go's own folder, as a tar, into a filesystem: by banger, straight and as an
+// image is pulled, and by mkfs.ext4 -d, which wants the files unpacked first.
 func (b *bench) measureExt4(ctx context.Context) (_ result, err error) {
 	work, err := os.MkdirTemp(b.dir, "ext4-")
 	if err != nil {
 		return result{}, err
 	}
 	defer os.RemoveAll(work)
-	archive, packed, tree, image := filepath.Join(work, "root.tar"), filepath.Join(work, "root.tar.gz"), filepath.Join(work, "tree"), filepath.Join(work, "image")
+	archive, packed := filepath.Join(work, "root.tar"), filepath.Join(work, "root.tar.gz")
+	tree, image := filepath.Join(work, "tree"), filepath.Join(work, "image")
 	goroot, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
 	if err != nil {
 		return result{}, fmt.Errorf("find Go's files: %w", err)
 	}
 	for _, args := range [][]string{
-		{"tar", "-C", string(bytes.TrimSpace(goroot)), "-cf", archive, "bin", "pkg", "src"}, {"sh", "-c", `gzip -1 <"$1" >"$2"`, "sh", archive, packed}, {"mkdir", tree}, {"tar", "-C", tree, "-xf", archive},
+		{"tar", "-C", string(bytes.TrimSpace(goroot)), "-cf", archive, "bin", "pkg", "src"},
+		{"sh", "-c", `gzip -1 <"$1" >"$2"`, "sh", archive, packed},
+		{"mkdir", tree},
+		{"tar", "-C", tree, "-xf", archive},
 	} {
 		if err := command(ctx, args...); err != nil {
 			return result{}, err
@@ -71,7 +75,9 @@ func (b *bench) measureExt4(ctx context.Context) (_ result, err error) {
 		r.Series = append(r.Series, rates(mib, s))
 	}
 	if err == nil {
-		r.Ratios = []ratio{{Name: "time of disk.FromTar beside mkfs.ext4 -d of unpacked files, medians", Value: took[0].Median / took[3].Median}}
+		r.Ratios = []ratio{
+			{Name: "time of disk.FromTar beside mkfs.ext4 -d of unpacked files, medians", Value: took[0].Median / took[3].Median},
+		}
 	}
 	return r, err
 }
@@ -86,7 +92,8 @@ func writeTar(ctx context.Context, archive, to string) error {
 	return image.WriteExt4(ctx, to, disk.LabelImage)
 }
 
-// onFresh is timed work that makes a file, which is removed before it and not timed, and synced within it.
+// onFresh is timed work that makes a file, which is removed before it and not timed, and synced
+// within it.
 func onFresh(path, name string, work func(context.Context) error) contender {
 	return contender{name, func(ctx context.Context) (time.Duration, error) {
 		if err := os.RemoveAll(path); err != nil {

@@ -22,14 +22,21 @@ const (
 	tunnelTimeout = 30 * time.Second
 )
 
-// service answers in the VM, one connection after another, by the first byte of each: e sends it back, g sends forwardMiB, p takes
-// all and says so. It calls the kernel directly: an object of IO::Socket takes longer to make under emulation than a connection.
+// service answers in the VM, one connection after another, by the first byte of each: e sends it
+// back, g sends forwardMiB, p takes all and says so. It calls the kernel directly: an object of
+// IO::Socket takes longer to make under emulation than a connection.
 const service = `use Socket; $z="\0" x 65536; socket S,PF_INET,SOCK_STREAM,0 and setsockopt S,SOL_SOCKET,SO_REUSEADDR,1 and bind S,sockaddr_in(%d,INADDR_LOOPBACK) and listen S,64 or die;
 while(accept C,S){sysread C,$b,1; if($b eq "e"){syswrite C,"e"} elsif($b eq "g"){syswrite C,$z for 1..%d} else {1 while sysread C,$d,65536; syswrite C,"k"} close C}`
 
 // measureForward compares `banger forward` with `ssh -L` into the same VM, to the same service.
 func (b *bench) measureForward(ctx context.Context) (_ result, err error) {
-	r := result{Note: fmt.Sprintf("%d MiB, and %d connections one after another, to a service of a machine: by banger forward, and by ssh -L to the machine's address", forwardMiB, forwardConns)}
+	r := result{
+		Note: fmt.Sprintf(
+			"%d MiB, and %d connections one after another, to a service of a machine: by banger forward, and by ssh -L to the machine's address",
+			forwardMiB,
+			forwardConns,
+		),
+	}
 	if os.Geteuid() != 0 {
 		r.Note += "; ssh goes through a forward, because only root's host has a route to the machine"
 	}
@@ -42,7 +49,8 @@ func (b *bench) measureForward(ctx context.Context) (_ result, err error) {
 	if err != nil {
 		return r, err
 	}
-	if err := b.runIn(ctx, vm.ID, nil, io.Discard, "setsid", "-f", "perl", "-e", fmt.Sprintf(service, servicePort, forwardMiB<<4)); err != nil {
+	program := fmt.Sprintf(service, servicePort, forwardMiB<<4)
+	if err := b.runIn(ctx, vm.ID, nil, io.Discard, "setsid", "-f", "perl", "-e", program); err != nil {
 		return r, err
 	}
 	var parts processes
@@ -62,7 +70,10 @@ func (b *bench) measureForward(ctx context.Context) (_ result, err error) {
 	for _, work := range works {
 		var contenders []contender
 		for _, way := range ways {
-			contenders = append(contenders, timed(work.name+", "+way.name, func(ctx context.Context) error { return work.do(ctx, way.address) }))
+			contenders = append(
+				contenders,
+				timed(work.name+", "+way.name, func(ctx context.Context) error { return work.do(ctx, way.address) }),
+			)
 		}
 		took, err := interleave(ctx, 1, b.streams, streamTimeout, contenders...)
 		if err != nil {

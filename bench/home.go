@@ -23,7 +23,8 @@ const (
 	removeTimeout  = time.Minute
 )
 
-// namePrefix begins the names of all VMs made here, but for those of `banger run`, which go with their command.
+// namePrefix begins the names of all VMs made here, but for those of `banger run`, which go with
+// their command.
 const namePrefix = "bench-"
 
 // home is a banger home folder with its daemon.
@@ -55,7 +56,8 @@ func openHome(dir, bin string) (*home, error) {
 	return h, nil
 }
 
-// close removes the VMs that a section could not, stops the daemon, and removes a folder that openHome made. It does so also when ctx has ended.
+// close removes the VMs that a section could not, stops the daemon, and removes a folder that
+// openHome made. It does so also when ctx has ended.
 func (h *home) close(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
 	err := errors.Join(h.removeAll(ctx), h.banger(ctx, "daemon", "stop"))
@@ -82,7 +84,8 @@ func (h *home) removeAll(ctx context.Context) error {
 // folder knows what lies where in the home.
 func (h *home) folder() homefolder.Dir { return homefolder.Dir(h.dir) }
 
-// restartDaemon gives a fresh daemon. What between needs the home to itself is done between the two.
+// restartDaemon gives a fresh daemon. What between needs the home to itself is done between the
+// two.
 func (h *home) restartDaemon(ctx context.Context, between func() error) error {
 	if err := h.banger(ctx, "daemon", "stop"); err != nil {
 		return err
@@ -114,7 +117,8 @@ func (h *home) boot(ctx context.Context, condition api.WaitFor) (vm api.Machine,
 	return h.bootAs(ctx, api.CreateMachine{Network: api.NetworkNone}, condition)
 }
 
-// bootAs starts a new VM, makes the image and the kernel where they are missing, and waits for the condition. remove ends it, also when ctx has ended.
+// bootAs starts a new VM, makes the image and the kernel where they are missing, and waits for the
+// condition. remove ends it, also when ctx has ended.
 func (h *home) bootAs(ctx context.Context, want api.CreateMachine, condition api.WaitFor) (vm api.Machine, remove func() error, err error) {
 	want.Name = namePrefix + "vm"
 	if err := h.banger(ctx, "ls"); err != nil { // starts the daemon
@@ -144,7 +148,8 @@ func (h *home) remove(ctx context.Context, id string) error {
 	return h.client.RemoveMachine(ctx, api.RemoveMachine{Machine: id, Force: true})
 }
 
-// waitIdle returns when a VM's CPUs were busy for less than a twentieth of two seconds: systemd calls a boot finished while services still settle.
+// waitIdle returns when a VM's CPUs were busy for less than a twentieth of two seconds: systemd
+// calls a boot finished while services still settle.
 func (h *home) waitIdle(ctx context.Context, id string) error {
 	const interval, busy = 2 * time.Second, 100 // milliseconds
 	ctx, cancel := context.WithTimeoutCause(ctx, idleTimeout, errors.New("the machine does not come to rest"))

@@ -13,8 +13,9 @@ import (
 
 const pageSize = 4096
 
-// makeInitrd builds the program in bench/serialguest as /init of an initrd at path, with the modules of a kernel bundle. Its size is a multiple of a
-// page, which QEMU's microvm needs (see package kernel).
+// makeInitrd builds the program in bench/serialguest as /init of an initrd at path, with the
+// modules of a kernel bundle. Its size is a multiple of a page, which QEMU's microvm needs (see
+// package kernel).
 func makeInitrd(ctx context.Context, bundle, path string) error {
 	program := path + ".init"
 	compile := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "banger/bench/serialguest")

@@ -22,7 +22,10 @@ func (b *bench) measureList(ctx context.Context) (result, error) {
 			return r, err
 		}
 		r.Series = append(r.Series, few...)
-		r.Ratios = append(r.Ratios, ratio{Name: fmt.Sprintf("median over bare query, %d machines", vms), Value: few[0].Median / few[1].Median})
+		r.Ratios = append(
+			r.Ratios,
+			ratio{Name: fmt.Sprintf("median over bare query, %d machines", vms), Value: few[0].Median / few[1].Median},
+		)
 	}
 	return r, nil
 }
@@ -81,7 +84,8 @@ func insertVMs(ctx context.Context, path string, vms int) error {
 	for i := range vms {
 		err := records.InsertVM(ctx, &store.VM{
 			ID: fmt.Sprintf("%012x", i), Name: fmt.Sprintf("vm-%d", i), ImageID: "image", KernelID: "kernel",
-			CPUs: 2, MemoryMiB: 1024, DiskMiB: 16384, State: api.StateStopped, CreatedAt: now.Add(time.Duration(i) * time.Second), Network: api.NetworkNone,
+			CPUs: 2, MemoryMiB: 1024, DiskMiB: 16384, State: api.StateStopped,
+			CreatedAt: now.Add(time.Duration(i) * time.Second), Network: api.NetworkNone,
 		}, nil)
 		if err != nil {
 			return err
@@ -99,7 +103,8 @@ func openDatabase(path string) (*sql.DB, error) {
 	return db, nil
 }
 
-// queryVMs reads every column of every VM, with the names of its image and kernel, and counts the rows.
+// queryVMs reads every column of every VM, with the names of its image and kernel, and counts the
+// rows.
 func queryVMs(ctx context.Context, db *sql.DB) (int, error) {
 	rows, err := db.QueryContext(ctx, `SELECT vms.*, i.name, k.name FROM vms
 JOIN image_names i ON i.image_id = vms.image_id JOIN kernel_names k ON k.kernel_id = vms.kernel_id ORDER BY vms.created_at, vms.id`)

@@ -81,7 +81,8 @@ func qemuOf(vm api.Machine) (int, error) {
 	return 0, fmt.Errorf("the VMM of %s has no QEMU", vm.Name)
 }
 
-// parseMachine picks from QEMU's arguments what makes the machine. Its memory is anonymous in a bare QEMU, so the board's reference to another is dropped.
+// parseMachine picks from QEMU's arguments what makes the machine. Its memory is anonymous in a
+// bare QEMU, so the board's reference to another is dropped.
 func parseMachine(args []string) (machine, error) {
 	var m machine
 	for _, flag := range []string{"-M", "-cpu", "-smp", "-m", "-append"} {
@@ -119,8 +120,8 @@ func readVMConfig(ctx context.Context, socket string) (config vmConfig, err erro
 	return config, nil
 }
 
-// neededArgs are those kernel arguments without which a boot does not work or does not end: console and reset, and the clock that
-// emulation needs.
+// neededArgs are those kernel arguments without which a boot does not work or does not end: console
+// and reset, and the clock that emulation needs.
 var neededArgs = []string{"console", "quiet", "reboot", "panic", "tsc_early_khz", "tsc"}
 
 // stockArgs leaves out what banger adds to be faster.

@@ -13,9 +13,12 @@ import (
 	"banger/api"
 )
 
-// measureMemory reads what the processes of one VM have in memory, shared pages divided among those that share them. Each is one sample.
+// measureMemory reads what the processes of one VM have in memory, shared pages divided among those
+// that share them. Each is one sample.
 func (b *bench) measureMemory(ctx context.Context) (_ result, err error) {
-	r := result{Note: "memory of the processes, with one machine at rest; the resident size, and the proportional one (Pss) of what is per machine"}
+	r := result{
+		Note: "memory of the processes, with one machine at rest; the resident size, and the proportional one (Pss) of what is per machine",
+	}
 	if err := b.restartDaemon(ctx, func() error { return nil }); err != nil {
 		return r, err
 	}
@@ -73,7 +76,8 @@ func memoryOf(pid int) (memory, error) {
 // guestMapping is the file that QEMU maps as the guest's memory (its object memory-backend-memfd).
 const guestMapping = "/memfd:memory-backend-memfd"
 
-// sumMemory adds up a /proc/PID/smaps (proc_pid_smaps(5)): mappings, each with a head "from-to mode offset device inode path" and lines "Key: N kB".
+// sumMemory adds up a /proc/PID/smaps (proc_pid_smaps(5)): mappings, each with a head "from-to mode
+// offset device inode path" and lines "Key: N kB".
 func sumMemory(smaps []byte) (m memory, err error) {
 	guest := false
 	lines := bufio.NewScanner(bytes.NewReader(smaps))

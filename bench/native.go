@@ -18,8 +18,8 @@ const (
 	nativeRounds = 20 // of connectMany, which takes well below a second here
 )
 
-// addNative measures connections once more without a VM, where the agent and sshd are processes of this host: an emulated
-// guest's own part of a connection takes longer than all that forwards it.
+// addNative measures connections once more without a VM, where the agent and sshd are processes of
+// this host: an emulated guest's own part of a connection takes longer than all that forwards it.
 func (b *bench) addNative(ctx context.Context, r *result) (err error) {
 	if _, err := os.Stat(sshdPath); err != nil {
 		r.Note += "; not without a machine, because there is no " + sshdPath
@@ -30,8 +30,10 @@ func (b *bench) addNative(ctx context.Context, r *result) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	program, socket, key, hostKey := filepath.Join(dir, "nativeforward"), filepath.Join(dir, "agent"), filepath.Join(dir, "key"), filepath.Join(dir, "host")
-	if err := errors.Join(command(ctx, "go", "build", "-o", program, "banger/bench/nativeforward"), makeKey(ctx, key), makeKey(ctx, hostKey)); err != nil {
+	program, socket := filepath.Join(dir, "nativeforward"), filepath.Join(dir, "agent")
+	key, hostKey := filepath.Join(dir, "key"), filepath.Join(dir, "host")
+	built := command(ctx, "go", "build", "-o", program, "banger/bench/nativeforward")
+	if err := errors.Join(built, makeKey(ctx, key), makeKey(ctx, hostKey)); err != nil {
 		return err
 	}
 	var parts processes
@@ -51,7 +53,9 @@ func (b *bench) addNative(ctx context.Context, r *result) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := parts.start(ctx, sshdPath, "-D", "-e", "-f", "/dev/null", "-h", hostKey, "-o", "ListenAddress="+server.String(), "-o", "AuthorizedKeysFile="+key+".pub",
+	if _,
+		err := parts.start(ctx, sshdPath, "-D", "-e", "-f", "/dev/null", "-h", hostKey,
+		"-o", "ListenAddress="+server.String(), "-o", "AuthorizedKeysFile="+key+".pub",
 		"-o", "StrictModes=no", "-o", "UsePAM=no", "-o", "PidFile=none", "-o", "LogLevel=ERROR"); err != nil {
 		return err
 	}
@@ -64,7 +68,10 @@ func (b *bench) addNative(ctx context.Context, r *result) (err error) {
 		name string
 		at   netip.AddrPort
 	}{{"banger forward", forward}, {"ssh -L", tunnel}, {"directly", service}} {
-		contenders = append(contenders, timed("connections without a machine, "+way.name, func(ctx context.Context) error { return connectMany(ctx, way.at.String()) }))
+		contenders = append(
+			contenders,
+			timed("connections without a machine, "+way.name, func(ctx context.Context) error { return connectMany(ctx, way.at.String()) }),
+		)
 	}
 	took, err := interleave(ctx, 1, nativeRounds, streamTimeout, contenders...)
 	if err != nil {
@@ -113,13 +120,36 @@ func (p *processes) startAt(ctx context.Context, args ...string) (at netip.AddrP
 	return netip.ParseAddrPort(strings.TrimSpace(line))
 }
 
-// startTunnel starts ssh -L to a service beside the server, and returns its address when it answers.
+// startTunnel starts ssh -L to a service beside the server, and returns its address when it
+// answers.
 func (p *processes) startTunnel(ctx context.Context, key string, server, service netip.AddrPort) (at netip.AddrPort, err error) {
 	if at, err = freePort(ctx); err != nil {
 		return at, err
 	}
-	_, err = p.start(ctx, "ssh", "-N", "-F", "/dev/null", "-i", key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
-		"-o", "ExitOnForwardFailure=yes", "-o", "ConnectionAttempts=10", "-p", fmt.Sprint(server.Port()), "-L", fmt.Sprintf("%s:%s", at, service), "root@"+server.Addr().String())
+	_, err = p.start(
+		ctx,
+		"ssh",
+		"-N",
+		"-F",
+		"/dev/null",
+		"-i",
+		key,
+		"-o",
+		"StrictHostKeyChecking=no",
+		"-o",
+		"UserKnownHostsFile=/dev/null",
+		"-o",
+		"LogLevel=ERROR",
+		"-o",
+		"ExitOnForwardFailure=yes",
+		"-o",
+		"ConnectionAttempts=10",
+		"-p",
+		fmt.Sprint(server.Port()),
+		"-L",
+		fmt.Sprintf("%s:%s", at, service),
+		"root@"+server.Addr().String(),
+	)
 	if err == nil {
 		err = await(ctx, at)
 	}

@@ -21,12 +21,18 @@ const (
 	gatewayQueries     = 32_000
 )
 
-// measureNetwork builds and runs bench/gateway, which makes a host of its own for it: bytes and connections from a namespace
-// to the outside and back by banger's gateway, by pasta alone and by slirp4netns; DNS queries; and how long a machine's place
-// on the network takes.
+// measureNetwork builds and runs bench/gateway, which makes a host of its own for it: bytes and
+// connections from a namespace to the outside and back by banger's gateway, by pasta alone and by
+// slirp4netns; DNS queries; and how long a machine's place on the network takes.
 func (b *bench) measureNetwork(ctx context.Context) (result, error) {
-	r := result{Note: fmt.Sprintf("%d MiB by TCP between a namespace and the outside; %d connections, one after the other; %d DNS queries, some at a time; machines attached one by one",
-		gatewayMiB, gatewayConnections, gatewayQueries)}
+	r := result{
+		Note: fmt.Sprintf(
+			"%d MiB by TCP between a namespace and the outside; %d connections, one after the other; %d DNS queries, some at a time; machines attached one by one",
+			gatewayMiB,
+			gatewayConnections,
+			gatewayQueries,
+		),
+	}
 	ctx, cancel := context.WithTimeout(ctx, networkTimeout)
 	defer cancel()
 	work, err := os.MkdirTemp("", "bb-")
@@ -39,7 +45,16 @@ func (b *bench) measureNetwork(ctx context.Context) (result, error) {
 		return r, err
 	}
 	var out, errs bytes.Buffer
-	run := exec.CommandContext(ctx, program, "-transfers", fmt.Sprint(b.transfers), "-queries", fmt.Sprint(b.queries), "-attaches", fmt.Sprint(b.attaches))
+	run := exec.CommandContext(
+		ctx,
+		program,
+		"-transfers",
+		fmt.Sprint(b.transfers),
+		"-queries",
+		fmt.Sprint(b.queries),
+		"-attaches",
+		fmt.Sprint(b.attaches),
+	)
 	run.Stdout, run.Stderr = &out, &errs
 	if err := run.Run(); err != nil {
 		return r, fmt.Errorf("%w: %s", err, bytes.TrimSpace(errs.Bytes()))
@@ -73,9 +88,18 @@ func (b *bench) measureNetwork(ctx context.Context) (result, error) {
 		r.Series = append(r.Series, s)
 	}
 	for _, way := range []string{"get", "put", "open"} {
-		r.Ratios = append(r.Ratios,
-			ratio{Name: "pasta alone beside the gateway, " + way + ", medians of rates", Value: medians["pasta alone, "+way] / medians["gateway, "+way], Target: 1 / 0.95},
-			ratio{Name: "slirp4netns beside the gateway, " + way + ", medians of rates", Value: medians["slirp4netns, "+way] / medians["gateway, "+way]})
+		r.Ratios = append(
+			r.Ratios,
+			ratio{
+				Name:   "pasta alone beside the gateway, " + way + ", medians of rates",
+				Value:  medians["pasta alone, "+way] / medians["gateway, "+way],
+				Target: 1 / 0.95,
+			},
+			ratio{
+				Name:  "slirp4netns beside the gateway, " + way + ", medians of rates",
+				Value: medians["slirp4netns, "+way] / medians["gateway, "+way],
+			},
+		)
 	}
 	return r, nil
 }

@@ -34,10 +34,17 @@ const (
 	pullTimeout   = 3 * time.Minute
 )
 
-// measurePull compares `image pull` of an image of ten layers, none and all of them cached, with getting their bytes alone, and a pull of what is there
-// with the least that it could do, asking the registry for the manifest.
+// measurePull compares `image pull` of an image of ten layers, none and all of them cached, with
+// getting their bytes alone, and a pull of what is there with the least that it could do, asking
+// the registry for the manifest.
 func (b *bench) measurePull(ctx context.Context) (_ result, err error) {
-	r := result{Note: fmt.Sprintf("image of %d layers of %d MiB from a registry on this host: image pull through the API, and its layers' bytes alone", pullLayers, pullFiles*pullFileBytes>>20)}
+	r := result{
+		Note: fmt.Sprintf(
+			"image of %d layers of %d MiB from a registry on this host: image pull through the API, and its layers' bytes alone",
+			pullLayers,
+			pullFiles*pullFileBytes>>20,
+		),
+	}
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer server.Close()
 	source, blobs, err := pushLayers(ctx, server.URL)
@@ -58,7 +65,11 @@ func (b *bench) measurePull(ctx context.Context) (_ result, err error) {
 		}
 		return nil
 	}
-	took, err := interleave(ctx, 0, b.pulls, pullTimeout,
+	took, err := interleave(
+		ctx,
+		0,
+		b.pulls,
+		pullTimeout,
 		contender{"image pull, cold", func(ctx context.Context) (time.Duration, error) {
 			if err := errors.Join(without(ctx), os.RemoveAll(b.folder().Layers())); err != nil {
 				return 0, err
@@ -73,7 +84,10 @@ func (b *bench) measurePull(ctx context.Context) (_ result, err error) {
 		}},
 		timed("image pull, already there", pull),
 		timed("HTTP GET of the layers", func(ctx context.Context) error { return getAll(ctx, blobs) }),
-		timed("HTTP GET of the manifest", func(ctx context.Context) error { return getAll(ctx, []string{server.URL + "/v2/bench/manifests/1"}) }),
+		timed(
+			"HTTP GET of the manifest",
+			func(ctx context.Context) error { return getAll(ctx, []string{server.URL + "/v2/bench/manifests/1"}) },
+		),
 	)
 	r.Series = took
 	if err == nil {
@@ -85,7 +99,8 @@ func (b *bench) measurePull(ctx context.Context) (_ result, err error) {
 	return r, err
 }
 
-// pushLayers puts an image of half-random files into the registry and returns its source and the URLs of its layers.
+// pushLayers puts an image of half-random files into the registry and returns its source and the
+// URLs of its layers.
 func pushLayers(ctx context.Context, url string) (source string, blobs []string, err error) {
 	image, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{OS: "linux", Architecture: "amd64"})
 	if err != nil {
@@ -126,7 +141,9 @@ func layerOf(n int, random io.Reader) ([]byte, error) {
 		if _, err := io.ReadFull(random, data[:pullFileBytes/2]); err != nil { // the other half packs away
 			return nil, err
 		}
-		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("layer%d/file%d", n, file), Mode: 0o644, Size: pullFileBytes}); err != nil {
+		name := fmt.Sprintf("layer%d/file%d", n, file)
+		head := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: pullFileBytes}
+		if err := w.WriteHeader(head); err != nil {
 			return nil, err
 		}
 		if _, err := w.Write(data); err != nil {

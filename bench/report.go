@@ -54,8 +54,9 @@ func newReport(ctx context.Context) (*report, error) {
 		return nil, fmt.Errorf("read CPU's model: %w", err)
 	}
 	return &report{Began: time.Now(), Host: host{
-		CPU: cpuModel(cpus), CPUs: runtime.NumCPU(), Kernel: strings.TrimSpace(string(release)), LoadStart: strings.Join(strings.Fields(string(load))[:3], " "),
-		QEMU: firstLineOf(ctx, "qemu-system-x86_64", "--version"), Commit: firstLineOf(ctx, "git", "describe", "--always", "--dirty"),
+		CPU: cpuModel(cpus), CPUs: runtime.NumCPU(), Kernel: strings.TrimSpace(string(release)),
+		LoadStart: strings.Join(strings.Fields(string(load))[:3], " "),
+		QEMU:      firstLineOf(ctx, "qemu-system-x86_64", "--version"), Commit: firstLineOf(ctx, "git", "describe", "--always", "--dirty"),
 	}}, nil
 }
 
@@ -91,7 +92,17 @@ func (r *report) writeTo(to io.Writer) error {
 		w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', tabwriter.AlignRight)
 		fmt.Fprintln(w, "n\tmin\tmedian\tp99\tmax\t\t")
 		for _, s := range section.Series {
-			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t  %s\n", len(s.Samples), digits(s.Min), digits(s.Median), digits(s.P99), digits(s.Max), s.Unit, s.Name)
+			fmt.Fprintf(
+				w,
+				"%d\t%s\t%s\t%s\t%s\t%s\t  %s\n",
+				len(s.Samples),
+				digits(s.Min),
+				digits(s.Median),
+				digits(s.P99),
+				digits(s.Max),
+				s.Unit,
+				s.Name,
+			)
 		}
 		if err := w.Flush(); err != nil {
 			return err

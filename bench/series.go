@@ -26,7 +26,8 @@ func newSeries(name, unit string, samples ...float64) series {
 	}
 }
 
-// quantile is the smallest sample that at least the share q of all does not exceed (nearest rank); NaN of none.
+// quantile is the smallest sample that at least the share q of all does not exceed (nearest rank);
+// NaN of none.
 func quantile(samples []float64, q float64) float64 {
 	if len(samples) == 0 {
 		return math.NaN()
@@ -35,7 +36,8 @@ func quantile(samples []float64, q float64) float64 {
 	return sorted[max(int(math.Ceil(q*float64(len(sorted))))-1, 0)]
 }
 
-// A ratio compares a statistic of two series. It is good when it does not exceed Target; 0 is no target.
+// A ratio compares a statistic of two series. It is good when it does not exceed Target; 0 is no
+// target.
 type ratio struct {
 	Name   string  `json:"name"`
 	Value  float64 `json:"value"`
@@ -57,8 +59,8 @@ func timed(name string, work func(context.Context) error) contender {
 	}}
 }
 
-// interleave lets the contenders take turns n times, after warmUp turns that do not count. A turn has the deadline. The series are in milliseconds
-// and in the order of the contenders.
+// interleave lets the contenders take turns n times, after warmUp turns that do not count. A turn
+// has the deadline. The series are in milliseconds and in the order of the contenders.
 func interleave(ctx context.Context, warmUp, n int, deadline time.Duration, contenders ...contender) ([]series, error) {
 	samples := make([][]float64, len(contenders))
 	for turn := range warmUp + n {

@@ -10,7 +10,8 @@ import (
 	"banger/api"
 )
 
-// runIn runs a command in a VM by the API, with in as its input unless that is nil. The command must end with 0.
+// runIn runs a command in a VM by the API, with in as its input unless that is nil. The command
+// must end with 0.
 func (h *home) runIn(ctx context.Context, vm string, in io.Reader, out io.Writer, argv ...string) error {
 	conn, err := h.client.Exec(ctx, api.Exec{Machine: vm, Argv: argv, Stdin: in != nil})
 	if err != nil {

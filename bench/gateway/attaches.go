@@ -5,10 +5,16 @@ import (
 	"time"
 )
 
-// measureAttaches gives machines their place on the network one after the other, and takes it away again; then it does so
-// with the network itself.
+// measureAttaches gives machines their place on the network one after the other, and takes it away
+// again; then it does so with the network itself.
 func (w *world) measureAttaches(ctx context.Context, n counts) ([]Samples, error) {
-	attach, detach, begin := Samples{Name: "attach a machine"}, Samples{Name: "detach a machine"}, Samples{Name: "start the network, attach the first machine"}
+	attach, detach, begin := Samples{
+		Name: "attach a machine",
+	}, Samples{
+		Name: "detach a machine",
+	}, Samples{
+		Name: "start the network, attach the first machine",
+	}
 	if err := w.network.Ensure(ctx); err != nil {
 		return nil, err
 	}

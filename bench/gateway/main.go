@@ -1,8 +1,9 @@
-// Command gateway is what the benchmark of the network runs in a host of its own: a network namespace, in a user namespace
-// where root and ordinary users have the same, whose only neighbour is "the internet". It prints what it measured as JSON.
+// Command gateway is what the benchmark of the network runs in a host of its own: a network
+// namespace, in a user namespace where root and ordinary users have the same, whose only neighbour
+// is "the internet". It prints what it measured as JSON.
 //
-// Its own copies play the other parts, chosen by the environment: the two processes of banger's network, the internet, and
-// the guests, which are processes with a network namespace.
+// Its own copies play the other parts, chosen by the environment: the two processes of banger's
+// network, the internet, and the guests, which are processes with a network namespace.
 package main
 
 import (
@@ -21,7 +22,14 @@ const roleVariable = "BANGER_BENCH_ROLE"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	roles := map[string]func(context.Context) error{"": enter, "world": measure, "keeper": keep, "holder": hold, "internet": beInternet, "guest": beGuest}
+	roles := map[string]func(context.Context) error{
+		"":         enter,
+		"world":    measure,
+		"keeper":   keep,
+		"holder":   hold,
+		"internet": beInternet,
+		"guest":    beGuest,
+	}
 	role := os.Getenv(roleVariable)
 	if err := roles[role](ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "gateway", role+":", err)

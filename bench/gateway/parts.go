@@ -29,8 +29,8 @@ const (
 	blockBytes      = 256 << 10
 )
 
-// keep is the keeper of banger's network; its arguments are the home folder, resolv.conf, this program, and whether the network
-// is an ordinary user's.
+// keep is the keeper of banger's network; its arguments are the home folder, resolv.conf, this
+// program, and whether the network is an ordinary user's.
 func keep(ctx context.Context) error {
 	rootless, err := strconv.ParseBool(os.Args[4])
 	if err != nil {
@@ -117,7 +117,8 @@ func send(to io.Writer, n int64) error {
 	return nil
 }
 
-// drain reads n bytes and the end, by blocks as large as those of send: io.Discard's are so small that the reader would be what is measured.
+// drain reads n bytes and the end, by blocks as large as those of send: io.Discard's are so small
+// that the reader would be what is measured.
 func drain(from io.Reader, n int64) error {
 	block := make([]byte, min(n+1, blockBytes))
 	for got := int64(0); ; {
@@ -132,7 +133,8 @@ func drain(from io.Reader, n int64) error {
 	}
 }
 
-// beGuest moves bytes: "get N", "put N"; opens so many connections, one after the other: "open N"; "join MAC ADDRESS/BITS GATEWAY MTU" configures eth0 first.
+// beGuest moves bytes: "get N", "put N"; opens so many connections, one after the other: "open N";
+// "join MAC ADDRESS/BITS GATEWAY MTU" configures eth0 first.
 func beGuest(ctx context.Context) error {
 	return answer(map[string]func([]string) error{
 		"join": func(words []string) error { return join(words[0], words[1], words[2], words[3]) },

@@ -27,8 +27,9 @@ const (
 	queryTimeout    = 5 * time.Second
 )
 
-// measureQueries asks the gateway's name server, on loopback, for a name of its own and for one that it asks a resolver for,
-// and that resolver directly. A sample is a round of askers * queriesOfEach queries.
+// measureQueries asks the gateway's name server, on loopback, for a name of its own and for one
+// that it asks a resolver for, and that resolver directly. A sample is a round of askers *
+// queriesOfEach queries.
 func (w *world) measureQueries(ctx context.Context, n counts) (_ []Samples, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	resolver, err := startResolver(ctx)
@@ -73,11 +74,20 @@ func startResolver(ctx context.Context) (*mdns.Server, error) {
 		return nil, err
 	}
 	started := make(chan struct{})
-	server := &mdns.Server{PacketConn: packets, NotifyStartedFunc: func() { close(started) }, Handler: mdns.HandlerFunc(func(w mdns.ResponseWriter, q *mdns.Msg) {
-		reply := new(mdns.Msg).SetReply(q)
-		reply.Answer = []mdns.RR{&mdns.A{Hdr: mdns.RR_Header{Name: q.Question[0].Name, Rrtype: mdns.TypeA, Class: mdns.ClassINET, Ttl: 60}, A: net.IP{192, 0, 2, 99}}}
-		_ = w.WriteMsg(reply) // who asks sees that nothing comes
-	})}
+	server := &mdns.Server{
+		PacketConn:        packets,
+		NotifyStartedFunc: func() { close(started) },
+		Handler: mdns.HandlerFunc(func(w mdns.ResponseWriter, q *mdns.Msg) {
+			reply := new(mdns.Msg).SetReply(q)
+			reply.Answer = []mdns.RR{
+				&mdns.A{
+					Hdr: mdns.RR_Header{Name: q.Question[0].Name, Rrtype: mdns.TypeA, Class: mdns.ClassINET, Ttl: 60},
+					A:   net.IP{192, 0, 2, 99},
+				},
+			}
+			_ = w.WriteMsg(reply) // who asks sees that nothing comes
+		}),
+	}
 	go func() { _ = server.ActivateAndServe() }() // ends with Shutdown
 	<-started
 	return server, nil
@@ -94,7 +104,8 @@ func (w *world) startServer(ctx context.Context) (<-chan error, error) {
 		return nil, errors.Join(err, packets.Close())
 	}
 	server := &dns.Server{
-		Domain: network.Domain, Subnets: []netip.Prefix{network.DefaultSubnet}, ResolvConf: w.resolvConf(), Log: slog.New(slog.DiscardHandler),
+		Domain: network.Domain, Subnets: []netip.Prefix{network.DefaultSubnet}, ResolvConf: w.resolvConf(),
+		Log:     slog.New(slog.DiscardHandler),
 		Lookup:  func(string) []netip.Addr { return []netip.Addr{network.Gateway(network.DefaultSubnet).Next()} },
 		Reverse: func(netip.Addr) (string, bool) { return "web", true },
 	}

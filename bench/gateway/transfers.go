@@ -20,8 +20,8 @@ const (
 	connections = 1000 // of one sample, one after the other
 )
 
-// measureTransfers moves bytes between a namespace and the internet, and opens connections, by banger's gateway, by pasta alone
-// and by slirp4netns.
+// measureTransfers moves bytes between a namespace and the internet, and opens connections, by
+// banger's gateway, by pasta alone and by slirp4netns.
 func (w *world) measureTransfers(ctx context.Context, n counts) ([]Samples, error) {
 	contenders := []struct {
 		name  string
@@ -50,7 +50,10 @@ func (w *world) measureTransfers(ctx context.Context, n counts) ([]Samples, erro
 		guests = append(guests, guest)
 	}
 	works := []struct{ name, line string }{
-		{"get", fmt.Sprint("get ", transferMiB<<20)}, {"put", fmt.Sprint("put ", transferMiB<<20)}, {"open", fmt.Sprint("open ", connections)},
+		{
+			"get",
+			fmt.Sprint("get ", transferMiB<<20),
+		}, {"put", fmt.Sprint("put ", transferMiB<<20)}, {"open", fmt.Sprint("open ", connections)},
 	}
 	all := make([]Samples, len(works)*len(contenders))
 	for turn := range n.transfers + 1 { // the first does not count
@@ -76,8 +79,8 @@ func (w *world) measureTransfers(ctx context.Context, n counts) ([]Samples, erro
 
 func (s *Samples) add(took time.Duration) { s.Millis = append(s.Millis, took.Seconds()*1000) }
 
-// joinGateway starts a guest on banger's network. A veth pair stands in for the tap, which a VMM would have to serve: the rules
-// know ports by the interface's name.
+// joinGateway starts a guest on banger's network. A veth pair stands in for the tap, which a VMM
+// would have to serve: the rules know ports by the interface's name.
 func joinGateway(ctx context.Context, client *network.Client) (*peer, func(), error) {
 	if err := client.Ensure(ctx); err != nil {
 		return nil, nil, err
@@ -135,7 +138,11 @@ func replaceTap(holder int, tap string, mtu, guest int) error {
 		return fmt.Errorf("find bridge: %w", err)
 	}
 	pair := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: tap, MTU: mtu, MasterIndex: bridge.Attrs().Index}, PeerName: "eth0", PeerMTU: uint32(mtu), PeerNamespace: netlink.NsPid(guest),
+		LinkAttrs: netlink.LinkAttrs{
+			Name:        tap,
+			MTU:         mtu,
+			MasterIndex: bridge.Attrs().Index,
+		}, PeerName: "eth0", PeerMTU: uint32(mtu), PeerNamespace: netlink.NsPid(guest),
 	}
 	if err := inside.LinkAdd(pair); err != nil {
 		return fmt.Errorf("add veth pair: %w", err)
@@ -143,7 +150,8 @@ func replaceTap(holder int, tap string, mtu, guest int) error {
 	return inside.LinkSetUp(pair)
 }
 
-// uplinkAlone starts a guest in a user namespace of its own, as pasta and slirp4netns join it, and the program.
+// uplinkAlone starts a guest in a user namespace of its own, as pasta and slirp4netns join it, and
+// the program.
 func uplinkAlone(ctx context.Context, program string, args ...string) (*peer, func(), error) {
 	guest, err := startPeer(ctx, "guest", func(c *exec.Cmd) { c.SysProcAttr = userNamespace() })
 	if err != nil {

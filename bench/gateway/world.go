@@ -49,11 +49,17 @@ func newWorld(ctx context.Context) (_ *world, err error) {
 	if w.internet, err = startPeer(ctx, "internet", nil); err != nil {
 		return nil, err
 	}
-	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "wan0", MTU: 65535}, PeerName: "wan0", PeerMTU: 65535, PeerNamespace: netlink.NsPid(w.internet.pid())}
+	pair := &netlink.Veth{
+		LinkAttrs:     netlink.LinkAttrs{Name: "wan0", MTU: 65535},
+		PeerName:      "wan0",
+		PeerMTU:       65535,
+		PeerNamespace: netlink.NsPid(w.internet.pid()),
+	}
 	if err := netlink.LinkAdd(pair); err != nil {
 		return nil, fmt.Errorf("join the internet: %w", err)
 	}
-	if err := errors.Join(addAddress("wan0", hostAddress+"/24"), netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(internetAddress)})); err != nil {
+	way := &netlink.Route{Gw: net.ParseIP(internetAddress)}
+	if err := errors.Join(addAddress("wan0", hostAddress+"/24"), netlink.RouteAdd(way)); err != nil {
 		return nil, err
 	}
 	if err := w.internet.ask("serve"); err != nil {
@@ -69,7 +75,11 @@ func newWorld(ctx context.Context) (_ *world, err error) {
 	client := func(name string, rootless bool) *network.Client {
 		path := filepath.Join(w.root, name)
 		role := roleVariable + "=keeper"
-		return network.NewClient(home.Dir(path), rootless, []string{"/usr/bin/env", role, executable, path, w.resolvConf(), executable, strconv.FormatBool(rootless)})
+		return network.NewClient(
+			home.Dir(path),
+			rootless,
+			[]string{"/usr/bin/env", role, executable, path, w.resolvConf(), executable, strconv.FormatBool(rootless)},
+		)
 	}
 	w.network, w.asRoot = client("home", true), client("root", false)
 	return w, nil
@@ -97,7 +107,13 @@ func port(n int) network.Endpoint {
 	a := network.Gateway(network.DefaultSubnet).As4()
 	a[2], a[3] = byte(n/250), byte(2+n%250)
 	address := netip.AddrFrom4(a)
-	return network.Endpoint{ID: fmt.Sprint("vm", n), Name: fmt.Sprint("vm", n), Address: address, MAC: network.MAC(address), Policy: network.Policy{NAT: true}}
+	return network.Endpoint{
+		ID:      fmt.Sprint("vm", n),
+		Name:    fmt.Sprint("vm", n),
+		Address: address,
+		MAC:     network.MAC(address),
+		Policy:  network.Policy{NAT: true},
+	}
 }
 
 // peer is a process that plays a part and answers each line with a line.

@@ -1,6 +1,7 @@
-// Command nativeforward plays the parts of a forward into a machine without the machine, a process for each as there: the
-// guest's agent, whose guest is this host (agent SOCKET), the daemon's forward (forward SOCKET PORT), and a service that sends
-// one byte back (service). forward and service print their address.
+// Command nativeforward plays the parts of a forward into a machine without the machine, a process
+// for each as there: the guest's agent, whose guest is this host (agent SOCKET), the daemon's
+// forward (forward SOCKET PORT), and a service that sends one byte back (service). forward and
+// service print their address.
 package main
 
 import (

@@ -1,7 +1,9 @@
-// Command serialguest is the /init of the VM that the benchmark of exec compares with: the least that can start a program of an image when asked to.
+// Command serialguest is the /init of the VM that the benchmark of exec compares with: the least
+// that can start a program of an image when asked to.
 //
-// It loads the initrd's modules, mounts the first drive read-only and serves the virtio-serial port: a line is the path of a program, which runs with
-// the drive as its root, and the answer is its exit code; an empty line is answered at once.
+// It loads the initrd's modules, mounts the first drive read-only and serves the virtio-serial
+// port: a line is the path of a program, which runs with the drive as its root, and the answer is
+// its exit code; an empty line is answered at once.
 package main
 
 import (
@@ -70,7 +72,8 @@ func serve(ctx context.Context) error {
 	return answer(bufio.NewScanner(port), port)
 }
 
-// loadModules loads the modules in the order that the initrd lists. Those that fail show in the devices that do not appear.
+// loadModules loads the modules in the order that the initrd lists. Those that fail show in the
+// devices that do not appear.
 func loadModules() error {
 	order, err := os.ReadFile("/modules/order")
 	if err != nil {

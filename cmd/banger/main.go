@@ -1,4 +1,5 @@
-// Command banger is a development machine in one command: the CLI and, as `banger daemon run`, the daemon.
+// Command banger is a development machine in one command: the CLI and, as `banger daemon run`, the
+// daemon.
 package main
 
 import (

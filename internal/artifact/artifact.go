@@ -1,8 +1,9 @@
 // Package artifact keeps what VMs are made of and share: images and kernel bundles.
 //
-// An artifact is a folder that is made once, named by its content and never written again, with a record in the store
-// and any number of names. It is filled in a folder that nobody sees, moved into place in one step and recorded last:
-// a crash at any point leaves either the whole artifact or a folder that the next Sweep removes.
+// An artifact is a folder that is made once, named by its content and never written again, with a
+// record in the store and any number of names. It is filled in a folder that nobody sees, moved
+// into place in one step and recorded last: a crash at any point leaves either the whole artifact
+// or a folder that the next Sweep removes.
 //
 // What lies in a folder is the business of packages image and kernel, which stand on a Shelf each.
 package artifact
@@ -20,23 +21,25 @@ import (
 	"banger/internal/store"
 )
 
-// Shelf is where the artifacts of one kind stand: a folder by id below Root. It is safe for concurrent use, also by
-// several processes.
+// Shelf is where the artifacts of one kind stand: a folder by id below Root. It is safe for
+// concurrent use, also by several processes.
 type Shelf struct {
 	Kind  *store.Kind
 	Root  string
 	Store *store.Store
-	// Contents reads the manifest in a folder: the id that it claims and its hashed files. A manifest that is missing or
-	// malformed is disk.ErrDamaged.
+	// Contents reads the manifest in a folder: the id that it claims and its hashed files. A
+	// manifest that is missing or malformed is disk.ErrDamaged.
 	Contents func(dir string) (id string, files []disk.File, err error)
 	// Repair says what to do about a damaged artifact.
 	Repair func(store.Artifact) api.Remedy
 }
 
-// Fill makes an artifact in dir, an empty folder, and returns its record. Name and Stamp are the shelf's to fill in.
+// Fill makes an artifact in dir, an empty folder, and returns its record. Name and Stamp are the
+// shelf's to fill in.
 type Fill func(ctx context.Context, dir string) (store.Artifact, error)
 
-// namePattern is what a name may look like: a source such as debian:trixie or oci:localhost:5000/a/b:tag, or a word.
+// namePattern is what a name may look like: a source such as debian:trixie or
+// oci:localhost:5000/a/b:tag, or a word.
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$`)
 
 // idPattern is what an id looks like; a name that does would hide an artifact.
@@ -54,8 +57,8 @@ func CheckName(name string) error {
 // Dir returns the folder of the artifact with that id.
 func (s Shelf) Dir(id string) string { return filepath.Join(s.Root, id) }
 
-// Open returns the artifact of that name or id when its files are right: they are hashed, unless their stamp is still
-// the trusted one.
+// Open returns the artifact of that name or id when its files are right: they are hashed, unless
+// their stamp is still the trusted one.
 func (s Shelf) Open(ctx context.Context, ref string) (store.Artifact, error) {
 	a, err := s.Store.Artifact(ctx, s.Kind, ref)
 	if err != nil {
@@ -104,14 +107,16 @@ func (s Shelf) Ensure(ctx context.Context, ref string, fill Fill) (store.Artifac
 // Find returns the id of an artifact that is what would be made, or "" when there is none.
 type Find func(ctx context.Context) (id string, err error)
 
-// Make makes an artifact and gives it the name, which moves to it from another one; an empty name gives none. Two that make the same name take
-// turns; the last one has the name. The same content replaces its folder (a damaged one is repaired by that) and keeps
-// its other names. On an error nothing of it is left.
+// Make makes an artifact and gives it the name, which moves to it from another one; an empty name
+// gives none. Two that make the same name take turns; the last one has the name. The same content
+// replaces its folder (a damaged one is repaired by that) and keeps its other names. On an error
+// nothing of it is left.
 func (s Shelf) Make(ctx context.Context, name string, fill Fill) (store.Artifact, error) {
 	return s.MakeUnless(ctx, name, func(context.Context) (string, error) { return "", nil }, fill)
 }
 
-// MakeUnless does as Make does, but gives the name to what find finds, if it does; nothing is made then.
+// MakeUnless does as Make does, but gives the name to what find finds, if it does; nothing is made
+// then.
 func (s Shelf) MakeUnless(ctx context.Context, name string, find Find, fill Fill) (store.Artifact, error) {
 	if name != "" {
 		if err := CheckName(name); err != nil {
@@ -141,7 +146,8 @@ func (s Shelf) make(ctx context.Context, name string, fill Fill) (_ store.Artifa
 	if err != nil {
 		return store.Artifact{}, err
 	}
-	defer release()                                                 // when it has its record, so that no sweep finds it without one
+	// when it has its record, so that no sweep finds it without one
+	defer release()
 	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }() // gone already when it was published
 	a, err := fill(ctx, folder)
 	if err != nil {
@@ -151,8 +157,8 @@ func (s Shelf) make(ctx context.Context, name string, fill Fill) (_ store.Artifa
 	return s.publish(ctx, folder, a)
 }
 
-// publish moves the folder into place and records it. The lock of the id keeps a removal of the same content away; it
-// is always taken after that of a name.
+// publish moves the folder into place and records it. The lock of the id keeps a removal of the
+// same content away; it is always taken after that of a name.
 func (s Shelf) publish(ctx context.Context, folder string, a store.Artifact) (store.Artifact, error) {
 	unlock, err := disk.Lock(ctx, s.Root, a.ID)
 	if err != nil {

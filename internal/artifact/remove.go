@@ -28,8 +28,8 @@ func (s Shelf) Tag(ctx context.Context, ref, name string) (store.Artifact, error
 	return s.Store.Artifact(ctx, s.Kind, a.ID)
 }
 
-// Remove takes a name away, and with the last name the artifact; an id means all of it. One that is in use is a
-// conflict that names the users.
+// Remove takes a name away, and with the last name the artifact; an id means all of it. One that is
+// in use is a conflict that names the users.
 func (s Shelf) Remove(ctx context.Context, ref string) error {
 	a, err := s.Store.Artifact(ctx, s.Kind, ref)
 	if err != nil {
@@ -49,8 +49,8 @@ func (s Shelf) Remove(ctx context.Context, ref string) error {
 	return s.remove(ctx, a)
 }
 
-// remove deletes record and folder; the lock of the id must be held. The record goes first: a folder without a record
-// is swept, the reverse is damage.
+// remove deletes record and folder; the lock of the id must be held. The record goes first: a
+// folder without a record is swept, the reverse is damage.
 func (s Shelf) remove(ctx context.Context, a store.Artifact) error {
 	if err := s.Store.DeleteArtifact(ctx, s.Kind, a.ID); err != nil {
 		return err
@@ -61,7 +61,8 @@ func (s Shelf) remove(ctx context.Context, a store.Artifact) error {
 	return nil
 }
 
-// Prune removes the artifacts that have neither a name nor a user, and says what that gives back; with dryRun it only says.
+// Prune removes the artifacts that have neither a name nor a user, and says what that gives back;
+// with dryRun it only says.
 func (s Shelf) Prune(ctx context.Context, dryRun bool) (api.Pruned, error) {
 	pruned := api.Pruned{Removed: []string{}, DryRun: dryRun}
 	all, err := s.Store.Artifacts(ctx, s.Kind)
@@ -90,7 +91,8 @@ func (s Shelf) Prune(ctx context.Context, dryRun bool) (api.Pruned, error) {
 	return pruned, nil
 }
 
-// OwnBytes returns what the removal of that artifact gives back. What cannot be read counts nothing.
+// OwnBytes returns what the removal of that artifact gives back. What cannot be read counts
+// nothing.
 func (s Shelf) OwnBytes(id string) int64 {
 	var sum int64
 	entries, _ := os.ReadDir(s.Dir(id))
@@ -102,7 +104,8 @@ func (s Shelf) OwnBytes(id string) int64 {
 	return sum
 }
 
-// Drop removes the artifact of that id if it has neither a name nor a user, and reports whether it did.
+// Drop removes the artifact of that id if it has neither a name nor a user, and reports whether it
+// did.
 func (s Shelf) Drop(ctx context.Context, id string) (bool, error) {
 	unlock, err := disk.Lock(ctx, s.Root, id)
 	if err != nil {
@@ -127,8 +130,8 @@ func (s Shelf) Drop(ctx context.Context, id string) (bool, error) {
 	return true, nil
 }
 
-// Sweep removes what a crash left: half-made folders, and folders without a record. What another process is still making
-// stays.
+// Sweep removes what a crash left: half-made folders, and folders without a record. What another
+// process is still making stays.
 func (s Shelf) Sweep(ctx context.Context) error {
 	all, err := s.Store.Artifacts(ctx, s.Kind)
 	if err != nil {
@@ -141,7 +144,8 @@ func (s Shelf) Sweep(ctx context.Context) error {
 	return disk.SweepFolders(s.Root, known)
 }
 
-// Described lists the artifacts as describe shows each of them; trouble with one is the describer's to attach.
+// Described lists the artifacts as describe shows each of them; trouble with one is the describer's
+// to attach.
 func Described[T any](ctx context.Context, s Shelf, describe func(a store.Artifact, users []string) T) ([]T, error) {
 	all, err := s.Store.Artifacts(ctx, s.Kind)
 	if err != nil {

@@ -10,7 +10,8 @@ import (
 	"sync"
 )
 
-// Version returns the release, for people: the module's version, or the commit of a development build.
+// Version returns the release, for people: the module's version, or the commit of a development
+// build.
 func Version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -27,8 +28,9 @@ func Version() string {
 	return "devel"
 }
 
-// ID returns the identity of this binary: two builds of different code or with different flags differ. It is the
-// linker's build id (cmd/internal/buildid), read from the ELF note of the running program.
+// ID returns the identity of this binary: two builds of different code or with different flags
+// differ. It is the linker's build id (cmd/internal/buildid), read from the ELF note of the running
+// program.
 var ID = sync.OnceValues(func() (string, error) {
 	file, err := elf.Open("/proc/self/exe")
 	if err != nil {

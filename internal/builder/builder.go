@@ -37,8 +37,8 @@ type Builder struct {
 	running map[string]bool // by the image's name
 }
 
-// New returns a Builder that keeps its logs and downloads below the home folder. Call it once a daemon's life, before
-// anything is built.
+// New returns a Builder that keeps its logs and downloads below the home folder. Call it once a
+// daemon's life, before anything is built.
 func New(vms *vm.Manager, images *image.Catalog, c config.Config) (*Builder, error) {
 	b := &Builder{
 		vms: vms, images: images, logDir: c.Home.Builds(), running: map[string]bool{},
@@ -47,9 +47,9 @@ func New(vms *vm.Manager, images *image.Catalog, c config.Config) (*Builder, err
 	return b, b.downloads.Sweep()
 }
 
-// Build makes an image, or returns the one of that name when it was made from the same inputs. What is said on the way
-// goes to follow and to the log. A second build of the name is refused while the first one goes on.
-// c is the configuration to build with.
+// Build makes an image, or returns the one of that name when it was made from the same inputs. What
+// is said on the way goes to follow and to the log. A second build of the name is refused while the
+// first one goes on. c is the configuration to build with.
 func (b *Builder) Build(
 	ctx context.Context, want api.BuildImage, c config.Config, follow io.Writer,
 ) (api.Image, error) {

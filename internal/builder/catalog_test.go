@@ -23,7 +23,8 @@ import (
 	"banger/internal/vm"
 )
 
-// home is one with an image "source", in which no machine can start: a build that comes so far fails.
+// home is one with an image "source", in which no machine can start: a build that comes so far
+// fails.
 type home struct {
 	*Builder
 	t      *testing.T
@@ -93,7 +94,8 @@ func (h *home) inputs(want api.BuildImage) string {
 	return sum
 }
 
-// An image that was made of the same is the answer, unless somebody wants it anew; made of anything else it is not.
+// An image that was made of the same is the answer, unless somebody wants it anew; made of anything
+// else it is not.
 func TestBuildTakesWhatIsThere(t *testing.T) {
 	h := newHome(t)
 	asked := api.BuildImage{Name: "made", Packages: []string{"hello"}, CPUs: noMachine}
@@ -204,7 +206,8 @@ func TestManifest(t *testing.T) {
 	}
 }
 
-// A log that can not be begun ends the build before its machine; one that can not be written ends what writes.
+// A log that can not be begun ends the build before its machine; one that can not be written ends
+// what writes.
 func TestLogErrors(t *testing.T) {
 	h := newHome(t)
 	if err := os.WriteFile(h.logDir, nil, 0o600); err != nil { // a file for a folder

@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	// maxLogBytes bounds what a guest can write on the host; apt says about 100 KiB for a large preset.
+	// maxLogBytes bounds what a guest can write on the host; apt says about 100 KiB for a large
+	// preset.
 	maxLogBytes = 32 << 20
 	// followInterval is how often a log that is followed is looked at for more.
 	followInterval = 100 * time.Millisecond
@@ -52,7 +53,8 @@ func (b *Builder) logPath(name string) string {
 	return filepath.Join(b.logDir, url.PathEscape(name)+".log")
 }
 
-// Write fails only when the file cannot be written: a watcher that is gone ends the build by its context.
+// Write fails only when the file cannot be written: a watcher that is gone ends the build by its
+// context.
 func (l *buildLog) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

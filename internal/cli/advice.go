@@ -10,7 +10,8 @@ import (
 	"banger/api"
 )
 
-// advice returns what a person can do about an error, a line each. Operations are shown as the commands that do them.
+// advice returns what a person can do about an error, a line each. Operations are shown as the
+// commands that do them.
 func advice(e *api.Error) []string {
 	var lines []string
 	for _, r := range e.Remedies {
@@ -31,7 +32,8 @@ func remedyWords(r api.Remedy) string {
 	return fmt.Sprintf("%s: %s", r.Text, command)
 }
 
-// commandOf returns the command line of an operation that remedies name, or "" for one that has none.
+// commandOf returns the command line of an operation that remedies name, or "" for one that has
+// none.
 func commandOf(r api.Remedy) string {
 	for _, line := range commandLines {
 		if command, ok := line(r); ok {
@@ -41,8 +43,8 @@ func commandOf(r api.Remedy) string {
 	return ""
 }
 
-// commandLines has the command of each operation that an error may offer. What comes from outside is a word of its own
-// whatever it holds, for the line is there to be pasted.
+// commandLines has the command of each operation that an error may offer. What comes from outside
+// is a word of its own whatever it holds, for the line is there to be pasted.
 var commandLines = []func(api.Remedy) (string, bool){
 	line(api.OpMachines, func(api.None) string { return "ls" }),
 	line(api.OpStartMachine, func(in api.StartMachine) string { return words("start", in.Machine) }),

@@ -57,8 +57,8 @@ var remedies = []api.Remedy{
 	api.OpStopDaemon.Remedy(api.StopDaemon{}, "x"),
 }
 
-// partial are operations whose command is one to be completed by the user, or shows more than the operation, so that there is
-// nothing to run.
+// partial are operations whose command is one to be completed by the user, or shows more than the
+// operation, so that there is nothing to run.
 var partial = map[string]string{
 	api.OpImportKernel.Name: "of which kernel, the user knows",
 	api.OpBuildImage.Name:   "with what, the user's own command line says",
@@ -142,7 +142,8 @@ var defaults = map[string]any{
 	"signal": "KILL", "argv": []any(nil),
 }
 
-// known puts a request into a form in which two can be compared: without what is the default anyway.
+// known puts a request into a form in which two can be compared: without what is the default
+// anyway.
 func known(r api.Remedy) map[string]any {
 	all := map[string]any{"operation": r.Operation}
 	for key, raw := range r.Input {
@@ -158,7 +159,8 @@ func known(r api.Remedy) map[string]any {
 	return all
 }
 
-// Every operation that some error offers has a command, and is tried above or is named with a reason why not.
+// Every operation that some error offers has a command, and is tried above or is named with a
+// reason why not.
 func TestEveryRemedyHasCommand(t *testing.T) {
 	tried := map[string]bool{}
 	for _, r := range remedies {

@@ -10,19 +10,39 @@ import (
 )
 
 func (a *app) imageCommand() *cobra.Command {
-	return group("image", "Images: the root filesystems that machines share", "  banger image ls\n  banger image pull oci:busybox",
+	return group(
+		"image",
+		"Images: the root filesystems that machines share",
+		"  banger image ls\n  banger image pull oci:busybox",
 		listCommand(a, "images", (*api.Client).Images, func(images []api.Image) [][]string {
 			rows := [][]string{{"NAME", "SIZE", "PRESET", "PACKAGES", "CREATED", "USED BY", "ID"}}
 			for _, i := range images {
-				rows = append(rows, []string{names(i.Names), size(i.OwnBytes + i.SharedBytes), presetWords(i), count(i.Packages), age(&i.CreatedAt), names(i.UsedBy), shortID(i.ID)})
+				rows = append(
+					rows,
+					[]string{
+						names(i.Names),
+						size(i.OwnBytes + i.SharedBytes),
+						presetWords(i),
+						count(i.Packages),
+						age(&i.CreatedAt),
+						names(i.UsedBy),
+						shortID(i.ID),
+					},
+				)
 			}
 			return rows
 		}),
 		inspectManyCommand(a, "image", (*api.Client).Image, a.completeImages),
 		removeManyCommand(a, "image", (*api.Client).RemoveImage, a.completeImages),
 		pruneCommand(a, "image", "Delete the images that have neither a name nor a machine, and cached layers", (*api.Client).PruneImages),
-		a.imageBuildCommand(), a.imageLogsCommand(),
-		a.imageTagCommand(), a.imageDefaultCommand(), a.imageRegisterCommand(), a.imagePromoteCommand(), a.imageSaveCommand(), a.imageLoadCommand(),
+		a.imageBuildCommand(),
+		a.imageLogsCommand(),
+		a.imageTagCommand(),
+		a.imageDefaultCommand(),
+		a.imageRegisterCommand(),
+		a.imagePromoteCommand(),
+		a.imageSaveCommand(),
+		a.imageLoadCommand(),
 		a.imagePullCommand(),
 	)
 }
@@ -32,7 +52,10 @@ func (a *app) kernelCommand() *cobra.Command {
 		listCommand(a, "kernels", (*api.Client).Kernels, func(kernels []api.Kernel) [][]string {
 			rows := [][]string{{"NAME", "RELEASE", "SIZE", "CREATED", "USED BY", "ID"}}
 			for _, k := range kernels {
-				rows = append(rows, []string{names(k.Names), k.Release, size(k.SizeBytes), age(&k.CreatedAt), names(k.UsedBy), shortID(k.ID)})
+				rows = append(
+					rows,
+					[]string{names(k.Names), k.Release, size(k.SizeBytes), age(&k.CreatedAt), names(k.UsedBy), shortID(k.ID)},
+				)
 			}
 			return rows
 		}),

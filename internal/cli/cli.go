@@ -1,5 +1,6 @@
-// Package cli is the command line: one subcommand a file, each a thin layer over the daemon's API. Standard streams,
-// arguments and the environment enter as a value, so tests run whole commands in their own process.
+// Package cli is the command line: one subcommand a file, each a thin layer over the daemon's API.
+// Standard streams, arguments and the environment enter as a value, so tests run whole commands in
+// their own process.
 package cli
 
 import (
@@ -117,7 +118,8 @@ func (s signalError) number() int {
 	return int(number)
 }
 
-// handleSignals returns a context that an interrupt ends, unless a session forwards signals meanwhile.
+// handleSignals returns a context that an interrupt ends, unless a session forwards signals
+// meanwhile.
 func (a *app) handleSignals(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	signals := make(chan os.Signal, 8)
@@ -141,7 +143,8 @@ func (a *app) handleSignals(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// forwardSignals gives signals to handle instead of ending the command, until the returned function is called.
+// forwardSignals gives signals to handle instead of ending the command, until the returned function
+// is called.
 func (a *app) forwardSignals(handle func(os.Signal)) (restore func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -185,11 +188,25 @@ without root and, where there is no KVM, without that too.`,
 	})
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print the API's own JSON")
 	root.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false, "do not show progress")
-	root.AddGroup(&cobra.Group{ID: groupMachines, Title: "Machines:"}, &cobra.Group{ID: groupInside, Title: "Inside a machine:"}, &cobra.Group{ID: groupHost, Title: "This host:"})
+	root.AddGroup(
+		&cobra.Group{ID: groupMachines, Title: "Machines:"},
+		&cobra.Group{ID: groupInside, Title: "Inside a machine:"},
+		&cobra.Group{ID: groupHost, Title: "This host:"},
+	)
 	for group, commands := range map[string][]*cobra.Command{
-		groupMachines: {a.runCommand(), a.createCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(), a.killCommand(), a.rmCommand(), a.lsCommand(), a.inspectCommand(), a.waitCommand(), a.natCommand(), a.forwardCommand(), a.openCommand(), a.hostServiceCommand()},
-		groupInside:   {a.execCommand(), a.shellCommand(), a.sshCommand(), a.sshProxyCommand(), a.cpCommand(), a.logsCommand(), a.statsCommand(), a.portsCommand()},
-		groupHost:     {a.imageCommand(), a.kernelCommand(), a.doctorCommand(), a.daemonCommand(), a.sshConfigCommand(), a.dnsCommand(), a.netnsCommand(), a.configCommand(), a.versionCommand()},
+		groupMachines: {
+			a.runCommand(), a.createCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(),
+			a.killCommand(), a.rmCommand(), a.lsCommand(), a.inspectCommand(), a.waitCommand(),
+			a.natCommand(), a.forwardCommand(), a.openCommand(), a.hostServiceCommand(),
+		},
+		groupInside: {
+			a.execCommand(), a.shellCommand(), a.sshCommand(), a.sshProxyCommand(), a.cpCommand(),
+			a.logsCommand(), a.statsCommand(), a.portsCommand(),
+		},
+		groupHost: {
+			a.imageCommand(), a.kernelCommand(), a.doctorCommand(), a.daemonCommand(), a.sshConfigCommand(),
+			a.dnsCommand(), a.netnsCommand(), a.configCommand(), a.versionCommand(),
+		},
 	} {
 		for _, command := range commands {
 			command.GroupID = group

@@ -395,7 +395,8 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-// Run tells an interrupt by context.Canceled, in whatever form the standard library hands the signal on.
+// Run tells an interrupt by context.Canceled, in whatever form the standard library hands the
+// signal on.
 func TestSignalIsCancellation(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(signalError{os.Interrupt})

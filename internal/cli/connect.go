@@ -22,8 +22,8 @@ const (
 	dialTimeout = 5 * time.Second
 	// startTimeout is how long a new daemon may take to answer; it recovers all VMs first.
 	startTimeout = 30 * time.Second
-	// handoverPatience is how long a request that changes nothing waits for a daemon of its own build, before it asks the one
-	// that is still being replaced.
+	// handoverPatience is how long a request that changes nothing waits for a daemon of its own
+	// build, before it asks the one that is still being replaced.
 	handoverPatience = 500 * time.Millisecond
 	// handoverInterval is how often that one is asked what it waits for.
 	handoverInterval = 500 * time.Millisecond
@@ -31,16 +31,17 @@ const (
 	maxLogBytes = 8 << 20
 )
 
-// newClient returns the way to the daemon. Each request sees to it first that a daemon is there that can take it.
+// newClient returns the way to the daemon. Each request sees to it first that a daemon is there
+// that can take it.
 func (a *app) newClient() *api.Client {
 	client := api.NewClient(a.config.Home.Socket())
 	client.Before = a.ensureDaemon
 	return client
 }
 
-// ensureDaemon returns when a daemon can take the operation: one of this very build for a change, any that speaks this API
-// for what changes nothing. It starts one when none runs, and replaces one of another build, whose machines, sessions and
-// changes under way go on.
+// ensureDaemon returns when a daemon can take the operation: one of this very build for a change,
+// any that speaks this API for what changes nothing. It starts one when none runs, and replaces one
+// of another build, whose machines, sessions and changes under way go on.
 func (a *app) ensureDaemon(ctx context.Context, op api.Spec) error {
 	select {
 	case a.daemonTurn <- struct{}{}: // one of many requests at once starts the daemon for all
@@ -79,8 +80,9 @@ func askStatus(ctx context.Context, client *api.Client) (api.DaemonStatus, error
 	return client.Status(ctx)
 }
 
-// replaceDaemon asks the daemon to make way and reports whether it has. It has not when the operation can be asked of
-// it still, which goes on to answer until the changes under way have ended.
+// replaceDaemon asks the daemon to make way and reports whether it has. It has not when the
+// operation can be asked of it still, which goes on to answer until the changes under way have
+// ended.
 func (a *app) replaceDaemon(ctx context.Context, plain *api.Client, op api.Spec, status api.DaemonStatus) (bool, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -116,8 +118,8 @@ func (a *app) replaceDaemon(ctx context.Context, plain *api.Client, op api.Spec,
 	}
 }
 
-// checkSettings refuses an operation that would go by other settings than the user has in mind: those of the home folder
-// are its daemon's from the daemon's start on.
+// checkSettings refuses an operation that would go by other settings than the user has in mind:
+// those of the home folder are its daemon's from the daemon's start on.
 func (a *app) checkSettings(op api.Spec, status api.DaemonStatus) error {
 	if !op.HomeSettings {
 		return nil
@@ -132,8 +134,8 @@ func (a *app) checkSettings(op api.Spec, status api.DaemonStatus) error {
 	return nil
 }
 
-// nobodyListens reports whether err says that there is no daemon, or that one died while it was asked, as opposed to one
-// that is in trouble.
+// nobodyListens reports whether err says that there is no daemon, or that one died while it was
+// asked, as opposed to one that is in trouble.
 func nobodyListens(err error) bool {
 	for _, gone := range []error{os.ErrNotExist, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.EOF} {
 		if errors.Is(err, gone) {
@@ -176,7 +178,8 @@ func (a *app) startDaemon(ctx context.Context, client *api.Client) error {
 	return nil
 }
 
-// openDaemonLog opens the log that a new daemon goes on with. One that has grown large is moved aside.
+// openDaemonLog opens the log that a new daemon goes on with. One that has grown large is moved
+// aside.
 func (a *app) openDaemonLog() (*os.File, error) {
 	if err := os.MkdirAll(string(a.config.Home), 0o700); err != nil {
 		return nil, fmt.Errorf("make home folder: %w", err)
@@ -194,8 +197,8 @@ func (a *app) openDaemonLog() (*os.File, error) {
 	return log, nil
 }
 
-// awaitDaemon returns when a daemon answers. When the one we started dies, another command may just have won the race
-// to start one, so the socket gets some more time.
+// awaitDaemon returns when a daemon answers. When the one we started dies, another command may just
+// have won the race to start one, so the socket gets some more time.
 func awaitDaemon(ctx context.Context, client *api.Client, died <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()

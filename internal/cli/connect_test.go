@@ -44,8 +44,8 @@ type program struct {
 	home home.Dir
 }
 
-// twoBuilds returns two builds of banger that differ by nothing but their identity, with a home folder for both. Their
-// daemon is stopped at the test's end.
+// twoBuilds returns two builds of banger that differ by nothing but their identity, with a home
+// folder for both. Their daemon is stopped at the test's end.
 func twoBuilds(t *testing.T) (one, other program) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "bcli") // short: socket paths have 107 bytes
@@ -196,8 +196,8 @@ func TestOtherBuildReplacesDaemon(t *testing.T) {
 	}
 }
 
-// While a daemon that is to be replaced finishes a change, a command of another build that reads is answered by it, soon;
-// one that changes waits, says what for, and is then done by its own daemon.
+// While a daemon that is to be replaced finishes a change, a command of another build that reads is
+// answered by it, soon; one that changes waits, says what for, and is then done by its own daemon.
 func TestOtherBuildWhileDaemonIsBusy(t *testing.T) {
 	one, other := twoBuilds(t)
 	one.run(t, "ls")
@@ -279,7 +279,8 @@ func ofThisBuild(t *testing.T) api.DaemonStatus {
 	return api.DaemonStatus{Build: id, API: api.Version, PID: 42}
 }
 
-// What goes by the daemon's settings is refused where the user has others in mind; all else is done.
+// What goes by the daemon's settings is refused where the user has others in mind; all else is
+// done.
 func TestSettingsOfTheDaemon(t *testing.T) {
 	status := ofThisBuild(t)
 	status.Settings = []api.Setting{
@@ -377,7 +378,8 @@ func TestDaemonCannotStart(t *testing.T) {
 	}
 }
 
-// What a dead daemon left in the way is no obstacle, and its log is gone on with, or moved aside when it is large.
+// What a dead daemon left in the way is no obstacle, and its log is gone on with, or moved aside
+// when it is large.
 func TestLeftoversOfDaemon(t *testing.T) {
 	for _, large := range []bool{false, true} {
 		one, _ := twoBuilds(t)

@@ -33,14 +33,23 @@ func (f *vmFlags) register(a *app, cmd *cobra.Command) {
 	set.StringVar(&f.network, "net", "", "user (other machines, and the world through this host) or none (default from the settings)")
 	set.BoolVar(&f.isolated, "isolated", false, "reach no other machine, and be reached by none")
 	set.StringArrayVarP(&f.publish, "publish", "p", nil, "forward a port of this host, [ADDR:]HOST:GUEST[/udp]; many")
-	set.IntSliceVar(&f.hostServices, "host-service", nil, "a TCP port of this host's loopback that the machine may reach, at its gateway's address; many")
-	registerCompletion(cmd, "net", cobra.FixedCompletions([]string{string(api.NetworkUser), string(api.NetworkNone)}, cobra.ShellCompDirectiveNoFileComp))
+	set.IntSliceVar(
+		&f.hostServices,
+		"host-service",
+		nil,
+		"a TCP port of this host's loopback that the machine may reach, at its gateway's address; many",
+	)
+	registerCompletion(
+		cmd,
+		"net",
+		cobra.FixedCompletions([]string{string(api.NetworkUser), string(api.NetworkNone)}, cobra.ShellCompDirectiveNoFileComp),
+	)
 	registerCompletion(cmd, "image", a.completeImages)
 	registerCompletion(cmd, "kernel", a.completeKernels)
 }
 
-// request turns the flags into what the API takes. What no flag says comes from the settings as they are now: a daemon
-// that runs may have been started with others.
+// request turns the flags into what the API takes. What no flag says comes from the settings as
+// they are now: a daemon that runs may have been started with others.
 func (f *vmFlags) request(a *app, cmd *cobra.Command) (api.CreateMachine, error) {
 	image, err := absoluteSource(cmp.Or(f.image, a.config.Image))
 	if err != nil {
@@ -77,7 +86,8 @@ func (f *vmFlags) request(a *app, cmd *cobra.Command) (api.CreateMachine, error)
 	return want, nil
 }
 
-// expandEnv gives a bare NAME the value that it has here, as docker does; one that is not set here is left out.
+// expandEnv gives a bare NAME the value that it has here, as docker does; one that is not set here
+// is left out.
 func (a *app) expandEnv(env []string) []string {
 	var full []string
 	for _, e := range env {

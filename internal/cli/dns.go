@@ -57,7 +57,11 @@ users reach their machines by: banger ssh-config, banger forward`,
 func (a *app) sayWhetherRouted(client *network.Client) error {
 	text := "this host does not ask for names of machines"
 	if uplink.DNSRouted(client.Dir()) {
-		text = fmt.Sprintf("this host asks %s for NAME.%s while the machines' network runs", network.Gateway(a.config.Subnet), network.Domain)
+		text = fmt.Sprintf(
+			"this host asks %s for NAME.%s while the machines' network runs",
+			network.Gateway(a.config.Subnet),
+			network.Domain,
+		)
 	}
 	_, err := fmt.Fprintln(a.Stdout, text)
 	return err

@@ -57,7 +57,8 @@ func banger(t *testing.T, home string, args ...string) result {
 	return result{code, stdout.String(), stderr.String()}
 }
 
-// fakeDaemon serves handlers by pattern, as a daemon of this very build, and returns its home folder.
+// fakeDaemon serves handlers by pattern, as a daemon of this very build, and returns its home
+// folder.
 func fakeDaemon(t *testing.T, handlers map[string]http.HandlerFunc) string {
 	t.Helper()
 	status := ofThisBuild(t)

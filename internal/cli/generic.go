@@ -11,7 +11,12 @@ import (
 )
 
 // listCommand is `ls` for things that have no life of their own.
-func listCommand[T any](a *app, things string, list func(*api.Client, context.Context) ([]T, error), rows func([]T) [][]string) *cobra.Command {
+func listCommand[T any](
+	a *app,
+	things string,
+	list func(*api.Client, context.Context) ([]T, error),
+	rows func([]T) [][]string,
+) *cobra.Command {
 	return &cobra.Command{
 		Use:     "ls",
 		Aliases: []string{"list"},
@@ -25,7 +30,12 @@ func listCommand[T any](a *app, things string, list func(*api.Client, context.Co
 	}
 }
 
-func inspectManyCommand[T any](a *app, thing string, get func(*api.Client, context.Context, string) (T, error), complete cobra.CompletionFunc) *cobra.Command {
+func inspectManyCommand[T any](
+	a *app,
+	thing string,
+	get func(*api.Client, context.Context, string) (T, error),
+	complete cobra.CompletionFunc,
+) *cobra.Command {
 	return &cobra.Command{
 		Use:               "inspect NAME...",
 		Short:             "Show everything about " + thing + "s, as JSON",
@@ -46,7 +56,12 @@ func inspectManyCommand[T any](a *app, thing string, get func(*api.Client, conte
 	}
 }
 
-func removeManyCommand(a *app, thing string, remove func(*api.Client, context.Context, string) error, complete cobra.CompletionFunc) *cobra.Command {
+func removeManyCommand(
+	a *app,
+	thing string,
+	remove func(*api.Client, context.Context, string) error,
+	complete cobra.CompletionFunc,
+) *cobra.Command {
 	return &cobra.Command{
 		Use:   "rm NAME...",
 		Short: "Take names from " + thing + "s, and delete them with their last name",
@@ -110,7 +125,12 @@ func (a *app) printPruned(pruned api.Pruned) error {
 }
 
 // makeThing runs a request that takes long and answers with one thing, shown by row.
-func makeThing[T any](ctx context.Context, a *app, ask func(context.Context, *api.Client, func(api.Progress)) (T, error), row func(T) []string) error {
+func makeThing[T any](
+	ctx context.Context,
+	a *app,
+	ask func(context.Context, *api.Client, func(api.Progress)) (T, error),
+	row func(T) []string,
+) error {
 	display := a.newDisplay()
 	made, err := ask(ctx, a.client, display.show)
 	display.close()

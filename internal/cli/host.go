@@ -69,7 +69,8 @@ func (a *app) configCommand() *cobra.Command {
 	})
 }
 
-// settingsOfDaemon returns those that the daemon works with, or nil when none runs: then the next one takes ours.
+// settingsOfDaemon returns those that the daemon works with, or nil when none runs: then the next
+// one takes ours.
 func (a *app) settingsOfDaemon(ctx context.Context) []api.Setting {
 	status, err := a.running(ctx)
 	if err != nil {

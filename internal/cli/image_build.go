@@ -143,7 +143,8 @@ func (a *app) buildRequest(cmd *cobra.Command, given []string, flags buildFile, 
 
 const maxBuildFileBytes = 1 << 20
 
-// readBuildFile reads banger.toml. Its paths are relative to it; those in what it returns are absolute.
+// readBuildFile reads banger.toml. Its paths are relative to it; those in what it returns are
+// absolute.
 func readBuildFile(path string) (buildFile, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -168,12 +169,16 @@ func readBuildFile(path string) (buildFile, error) {
 	return read, nil
 }
 
-// parseBuildFile reads the text of banger.toml; unknown keys are errors, so that a typing mistake is not silently left out.
+// parseBuildFile reads the text of banger.toml; unknown keys are errors, so that a typing mistake
+// is not silently left out.
 func parseBuildFile(text []byte) (f buildFile, err error) {
 	decoder := toml.NewDecoder(strings.NewReader(string(text))).DisallowUnknownFields()
 	err = decoder.Decode(&f)
 	if strict, ok := errors.AsType[*toml.StrictMissingError](err); ok && len(strict.Errors) > 0 {
-		return f, fmt.Errorf("unknown key %q; the keys are the flags of banger image build, and name", strings.Join(strict.Errors[0].Key(), "."))
+		return f, fmt.Errorf(
+			"unknown key %q; the keys are the flags of banger image build, and name",
+			strings.Join(strict.Errors[0].Key(), "."),
+		)
 	}
 	return f, err
 }
@@ -203,8 +208,9 @@ func below(dir, path string) string {
 // overriddenBy replaces what was given as a flag; lists are replaced as a whole.
 func (f buildFile) overriddenBy(flags buildFile, given func(flag string) bool) buildFile {
 	for flag, take := range map[string]func(){
-		"from": func() { f.From = flags.From }, "preset": func() { f.Preset = flags.Preset }, "package": func() { f.Package = flags.Package },
-		"docker": func() { f.Docker = flags.Docker }, "size": func() { f.Size = flags.Size }, "script": func() { f.Script = flags.Script },
+		"from": func() { f.From = flags.From }, "preset": func() { f.Preset = flags.Preset },
+		"package": func() { f.Package = flags.Package },
+		"docker":  func() { f.Docker = flags.Docker }, "size": func() { f.Size = flags.Size }, "script": func() { f.Script = flags.Script },
 		"file": func() { f.File = flags.File }, "cpus": func() { f.CPUs = flags.CPUs }, "memory": func() { f.Memory = flags.Memory },
 		"keep-on-failure": func() { f.Keep = flags.Keep },
 	} {
@@ -217,7 +223,8 @@ func (f buildFile) overriddenBy(flags buildFile, given func(flag string) bool) b
 
 func (f buildFile) request(cmd *cobra.Command) (api.BuildImage, error) {
 	want := api.BuildImage{
-		Name: f.Name, From: f.From, Preset: api.Preset(f.Preset), Packages: f.Package, Docker: f.Docker, Scripts: f.Script, CPUs: f.CPUs, KeepOnFailure: f.Keep,
+		Name: f.Name, From: f.From, Preset: api.Preset(f.Preset), Packages: f.Package, Docker: f.Docker,
+		Scripts: f.Script, CPUs: f.CPUs, KeepOnFailure: f.Keep,
 	}
 	for _, size := range []struct {
 		flag, text string

@@ -54,7 +54,8 @@ environment, working directory, user and command is shown by "banger image inspe
 	return cmd
 }
 
-// fileSources are the kinds of sources that name a file, which the daemon reads: its folder is not the user's.
+// fileSources are the kinds of sources that name a file, which the daemon reads: its folder is not
+// the user's.
 var fileSources = []string{"docker-archive:", "tar:"}
 
 // absoluteSource makes the path of a source's file absolute.
@@ -65,7 +66,9 @@ func absoluteSource(source string) (string, error) {
 			continue
 		}
 		if path == "" {
-			return "", usageError{api.Errorf(api.CodeInvalid, "%s names no file", source).WithHint("write the path of a file behind it: %sroot.tar", source)}
+			return "", usageError{
+				api.Errorf(api.CodeInvalid, "%s names no file", source).WithHint("write the path of a file behind it: %sroot.tar", source),
+			}
 		}
 		path, err := filepath.Abs(path)
 		if err != nil {
@@ -81,5 +84,11 @@ func completeSources(_ *cobra.Command, given []string, _ string) ([]string, cobr
 	if len(given) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return []string{"oci:", "docker-archive:", "tar:", "debian:", "ubuntu:"}, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
+	return []string{
+		"oci:",
+		"docker-archive:",
+		"tar:",
+		"debian:",
+		"ubuntu:",
+	}, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
 }

@@ -43,7 +43,8 @@ func TestRemoveImages(t *testing.T) {
 	}
 }
 
-// Whoever pulls what is there sees why that took no time; a script that asks for JSON or for silence sees nothing besides.
+// Whoever pulls what is there sees why that took no time; a script that asks for JSON or for
+// silence sees nothing besides.
 func TestPullAgain(t *testing.T) {
 	image := api.Image{ID: strings.Repeat("a", 64), Name: "oci:x", Names: []string{"oci:x", "again"}, SizeBytes: 1 << 20, CreatedAt: time.Now().Add(-time.Hour)}
 	home := fakeDaemon(t, map[string]http.HandlerFunc{"POST /v1/images/pull": says(api.Event[api.Image]{Result: &image})})

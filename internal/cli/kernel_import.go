@@ -15,7 +15,12 @@ func (f *kernelFiles) register(cmd *cobra.Command, kernelFlag string) {
 	set := cmd.Flags()
 	set.StringVar(&f.vmlinux, kernelFlag, "", "the kernel: vmlinux (ELF) or bzImage (zstd, lz4, xz, gzip, bzip2)")
 	set.StringVar(&f.initrd, "initrd", "", "files for the initramfs; banger's own come last, and its /init runs, not this one's")
-	set.StringVar(&f.modules, "modules", "", "the kernel's modules: /lib/modules/RELEASE or a folder that holds it (default: all is built in)")
+	set.StringVar(
+		&f.modules,
+		"modules",
+		"",
+		"the kernel's modules: /lib/modules/RELEASE or a folder that holds it (default: all is built in)",
+	)
 }
 
 // request returns the files by absolute path.

@@ -18,9 +18,17 @@ func (a *app) startCommand() *cobra.Command {
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, progress func(api.Progress)) (api.Machine, error) {
-				return c.StartMachine(ctx, api.StartMachine{Machine: name, BootTimeoutMS: a.config.BootTimeout.Milliseconds()}, progress)
-			})
+			return a.eachVM(
+				cmd,
+				names,
+				func(ctx context.Context, c *api.Client, name string, progress func(api.Progress)) (api.Machine, error) {
+					return c.StartMachine(
+						ctx,
+						api.StartMachine{Machine: name, BootTimeoutMS: a.config.BootTimeout.Milliseconds()},
+						progress,
+					)
+				},
+			)
 		},
 	}
 }
@@ -36,9 +44,13 @@ A machine that does not end in time is killed.`,
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, progress func(api.Progress)) (api.Machine, error) {
-				return c.StopMachine(ctx, api.StopMachine{Machine: name, TimeoutMS: a.stopTimeoutMS(timeout)}, progress)
-			})
+			return a.eachVM(
+				cmd,
+				names,
+				func(ctx context.Context, c *api.Client, name string, progress func(api.Progress)) (api.Machine, error) {
+					return c.StopMachine(ctx, api.StopMachine{Machine: name, TimeoutMS: a.stopTimeoutMS(timeout)}, progress)
+				},
+			)
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "time for the machine's own shutdown (default from the settings)")
@@ -59,11 +71,15 @@ func (a *app) restartCommand() *cobra.Command {
 		Args:              args(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: a.completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			return a.eachVM(cmd, names, func(ctx context.Context, c *api.Client, name string, progress func(api.Progress)) (api.Machine, error) {
-				return c.RestartMachine(ctx, api.RestartMachine{
-					Machine: name, TimeoutMS: a.stopTimeoutMS(timeout), BootTimeoutMS: a.config.BootTimeout.Milliseconds(),
-				}, progress)
-			})
+			return a.eachVM(
+				cmd,
+				names,
+				func(ctx context.Context, c *api.Client, name string, progress func(api.Progress)) (api.Machine, error) {
+					return c.RestartMachine(ctx, api.RestartMachine{
+						Machine: name, TimeoutMS: a.stopTimeoutMS(timeout), BootTimeoutMS: a.config.BootTimeout.Milliseconds(),
+					}, progress)
+				},
+			)
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "time for the machine's own shutdown (default from the settings)")

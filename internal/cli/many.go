@@ -13,9 +13,13 @@ import (
 // atOnce bounds how many VMs one command works on at a time.
 const atOnce = 16
 
-// eachVM does the same to many VMs at once; one that fails does not stop the others. When all have ended, the names of those
-// done are printed and then the errors; the command fails when any did.
-func (a *app) eachVM(cmd *cobra.Command, names []string, do func(context.Context, *api.Client, string, func(api.Progress)) (api.Machine, error)) error {
+// eachVM does the same to many VMs at once; one that fails does not stop the others. When all have
+// ended, the names of those done are printed and then the errors; the command fails when any did.
+func (a *app) eachVM(
+	cmd *cobra.Command,
+	names []string,
+	do func(context.Context, *api.Client, string, func(api.Progress)) (api.Machine, error),
+) error {
 	var mu sync.Mutex // guards done and failures
 	done := []api.Machine{}
 	var failures []error
@@ -67,9 +71,15 @@ func prefixed(d display, name string, of int) func(api.Progress) {
 	}
 }
 
-// listOfVMs prints what each of some VMs has, of all when names is empty: a line for each with the VM's name before the
-// cells, or as JSON a list by the name of each VM that has any.
-func listOfVMs[T any](ctx context.Context, a *app, names, header []string, of func(api.Machine) []T, cells func(api.Machine, T) []string) error {
+// listOfVMs prints what each of some VMs has, of all when names is empty: a line for each with the
+// VM's name before the cells, or as JSON a list by the name of each VM that has any.
+func listOfVMs[T any](
+	ctx context.Context,
+	a *app,
+	names, header []string,
+	of func(api.Machine) []T,
+	cells func(api.Machine, T) []string,
+) error {
 	vms, err := a.someVMs(ctx, names)
 	if err != nil {
 		return err

@@ -14,7 +14,8 @@ import (
 	"banger/internal/network/keeper"
 )
 
-// netnsCommand holds the two processes of the network, which the daemon starts. See package network.
+// netnsCommand holds the two processes of the network, which the daemon starts. See package
+// network.
 func (a *app) netnsCommand() *cobra.Command {
 	cmd := group("netns", "The processes that hold the machines' network; the daemon starts them", "  banger netns keep",
 		&cobra.Command{

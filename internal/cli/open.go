@@ -44,8 +44,12 @@ agent, and print its URL once it answers. SERVICE can be left out when the image
 			}
 			url := "http://" + forward.Listen()
 			if service.Health != "" {
-				ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, api.Errorf(api.CodeTimeout, "%s in %s has not answered within %s", service.Name, vm.Name, timeout).
-					WithHint("see what it does: banger exec %s -- journalctl -u %s; the forward stays", vm.Name, service.Name))
+				ctx, cancel := context.WithTimeoutCause(
+					cmd.Context(),
+					timeout,
+					api.Errorf(api.CodeTimeout, "%s in %s has not answered within %s", service.Name, vm.Name, timeout).
+						WithHint("see what it does: banger exec %s -- journalctl -u %s; the forward stays", vm.Name, service.Name),
+				)
 				defer cancel()
 				if err := awaitHealth(ctx, url+service.Health, firstHealthTimeout); err != nil {
 					return err
@@ -62,8 +66,8 @@ agent, and print its URL once it answers. SERVICE can be left out when the image
 	return cmd
 }
 
-// awaitHealth asks until any answer comes. A request is given up early, for opencode never answers one that came in the
-// moment between its listening and its being ready.
+// awaitHealth asks until any answer comes. A request is given up early, for opencode never answers
+// one that came in the moment between its listening and its being ready.
 func awaitHealth(ctx context.Context, url string, patience time.Duration) error {
 	tick := time.NewTicker(healthInterval)
 	defer tick.Stop()
@@ -112,10 +116,12 @@ func (a *app) serviceOf(ctx context.Context, vm api.Machine, name []string) (api
 		return api.ImageService{}, api.Errorf(api.CodeNotFound, "image %s of machine %s has no services", image.Name, vm.Name).
 			WithHint("see what listens: banger ports %s; reach it: banger forward %s 8080:PORT", vm.Name, vm.Name)
 	}
-	return api.ImageService{}, api.Errorf(api.CodeNotFound, "which service of machine %s?", vm.Name).WithHint("its image has %s", strings.Join(names, ", "))
+	return api.ImageService{}, api.Errorf(api.CodeNotFound, "which service of machine %s?", vm.Name).
+		WithHint("its image has %s", strings.Join(names, ", "))
 }
 
-// forwardTo returns the forward to a service that is there already, or adds one, at the service's own port if that is free.
+// forwardTo returns the forward to a service that is there already, or adds one, at the service's
+// own port if that is free.
 func (a *app) forwardTo(ctx context.Context, vm api.Machine, service api.ImageService) (api.Forward, error) {
 	f := api.Forward{HostPort: uint16(service.Port), GuestPort: uint16(service.Port)}.WithDefaults()
 	for _, have := range vm.Forwards {

@@ -14,7 +14,8 @@ import (
 	"banger/api"
 )
 
-// TestOpenWaits: a service's first request is never answered, as opencode's is when it comes too early.
+// TestOpenWaits: a service's first request is never answered, as opencode's is when it comes too
+// early.
 func TestOpenWaits(t *testing.T) {
 	var asked atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

@@ -19,7 +19,8 @@ import (
 // keepAfter is how long a stage must have taken to stay on the screen: shorter ones are noise.
 const keepAfter = 200 * time.Millisecond
 
-// display shows the stages of long work, and what is said meanwhile. close ends it before anything else is printed.
+// display shows the stages of long work, and what is said meanwhile. close ends it before anything
+// else is printed.
 type display interface {
 	show(api.Progress)
 	say(lines string)
@@ -33,7 +34,11 @@ func (a *app) newDisplay() display {
 	case a.quiet:
 		return silent{}
 	case isFile && term.IsTerminal(int(file.Fd())) && a.Getenv("TERM") != "dumb":
-		return &bars{container: mpb.New(mpb.WithOutput(file), mpb.WithWidth(60), mpb.WithRefreshRate(100*time.Millisecond)), byStage: map[string]*mpb.Bar{}, details: map[string]*atomic.Pointer[string]{}}
+		return &bars{
+			container: mpb.New(mpb.WithOutput(file), mpb.WithWidth(60), mpb.WithRefreshRate(100*time.Millisecond)),
+			byStage:   map[string]*mpb.Bar{},
+			details:   map[string]*atomic.Pointer[string]{},
+		}
 	}
 	return &lines{out: a.Stderr, announced: map[string]bool{}}
 }
@@ -117,7 +122,8 @@ func (b *bars) show(p api.Progress) {
 	}
 }
 
-// barWhenSized fills a line with a bar as soon as its size is known: most stages learn theirs after they have begun.
+// barWhenSized fills a line with a bar as soon as its size is known: most stages learn theirs after
+// they have begun.
 type barWhenSized struct{ bar, none mpb.BarFiller }
 
 func (f barWhenSized) Fill(w io.Writer, s decor.Statistics) error {
@@ -127,7 +133,8 @@ func (f barWhenSized) Fill(w io.Writer, s decor.Statistics) error {
 	return f.none.Fill(w, s)
 }
 
-// beside is what stands behind a line that goes on: how much of how much, and the stage's own words.
+// beside is what stands behind a line that goes on: how much of how much, and the stage's own
+// words.
 func beside(s decor.Statistics, words *string) string {
 	if s.Completed || s.Aborted {
 		return ""

@@ -70,8 +70,13 @@ only a shell or an init. With -d nothing of it is started: the machine runs the 
 	cmd.Flags().BoolVar(&remove, "rm", false, "remove the machine afterwards, whatever happens")
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "leave the machine running and print its name")
 	cmd.Flags().StringVar(&entrypoint, "entrypoint", "", "program to put before COMMAND instead of the image's entrypoint; \"\" for none")
-	cmd.Flags().StringVar(&waitFor, "wait", string(api.WaitRunning), "what to wait for before the command: running (the agent answers) or booted (all services are up)")
-	registerCompletion(cmd, "wait", cobra.FixedCompletions([]string{string(api.WaitRunning), string(api.WaitBooted)}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.Flags().
+		StringVar(&waitFor, "wait", string(api.WaitRunning), "what to wait for before the command: running (the agent answers) or booted (all services are up)")
+	registerCompletion(
+		cmd,
+		"wait",
+		cobra.FixedCompletions([]string{string(api.WaitRunning), string(api.WaitBooted)}, cobra.ShellCompDirectiveNoFileComp),
+	)
 	return cmd
 }
 
@@ -109,8 +114,8 @@ func (a *app) run(ctx context.Context, in api.Run) error {
 	return errors.Join(err, removeErr)
 }
 
-// bringUp shows the run's progress until its command has started, or the run has failed. On an error the returned VM has
-// an ID if it exists.
+// bringUp shows the run's progress until its command has started, or the run has failed. On an
+// error the returned VM has an ID if it exists.
 func (a *app) bringUp(ctx context.Context, conn *api.FrameConn, in api.Run, d display) (api.Machine, error) {
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	for {
@@ -144,8 +149,9 @@ func (a *app) bringUp(ctx context.Context, conn *api.FrameConn, in api.Run, d di
 	}
 }
 
-// removeAfterRun waits until the daemon has removed the machine, which it does after the command's end and before it closes
-// the connection. A daemon that died, or was replaced by none, leaves that to the next one.
+// removeAfterRun waits until the daemon has removed the machine, which it does after the command's
+// end and before it closes the connection. A daemon that died, or was replaced by none, leaves that
+// to the next one.
 func (a *app) removeAfterRun(ctx context.Context, conn *api.FrameConn, id string) error {
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	for { // the daemon sends nothing more

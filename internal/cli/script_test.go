@@ -23,8 +23,8 @@ import (
 
 var update = stdflag.Bool("update", false, "write what the commands gave into testdata")
 
-// TestScripts runs testdata/*.txt: command lines, and what they give with a daemon that answers as the file says. The first
-// character of a line says what it is:
+// TestScripts runs testdata/*.txt: command lines, and what they give with a daemon that answers as
+// the file says. The first character of a line says what it is:
 //
 //	GET /v1/machines         a call that the daemon knows, with another status than 200 behind it if it fails
 //	> [{"id":"x"}]      its answer, in as many lines as it takes; of a session, its frames: stdout TEXT, exit {"code":3}
@@ -34,8 +34,8 @@ var update = stdflag.Bool("update", false, "write what the commands gave into te
 //	! banger: no        its standard error
 //	? 1                 its exit code, if it is not 0
 //
-// An answer's "@1h" is the time an hour ago. HOME stands for the home folder. Commands start no daemon. -update writes what
-// commands gave.
+// An answer's "@1h" is the time an hour ago. HOME stands for the home folder. Commands start no
+// daemon. -update writes what commands gave.
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join("testdata", "*.txt"))
 	if err != nil || len(files) == 0 {

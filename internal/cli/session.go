@@ -36,7 +36,8 @@ func (a *app) terminal(o sessionOptions) *api.TTY {
 	return tty
 }
 
-// session runs a command in a VM with this process's streams and returns its exit code as an exitCode error.
+// session runs a command in a VM with this process's streams and returns its exit code as an
+// exitCode error.
 func (a *app) session(ctx context.Context, e api.Exec, o sessionOptions) error {
 	e.Stdin, e.TTY = o.stdin, a.terminal(o)
 	conn, err := a.client.Exec(ctx, e)
@@ -47,7 +48,8 @@ func (a *app) session(ctx context.Context, e api.Exec, o sessionOptions) error {
 	return a.converse(ctx, conn, o)
 }
 
-// converse joins this process's streams with a command that has started, and returns as session does.
+// converse joins this process's streams with a command that has started, and returns as session
+// does.
 func (a *app) converse(ctx context.Context, conn *api.FrameConn, o sessionOptions) error {
 	defer context.AfterFunc(ctx, func() { conn.Close() })() // by a signal that came before they are forwarded
 	if o.tty && term.IsTerminal(int(a.Stdin.Fd())) {
@@ -61,7 +63,8 @@ func (a *app) converse(ctx context.Context, conn *api.FrameConn, o sessionOption
 	}
 	defer a.forwardSignals(func(s os.Signal) {
 		if number, ok := s.(syscall.Signal); ok {
-			_ = conn.WriteJSON(api.FrameSignal, api.ExecSignal{Signal: int(number)}) // a broken connection shows in readFrames
+			// a broken connection shows in readFrames
+			_ = conn.WriteJSON(api.FrameSignal, api.ExecSignal{Signal: int(number)})
 		}
 	})()
 	credits := make(chan struct{}, api.StdinWindow)
@@ -75,8 +78,8 @@ func (a *app) converse(ctx context.Context, conn *api.FrameConn, o sessionOption
 	return err
 }
 
-// forwardStdin sends standard input, a frame for each credit. It ends with the process: a blocked read of a terminal
-// cannot be woken.
+// forwardStdin sends standard input, a frame for each credit. It ends with the process: a blocked
+// read of a terminal cannot be woken.
 func (a *app) forwardStdin(conn *api.FrameConn, credits chan struct{}) {
 	for range cap(credits) {
 		credits <- struct{}{}
@@ -94,8 +97,8 @@ func (a *app) forwardStdin(conn *api.FrameConn, credits chan struct{}) {
 	_ = conn.Write(api.FrameStdinClose, nil) // a broken connection shows in readFrames
 }
 
-// readFrames writes the command's output and returns when it ended. Output that nobody reads any more (a closed pipe)
-// ends the command as it would end a local one.
+// readFrames writes the command's output and returns when it ended. Output that nobody reads any
+// more (a closed pipe) ends the command as it would end a local one.
 func (a *app) readFrames(conn *api.FrameConn, credits chan<- struct{}) error {
 	for {
 		frame, err := conn.Read()
@@ -118,7 +121,8 @@ func (a *app) readFrames(conn *api.FrameConn, credits chan<- struct{}) error {
 	}
 }
 
-// exit returns the end that a frame tells of: an exitCode, an error when the end is not known, or nil.
+// exit returns the end that a frame tells of: an exitCode, an error when the end is not known, or
+// nil.
 func (a *app) exit(frame api.Frame) error {
 	var exit api.ExecExit
 	if err := json.Unmarshal(frame.Payload, &exit); err != nil {

@@ -186,7 +186,8 @@ func process(t *testing.T, dir string, args ...string) (*os.File, *exec.Cmd) {
 	return terminal, command
 }
 
-// On a terminal a command gets one of the same size and kind; keys go to it as they are, and a new size is told.
+// On a terminal a command gets one of the same size and kind; keys go to it as they are, and a new
+// size is told.
 func TestSessionOnTerminal(t *testing.T) {
 	resized := make(chan api.TTY, 1)
 	ready := make(chan struct{})
@@ -243,7 +244,8 @@ func TestSessionOnTerminal(t *testing.T) {
 	}
 }
 
-// Signals go to the command while one runs; before, they end what is under way, as the exit code tells.
+// Signals go to the command while one runs; before, they end what is under way, as the exit code
+// tells.
 func TestSignals(t *testing.T) {
 	for _, test := range []struct {
 		name   string

@@ -73,12 +73,19 @@ For ssh NAME.vm, scp, rsync, git and editors there is: banger ssh-config`,
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // what follows NAME is ssh's, also without --
 	flags.StringVarP(&login, "login", "l", "root", "user to log in as")
-	flags.BoolVarP(&forwardAgent, "forward-agent", "A", false, "lend the machine an ssh agent with the key that all machines let in: this host's, or one of its own where none runs")
+	flags.BoolVarP(
+		&forwardAgent,
+		"forward-agent",
+		"A",
+		false,
+		"lend the machine an ssh agent with the key that all machines let in: this host's, or one of its own where none runs",
+	)
 	flags.BoolVar(&newHostKey, "new-host-key", false, "take the machine's host key as it is now, also when it has changed")
 	return cmd
 }
 
-// sshArguments are the options for one VM. Its host key stands under its id too, so it is that of this very VM.
+// sshArguments are the options for one VM. Its host key stands under its id too, so it is that of
+// this very VM.
 func (a *app) sshArguments(vm api.Machine) ([]string, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -115,7 +122,8 @@ func (a *app) runSSHWithAgent(argv []string) (err error) {
 func (a *app) runSSH(argv []string, env ...string) error {
 	program, err := exec.LookPath("ssh")
 	if err != nil {
-		return api.Errorf(api.CodeUnsupported, "find ssh: %w", err).WithHint("install it (on Debian: apt-get install openssh-client), or do without: banger shell NAME")
+		return api.Errorf(api.CodeUnsupported, "find ssh: %w", err).
+			WithHint("install it (on Debian: apt-get install openssh-client), or do without: banger shell NAME")
 	}
 	command := exec.Command(program, argv...) //nolint:noctx // it ends by the signals that it gets
 	command.Env = append(os.Environ(), env...)
@@ -160,8 +168,8 @@ func (a *app) sshProxyCommand() *cobra.Command {
 	}
 }
 
-// proxy carries ssh's connection. When ssh ends it closes our input, and mostly sends SIGHUP: then sshd gets the time to
-// end its session in order.
+// proxy carries ssh's connection. When ssh ends it closes our input, and mostly sends SIGHUP: then
+// sshd gets the time to end its session in order.
 func (a *app) proxy(ctx context.Context, name string, argv []string) error {
 	conn, err := a.client.Exec(ctx, api.Exec{Machine: name, Argv: argv, Dir: "/", Stdin: true})
 	if err != nil {

@@ -89,8 +89,8 @@ func (a *app) uninstallSSHConfig(dir ssh.Dir) error {
 	return err
 }
 
-// userSSHConfig is ~/.ssh/config. ssh itself asks the password database for the home, so where $HOME is another folder
-// this says how to have ssh read the file.
+// userSSHConfig is ~/.ssh/config. ssh itself asks the password database for the home, so where
+// $HOME is another folder this says how to have ssh read the file.
 func (a *app) userSSHConfig() (string, error) {
 	home := a.Getenv("HOME")
 	u, err := user.Current()

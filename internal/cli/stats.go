@@ -55,7 +55,8 @@ func (a *app) printStats(all []api.Stats) error {
 	rows := [][]string{{"NAME", "LOAD", "MEMORY", "DISK", "PROCESSES", "HOST MEMORY", "HOST DISK"}}
 	for _, s := range all {
 		rows = append(rows, []string{
-			s.Name, fmt.Sprintf("%.2f", s.Load1), ofTotal(s.MemoryUsedBytes, s.MemoryTotalBytes), ofTotal(s.DiskUsedBytes, s.DiskTotalBytes),
+			s.Name, fmt.Sprintf("%.2f", s.Load1), ofTotal(s.MemoryUsedBytes, s.MemoryTotalBytes),
+			ofTotal(s.DiskUsedBytes, s.DiskTotalBytes),
 			strconv.Itoa(s.Processes), size(s.HostMemoryBytes), size(s.HostDiskBytes),
 		})
 	}

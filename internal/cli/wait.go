@@ -26,7 +26,11 @@ func (a *app) waitCommand() *cobra.Command {
 			ctx := cmd.Context()
 			if timeout > 0 {
 				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeoutCause(ctx, timeout, api.Errorf(api.CodeTimeout, "%s was not %s within %s", given[0], condition, timeout))
+				ctx, cancel = context.WithTimeoutCause(
+					ctx,
+					timeout,
+					api.Errorf(api.CodeTimeout, "%s was not %s within %s", given[0], condition, timeout),
+				)
 				defer cancel()
 			}
 			vm, err := a.wait(ctx, api.WaitMachine{Machine: given[0], For: api.WaitFor(condition)})
@@ -36,7 +40,8 @@ func (a *app) waitCommand() *cobra.Command {
 			return show(a, vm, err, func(api.Machine) error { return nil })
 		},
 	}
-	cmd.Flags().StringVar(&condition, "for", string(api.WaitRunning), "running (the agent answers), booted (all services are up), port:N (something listens on that TCP port in it) or stopped")
+	cmd.Flags().
+		StringVar(&condition, "for", string(api.WaitRunning), "running (the agent answers), booted (all services are up), port:N (something listens on that TCP port in it) or stopped")
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "give up after this time (default: never)")
 	registerCompletion(cmd, "for", cobra.FixedCompletions(conditions, cobra.ShellCompDirectiveNoFileComp))
 	return cmd

@@ -1,7 +1,9 @@
-// Package config reads banger's settings: a default each, changed by config.toml, changed by the environment.
+// Package config reads banger's settings: a default each, changed by config.toml, changed by the
+// environment.
 //
-// The file is $XDG_CONFIG_HOME/banger/config.toml (BANGER_CONFIG names another). Unknown keys are errors, so a typing
-// mistake is not silently a default. Each setting remembers where its value came from, for `banger config show`.
+// The file is $XDG_CONFIG_HOME/banger/config.toml (BANGER_CONFIG names another). Unknown keys are
+// errors, so a typing mistake is not silently a default. Each setting remembers where its value
+// came from, for `banger config show`.
 package config
 
 import (
@@ -59,9 +61,11 @@ const (
 	ofRequest scope = iota
 	// ofBuild is sent with image builds alone.
 	ofBuild
-	// ofClient says which daemon a client asks, so no daemon can have another one: not even by another path to the folder.
+	// ofClient says which daemon a client asks, so no daemon can have another one: not even by
+	// another path to the folder.
 	ofClient
-	// ofHome counts for all clients of a home folder: its daemon reads it when it starts, and keeps it.
+	// ofHome counts for all clients of a home folder: its daemon reads it when it starts, and keeps
+	// it.
 	ofHome
 )
 
@@ -85,16 +89,64 @@ var settings = []setting{
 	{ofHome, "vmm", "BANGER_VMM", "auto", func(c *Config, v string) error { return setText(&c.VMM, v) }},
 	{ofRequest, "boot_timeout", "BANGER_BOOT_TIMEOUT", "2m", func(c *Config, v string) error { return setDuration(&c.BootTimeout, v) }},
 	{ofRequest, "stop_timeout", "BANGER_STOP_TIMEOUT", "1m", func(c *Config, v string) error { return setDuration(&c.StopTimeout, v) }},
-	{ofHome, "sources.debian_mirror", "BANGER_DEBIAN_MIRROR", DefaultDebianMirror, func(c *Config, v string) error { return setText(&c.DebianMirror, v) }},
-	{ofHome, "sources.ubuntu_mirror", "BANGER_UBUNTU_MIRROR", "http://archive.ubuntu.com/ubuntu", func(c *Config, v string) error { return setText(&c.UbuntuMirror, v) }},
-	{ofHome, "sources.kernel_package", "BANGER_KERNEL_PACKAGE", "linux-image-cloud-amd64", func(c *Config, v string) error { return setText(&c.KernelPackage, v) }},
-	{ofHome, "sources.npm_registry", "BANGER_NPM_REGISTRY", "https://registry.npmjs.org", func(c *Config, v string) error { return setText(&c.NPMRegistry, v) }},
+	{
+		ofHome,
+		"sources.debian_mirror",
+		"BANGER_DEBIAN_MIRROR",
+		DefaultDebianMirror,
+		func(c *Config, v string) error { return setText(&c.DebianMirror, v) },
+	},
+	{
+		ofHome,
+		"sources.ubuntu_mirror",
+		"BANGER_UBUNTU_MIRROR",
+		"http://archive.ubuntu.com/ubuntu",
+		func(c *Config, v string) error { return setText(&c.UbuntuMirror, v) },
+	},
+	{
+		ofHome,
+		"sources.kernel_package",
+		"BANGER_KERNEL_PACKAGE",
+		"linux-image-cloud-amd64",
+		func(c *Config, v string) error { return setText(&c.KernelPackage, v) },
+	},
+	{
+		ofHome,
+		"sources.npm_registry",
+		"BANGER_NPM_REGISTRY",
+		"https://registry.npmjs.org",
+		func(c *Config, v string) error { return setText(&c.NPMRegistry, v) },
+	},
 	{ofBuild, "sources.mise", "BANGER_MISE", defaultMise, func(c *Config, v string) error { return setText(&c.Mise, v) }},
 	{ofBuild, "sources.opencode", "BANGER_OPENCODE", defaultOpencode, func(c *Config, v string) error { return setText(&c.Opencode, v) }},
-	{ofBuild, "sources.tmux_tpm", "BANGER_TMUX_TPM", "https://github.com/tmux-plugins/tpm#v3.1.0", func(c *Config, v string) error { return setText(&c.TmuxTPM, v) }},
-	{ofBuild, "sources.tmux_resurrect", "BANGER_TMUX_RESURRECT", "https://github.com/tmux-plugins/tmux-resurrect#v4.0.0", func(c *Config, v string) error { return setText(&c.TmuxResurrect, v) }},
-	{ofBuild, "sources.tmux_continuum", "BANGER_TMUX_CONTINUUM", "https://github.com/tmux-plugins/tmux-continuum#v3.1.0", func(c *Config, v string) error { return setText(&c.TmuxContinuum, v) }},
-	{ofBuild, "sources.docker_repository", "BANGER_DOCKER_REPOSITORY", ofDistribution, func(c *Config, v string) error { return setRepository(&c.DockerRepository, v) }},
+	{
+		ofBuild,
+		"sources.tmux_tpm",
+		"BANGER_TMUX_TPM",
+		"https://github.com/tmux-plugins/tpm#v3.1.0",
+		func(c *Config, v string) error { return setText(&c.TmuxTPM, v) },
+	},
+	{
+		ofBuild,
+		"sources.tmux_resurrect",
+		"BANGER_TMUX_RESURRECT",
+		"https://github.com/tmux-plugins/tmux-resurrect#v4.0.0",
+		func(c *Config, v string) error { return setText(&c.TmuxResurrect, v) },
+	},
+	{
+		ofBuild,
+		"sources.tmux_continuum",
+		"BANGER_TMUX_CONTINUUM",
+		"https://github.com/tmux-plugins/tmux-continuum#v3.1.0",
+		func(c *Config, v string) error { return setText(&c.TmuxContinuum, v) },
+	},
+	{
+		ofBuild,
+		"sources.docker_repository",
+		"BANGER_DOCKER_REPOSITORY",
+		ofDistribution,
+		func(c *Config, v string) error { return setRepository(&c.DockerRepository, v) },
+	},
 }
 
 // Versions and hashes of what goes into developer images are pinned together.
@@ -130,7 +182,8 @@ func Load(getenv func(string) string) (Config, []api.Setting, error) {
 		shown = append(shown, api.Setting{Key: s.key, Value: value, Origin: origin})
 	}
 	for key := range inFile {
-		return Config{}, nil, api.Errorf(api.CodeInvalid, "unknown setting %q in %s", key, path).WithRemedy(api.OpStatus.Remedy(api.None{}, "see the known ones"))
+		return Config{}, nil, api.Errorf(api.CodeInvalid, "unknown setting %q in %s", key, path).
+			WithRemedy(api.OpStatus.Remedy(api.None{}, "see the known ones"))
 	}
 	return c, shown, nil
 }
@@ -178,7 +231,8 @@ func setText(to *string, v string) error {
 	return nil
 }
 
-// ofDistribution is the value of a setting for an apt repository that says: none, the distribution has it itself.
+// ofDistribution is the value of a setting for an apt repository that says: none, the distribution
+// has it itself.
 const ofDistribution = "distribution"
 
 func setRepository(to *string, v string) error {
@@ -239,7 +293,8 @@ func setDuration(to *time.Duration, v string) error {
 	return nil
 }
 
-// ParseMiB reads a size such as "512MiB", "1GiB" or "2g"; units are powers of 1024 and it must be whole MiB.
+// ParseMiB reads a size such as "512MiB", "1GiB" or "2g"; units are powers of 1024 and it must be
+// whole MiB.
 func ParseMiB(v string) (int, error) {
 	bytes, err := units.RAMInBytes(v)
 	switch {

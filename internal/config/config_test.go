@@ -20,7 +20,8 @@ func env(vars map[string]string) func(string) string {
 	return func(key string) string { return vars[key] }
 }
 
-// load runs Load with a config.toml and an environment; the file's path is FILE in values and origins.
+// load runs Load with a config.toml and an environment; the file's path is FILE in values and
+// origins.
 func load(t *testing.T, file string, vars map[string]string) (Config, map[string]api.Setting, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "config.toml")

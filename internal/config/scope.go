@@ -47,9 +47,9 @@ func WithSources(c Config, sources map[string]string) (Config, error) {
 	return c, nil
 }
 
-// InForce returns the settings as they count now: what this process read, but those of the home as its daemon has them,
-// which may have been started with others. A value that waits for the next daemon is shown as pending. of is nil when no daemon
-// runs.
+// InForce returns the settings as they count now: what this process read, but those of the home as
+// its daemon has them, which may have been started with others. A value that waits for the next
+// daemon is shown as pending. of is nil when no daemon runs.
 func InForce(mine, of []api.Setting) []api.Setting {
 	byKey := map[string]api.Setting{}
 	for _, s := range of {

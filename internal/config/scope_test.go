@@ -113,7 +113,8 @@ func TestInForce(t *testing.T) {
 	}
 }
 
-// A home folder has more than one path, and what a client calls it is no other setting than its daemon's.
+// A home folder has more than one path, and what a client calls it is no other setting than its
+// daemon's.
 func TestInForceOfTheSameHome(t *testing.T) {
 	_, mine := loadSettings(t, map[string]string{"BANGER_HOME": "/b/../home/", "BANGER_CPUS": "3"})
 	_, of := loadSettings(t, map[string]string{"BANGER_HOME": "/home", "BANGER_CPUS": "1"})

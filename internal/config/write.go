@@ -15,8 +15,8 @@ import (
 // imageLine is a line that sets the image, above the first table.
 var imageLine = regexp.MustCompile(`^\s*("image"|'image'|image)\s*=`)
 
-// SetImage writes the setting "image" into the file and returns the file's path. All else in it stays as it is, comments
-// too. A file that is a symlink stays one.
+// SetImage writes the setting "image" into the file and returns the file's path. All else in it
+// stays as it is, comments too. A file that is a symlink stays one.
 func SetImage(getenv func(string) string, name string) (string, error) {
 	path := filePath(getenv)
 	target, err := filepath.EvalSymlinks(path)

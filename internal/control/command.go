@@ -13,10 +13,11 @@ var (
 	inits  = []string{"init", "systemd", "openrc-init"}
 )
 
-// commandOf returns what `run` runs in a machine of an image: as in a container, the image's entrypoint stands before
-// the given command, and without one the image's own follows it. Nil is a login shell: for an image that names no
-// program, or just a shell, or an init, which the machine has started already. entrypoint, when it is not nil, replaces
-// the image's, and with it the image's command.
+// commandOf returns what `run` runs in a machine of an image: as in a container, the image's
+// entrypoint stands before the given command, and without one the image's own follows it. Nil is a
+// login shell: for an image that names no program, or just a shell, or an init, which the machine
+// has started already. entrypoint, when it is not nil, replaces the image's, and with it the
+// image's command.
 func commandOf(image api.ImageDefaults, argv []string, entrypoint *string) []string {
 	first, standard := image.Entrypoint, image.Cmd
 	if entrypoint != nil {

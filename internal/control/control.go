@@ -1,8 +1,9 @@
-// Package control is what the operations of package api do, without any transport: a method each, from the
-// operation's input to its answer. The HTTP binding is one front end of it; every other one stands on it too.
+// Package control is what the operations of package api do, without any transport: a method each,
+// from the operation's input to its answer. The HTTP binding is one front end of it; every other
+// one stands on it too.
 //
-// It joins what the packages below know of one another: the image's defaults with an exec, a lease with a run. Long work
-// reports its progress through the context (package progress).
+// It joins what the packages below know of one another: the image's defaults with an exec, a lease
+// with a run. Long work reports its progress through the context (package progress).
 package control
 
 import (
@@ -42,7 +43,8 @@ type Options struct {
 
 // Control does the operations of one home folder. It is safe for concurrent use.
 type Control struct {
-	// Gate counts the changes under way. Whoever calls a method of an operation that Mutates enters it first.
+	// Gate counts the changes under way. Whoever calls a method of an operation that Mutates enters
+	// it first.
 	Gate *Gate
 
 	o     Options
@@ -68,7 +70,8 @@ func (c *Control) Status(ctx context.Context, _ api.None) (api.DaemonStatus, err
 	}
 	draining, left := c.Gate.State()
 	return api.DaemonStatus{
-		Version: build.Version(), Build: id, API: api.Version, PID: os.Getpid(), Home: string(c.o.Config.Home), Socket: c.o.Config.Home.Socket(),
+		Version: build.Version(), Build: id, API: api.Version, PID: os.Getpid(), Home: string(c.o.Config.Home),
+		Socket:   c.o.Config.Home.Socket(),
 		UptimeMS: time.Since(c.began).Milliseconds(), Machines: all, RunningMachines: running, RSSBytes: rss,
 		Settings: config.OfHome(c.o.Settings), Draining: draining, Left: left,
 	}, nil

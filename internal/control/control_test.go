@@ -46,7 +46,8 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// What takes a guest is refused for a machine that has none, and what names nothing is not found; neither changes anything.
+// What takes a guest is refused for a machine that has none, and what names nothing is not found;
+// neither changes anything.
 func TestRefused(t *testing.T) {
 	c := controltest.New(t, vmtest.Well, api.ImageDefaults{})
 	if _, err := c.CreateMachine(t.Context(), api.CreateMachine{Name: "web"}); err != nil {

@@ -8,8 +8,8 @@ import (
 	"banger/internal/guest"
 )
 
-// PublicError turns any error of an operation into the API's one kind: it keeps the code, hint and remedies of the
-// api.Error inside err and shows the whole chain as the message.
+// PublicError turns any error of an operation into the API's one kind: it keeps the code, hint and
+// remedies of the api.Error inside err and shows the whole chain as the message.
 func PublicError(err error) *api.Error {
 	if e, ok := errors.AsType[*api.Error](err); ok {
 		return &api.Error{Code: e.Code, Message: err.Error(), Hint: e.Hint, Remedies: e.Remedies}

@@ -10,11 +10,12 @@ import (
 	"banger/internal/guest"
 )
 
-// execStartTimeout is how long a guest may take to start a command; fifty at once under emulation take seconds.
+// execStartTimeout is how long a guest may take to start a command; fifty at once under emulation
+// take seconds.
 const execStartTimeout = time.Minute
 
-// Exec starts a command in a running machine. The start ends with ctx; the command goes on until it ends, is closed, or
-// session ends.
+// Exec starts a command in a running machine. The start ends with ctx; the command goes on until it
+// ends, is closed, or session ends.
 func (c *Control) Exec(ctx, session context.Context, in api.Exec) (*guest.Exec, error) {
 	agent, v, err := c.o.VMs.Agent(ctx, in.Machine)
 	if err != nil {
@@ -27,8 +28,8 @@ func (c *Control) Exec(ctx, session context.Context, in api.Exec) (*guest.Exec, 
 	return startCommand(session, ctx, agent, execSpec(in, v.Env, defaults))
 }
 
-// startCommand starts a command that lives with ctx. The start itself also ends with the client's context, and with a
-// deadline: a guest may be wedged.
+// startCommand starts a command that lives with ctx. The start itself also ends with the client's
+// context, and with a deadline: a guest may be wedged.
 func startCommand(ctx, client context.Context, agent *guest.Client, spec guest.ExecSpec) (*guest.Exec, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	started := context.AfterFunc(client, func() { cancel(context.Canceled) })
@@ -48,7 +49,8 @@ func startCommand(ctx, client context.Context, agent *guest.Client, spec guest.E
 	return nil, err
 }
 
-// execSpec is what the guest is asked to run: what the image says, below what the VM says, below what the caller says.
+// execSpec is what the guest is asked to run: what the image says, below what the VM says, below
+// what the caller says.
 func execSpec(e api.Exec, vmEnv []string, image api.ImageDefaults) guest.ExecSpec {
 	spec := guest.ExecSpec{
 		Argv: e.Argv, Env: slices.Concat(image.Env, vmEnv, e.Env),

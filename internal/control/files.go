@@ -37,7 +37,8 @@ func (c *Control) WriteFiles(ctx context.Context, in api.Files, tar io.Reader) (
 	return api.None{}, agent.WriteTar(ctx, in.Path, tar)
 }
 
-// Logs writes the console since the last start, and with Follow goes on until the machine has stopped.
+// Logs writes the console since the last start, and with Follow goes on until the machine has
+// stopped.
 func (c *Control) Logs(ctx context.Context, in api.Logs, to Stream) error {
 	v, err := c.o.VMs.VM(ctx, in.Machine)
 	if err != nil {

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,8 +10,8 @@ import (
 	"banger/api"
 )
 
-// Gate counts the changes that are under way, so that a daemon that is being replaced can refuse new ones and wait for
-// these. It is safe for concurrent use.
+// Gate counts the changes that are under way, so that a daemon that is being replaced can refuse
+// new ones and wait for these. It is safe for concurrent use.
 type Gate struct {
 	mu     sync.Mutex // guards the fields below
 	closed bool
@@ -54,7 +53,8 @@ func (g *Gate) leave(p *passage) {
 	}
 }
 
-// Close refuses changes from now on and returns a channel that is closed when none is under way any more.
+// Close refuses changes from now on and returns a channel that is closed when none is under way any
+// more.
 func (g *Gate) Close() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -82,15 +82,4 @@ func (g *Gate) words() []string {
 		words = append(words, fmt.Sprintf("%s (%s)", p.what, time.Since(p.began).Round(time.Second)))
 	}
 	return words
-}
-
-// Mutate does one change inside the gate.
-func Mutate[T any](ctx context.Context, g *Gate, what string, do func(context.Context) (T, error)) (T, error) {
-	leave, err := g.Enter(what)
-	if err != nil {
-		var none T
-		return none, err
-	}
-	defer leave()
-	return do(ctx)
 }

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -107,23 +106,5 @@ func TestGateRace(t *testing.T) {
 			}
 		}
 		all.Wait()
-	}
-}
-
-func TestMutate(t *testing.T) {
-	g := NewGate()
-	got, err := Mutate(t.Context(), g, "count", func(context.Context) (int, error) {
-		g.Close()
-		_, left := g.State()
-		return len(left), nil
-	})
-	if got != 1 || err != nil || !isClosed(g.Close()) {
-		t.Errorf("Mutate = %d, %v", got, err)
-	}
-	if _, err := Mutate(t.Context(), g, "count", func(context.Context) (int, error) {
-		t.Error("it was done after the gate closed")
-		return 0, nil
-	}); api.CodeOf(err) != api.CodeReplaced {
-		t.Errorf("Mutate after the end = %v", err)
 	}
 }

@@ -99,7 +99,8 @@ func (c *Control) RemoveMachine(ctx context.Context, in api.RemoveMachine) (api.
 	return api.None{}, c.o.VMs.Remove(ctx, in.Machine, in.Force)
 }
 
-// LeaseMachine calls held once the lease is taken, and returns when ctx has ended and the machine is gone.
+// LeaseMachine calls held once the lease is taken, and returns when ctx has ended and the machine
+// is gone.
 func (c *Control) LeaseMachine(ctx context.Context, in api.MachineRef, held func()) error {
 	return c.o.VMs.Lease(ctx, in.Machine, held, c.o.RemoveBySuccessor)
 }

@@ -10,14 +10,16 @@ import (
 	"banger/internal/progress"
 )
 
-// Run makes a machine, starts it and runs a command in it. started is called once with the machine and its command,
-// which is nil with Detach; it returns when the command has ended. ctx is the client: when it ends before, the run is
-// undone as far as creating and starting undo themselves, and with AutoRemove the machine is gone when Run returns.
+// Run makes a machine, starts it and runs a command in it. started is called once with the machine
+// and its command, which is nil with Detach; it returns when the command has ended. ctx is the
+// client: when it ends before, the run is undone as far as creating and starting undo themselves,
+// and with AutoRemove the machine is gone when Run returns.
 func (c *Control) Run(ctx context.Context, in api.Run, started func(api.RunStarted, *guest.Exec) error) error {
 	if err := checkRun(in); err != nil {
 		return err
 	}
-	// Until the command runs, this is a change like any other: a daemon that is being replaced waits for it.
+	// Until the command runs, this is a change like any other: a daemon that is being replaced
+	// waits for it.
 	leave, err := c.Gate.Enter(strings.TrimSpace("run " + in.Machine.Name))
 	if err != nil {
 		return err
@@ -52,7 +54,8 @@ func checkRun(in api.Run) error {
 	return nil
 }
 
-// holdLease ties a machine to ctx. release ends that, removes the machine, and returns when it is gone.
+// holdLease ties a machine to ctx. release ends that, removes the machine, and returns when it is
+// gone.
 func (c *Control) holdLease(ctx context.Context, id string) (release func() error, err error) {
 	ctx, end := context.WithCancel(ctx)
 	held, ended := make(chan struct{}), make(chan error, 1)

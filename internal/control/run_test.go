@@ -150,8 +150,8 @@ func isDone(c <-chan struct{}) bool {
 	}
 }
 
-// A client that leaves, at any stage, leaves no machine that was to be removed; the run counts as a change until its
-// command runs.
+// A client that leaves, at any stage, leaves no machine that was to be removed; the run counts as a
+// change until its command runs.
 func TestRunClientLeaves(t *testing.T) {
 	for stage, how := range map[string]string{"make disk": vmtest.Well, "wait for agent": vmtest.Mute, "wait for boot": vmtest.Boots} {
 		t.Run(stage, func(t *testing.T) {
@@ -202,7 +202,8 @@ func sync1(do func(api.Progress)) progress.Reporter {
 	}
 }
 
-// While its command runs a run is no change any more: a daemon that is replaced does not wait for it.
+// While its command runs a run is no change any more: a daemon that is replaced does not wait for
+// it.
 func TestRunLeavesTheGate(t *testing.T) {
 	c := controltest.New(t, vmtest.Well, api.ImageDefaults{})
 	err := c.Run(
@@ -251,7 +252,8 @@ func TestExec(t *testing.T) {
 	}
 	command.Close()
 
-	// The end of the session ends the command; the end of the client does only before it has started.
+	// The end of the session ends the command; the end of the client does only before it has
+	// started.
 	client, gone := context.WithCancel(t.Context())
 	session, end := context.WithCancel(t.Context())
 	defer end()

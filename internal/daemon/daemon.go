@@ -1,5 +1,6 @@
-// Package daemon is the process behind the CLI: it owns one home folder, wires the packages that do the work together,
-// serves their operations on a unix socket, and makes way for another build of itself. It holds no logic beyond that.
+// Package daemon is the process behind the CLI: it owns one home folder, wires the packages that do
+// the work together, serves their operations on a unix socket, and makes way for another build of
+// itself. It holds no logic beyond that.
 package daemon
 
 import (
@@ -31,8 +32,8 @@ import (
 )
 
 const (
-	// drainTimeout is how long a daemon that is replaced waits for the changes under way before it cancels them. An
-	// image build takes a quarter of an hour without KVM.
+	// drainTimeout is how long a daemon that is replaced waits for the changes under way before it
+	// cancels them. An image build takes a quarter of an hour without KVM.
 	drainTimeout = time.Hour
 	// closeTimeout is how long requests may take to end once everything they wait for is cancelled.
 	closeTimeout = 10 * time.Second
@@ -67,7 +68,8 @@ type server struct {
 // stopRequest is one client's wish that the daemon ends.
 type stopRequest struct{ drain bool }
 
-// Run serves until ctx ends or a client stops it. It returns nil after an orderly end. Running VMs outlive it.
+// Run serves until ctx ends or a client stops it. It returns nil after an orderly end. Running VMs
+// outlive it.
 func Run(ctx context.Context, o Options) error {
 	dir := o.Config.Home
 	if err := dir.Check(); err != nil {
@@ -188,8 +190,9 @@ func (s *server) stop(ctx context.Context, in api.StopDaemon) error {
 	}
 }
 
-// drain refuses changes and waits for those under way, while it goes on to answer what reads; then it lets go of the home folder
-// and waits for the sessions. A stop that does not drain cuts it short.
+// drain refuses changes and waits for those under way, while it goes on to answer what reads; then
+// it lets go of the home folder and waits for the sessions. A stop that does not drain cuts it
+// short.
 func (s *server) drain(ctx context.Context) error {
 	s.Log.Info("daemon is being replaced")
 	quiet := s.control.Gate.Close()
@@ -239,8 +242,8 @@ func (s *server) cut() error {
 	return errors.Join(errs...)
 }
 
-// letGo lets another daemon take the home folder. The store stays open for what still reads; nothing here writes any
-// more.
+// letGo lets another daemon take the home folder. The store stays open for what still reads;
+// nothing here writes any more.
 func (s *server) letGo() {
 	s.closeSocket()
 	s.release()

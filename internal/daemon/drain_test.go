@@ -111,8 +111,8 @@ func pending(c <-chan error) bool {
 	}
 }
 
-// A daemon that makes way finishes what is under way, answers what reads and refuses what changes; its home is free only
-// when the change is done.
+// A daemon that makes way finishes what is under way, answers what reads and refuses what changes;
+// its home is free only when the change is done.
 func TestDrainWaitsForChanges(t *testing.T) {
 	r, c, stopped := draining(t)
 	if vms, err := r.client.Machines(t.Context()); err != nil || vms == nil {
@@ -256,7 +256,8 @@ func TestManyStops(t *testing.T) {
 		all = append(all, r.stop(t.Context(), i%2 == 0)) // some drain
 	}
 	for _, done := range all {
-		// A client that comes while the socket is being closed meets nobody; whom the daemon heard, it answers.
+		// A client that comes while the socket is being closed meets nobody; whom the daemon heard,
+		// it answers.
 		if e, refused := errors.AsType[*api.Error](within(t, done, "the answer of a stop")); refused {
 			t.Errorf("StopDaemon = %v", e)
 		}

@@ -26,7 +26,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// homeOfMachines is a home folder whose machines are vmtest's. What a test leaves of them is killed at its end.
+// homeOfMachines is a home folder whose machines are vmtest's. What a test leaves of them is killed
+// at its end.
 func homeOfMachines(t *testing.T) Options {
 	t.Helper()
 	t.Setenv(vmtest.Variable, vmtest.Well)
@@ -150,8 +151,8 @@ func (r *running) names(t *testing.T) (names []string) {
 	return names
 }
 
-// A daemon that is replaced hands its machines over while its sessions go on; what waits is told to ask again, and what was
-// to be removed at a session's end is removed by the successor.
+// A daemon that is replaced hands its machines over while its sessions go on; what waits is told to
+// ask again, and what was to be removed at a session's end is removed by the successor.
 func TestHandover(t *testing.T) {
 	o := homeOfMachines(t)
 	old := startWith(t, o)
@@ -193,7 +194,8 @@ func TestHandover(t *testing.T) {
 	successor.wait(t)
 }
 
-// A daemon that is stopped without drain cuts its sessions, and its machines go on but for those of a session that removes them.
+// A daemon that is stopped without drain cuts its sessions, and its machines go on but for those of
+// a session that removes them.
 func TestStopCutsSessions(t *testing.T) {
 	o := homeOfMachines(t)
 	r := startWith(t, o)

@@ -16,12 +16,12 @@ import (
 	"banger/internal/home"
 )
 
-// lockTimeout is how long a daemon that does not answer may hold the home folder: one that is being killed, or that has just
-// started and recovers its VMs.
+// lockTimeout is how long a daemon that does not answer may hold the home folder: one that is being
+// killed, or that has just started and recovers its VMs.
 const lockTimeout = 25 * time.Second
 
-// lockHome takes the home folder for this process alone; the lock's file names it for people. It refuses at once when the
-// daemon that has the folder answers.
+// lockHome takes the home folder for this process alone; the lock's file names it for people. It
+// refuses at once when the daemon that has the folder answers.
 func lockHome(ctx context.Context, dir home.Dir) (unlock func(), err error) {
 	file, err := os.OpenFile(dir.Lock(), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -74,7 +74,8 @@ func writePID(file *os.File) error {
 	return err
 }
 
-// listen makes the socket, for this user only. A socket that is there is a dead daemon's: we hold the home's lock.
+// listen makes the socket, for this user only. A socket that is there is a dead daemon's: we hold
+// the home's lock.
 func listen(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove old socket: %w", err)

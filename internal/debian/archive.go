@@ -1,8 +1,9 @@
 // Package debian reads Debian's package archive on any distribution, without apt or dpkg.
 //
-// Trust goes one way: the embedded archive keys verify InRelease, InRelease holds the hash of the package index, the
-// index holds the hash of each .deb. Nothing is used before its hash is checked, every size is bounded, and the mirror
-// needs no TLS. Only binary packages of one component and architecture are read; dependencies are not resolved.
+// Trust goes one way: the embedded archive keys verify InRelease, InRelease holds the hash of the
+// package index, the index holds the hash of each .deb. Nothing is used before its hash is checked,
+// every size is bounded, and the mirror needs no TLS. Only binary packages of one component and
+// architecture are read; dependencies are not resolved.
 package debian
 
 import (
@@ -95,7 +96,8 @@ func (a *Archive) Packages(ctx context.Context, keep func(name string) bool) (ma
 		path = a.url("dists", a.Suite, filepath.Dir(name), "by-hash/SHA256", entry.sha256)
 	}
 	file := filepath.Join(a.Folder, a.Suite+"-Packages.xz")
-	if err := a.fetch(ctx, fetch.File{URL: path, SizeBytes: entry.size, MaxBytes: maxIndexBytes, Digest: "sha256:" + entry.sha256}, file, ""); err != nil {
+	index := fetch.File{URL: path, SizeBytes: entry.size, MaxBytes: maxIndexBytes, Digest: "sha256:" + entry.sha256}
+	if err := a.fetch(ctx, index, file, ""); err != nil {
 		return nil, fmt.Errorf("fetch package index: %w", err)
 	}
 	defer os.Remove(file)
@@ -130,19 +132,25 @@ func readIndex(ctx context.Context, path string, keep func(string) bool) (map[st
 	return found, nil
 }
 
-// Fetch downloads and verifies the package and returns the path of the .deb in the archive's folder.
-// The download is a progress stage of that name.
+// Fetch downloads and verifies the package and returns the path of the .deb in the archive's
+// folder. The download is a progress stage of that name.
 func (a *Archive) Fetch(ctx context.Context, p Package, stage string) (string, error) {
 	path := filepath.Join(a.Folder, filepath.Base(p.Filename))
-	err := a.fetch(ctx, fetch.File{URL: a.url(p.Filename), SizeBytes: p.SizeBytes, MaxBytes: maxPackageBytes, Digest: "sha256:" + p.SHA256}, path, stage)
+	err := a.fetch(
+		ctx,
+		fetch.File{URL: a.url(p.Filename), SizeBytes: p.SizeBytes, MaxBytes: maxPackageBytes, Digest: "sha256:" + p.SHA256},
+		path,
+		stage,
+	)
 	if err != nil {
 		return "", fmt.Errorf("fetch package %s: %w", p.Name, err)
 	}
 	return path, nil
 }
 
-// FetchFile downloads one file from any HTTP URL into archive.Folder, checks its sha256 (hex) and returns its path. Client,
-// deadlines and tries are the archive's. The download is a progress stage of that name.
+// FetchFile downloads one file from any HTTP URL into archive.Folder, checks its sha256 (hex) and
+// returns its path. Client, deadlines and tries are the archive's. The download is a progress stage
+// of that name.
 func FetchFile(ctx context.Context, archive Archive, url, sha256, stage string) (string, error) {
 	if !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://") {
 		return "", api.Errorf(api.CodeInvalid, "%.200q is no HTTP URL", url)
@@ -165,7 +173,8 @@ var Suites = []string{"trixie", "bookworm"}
 // CheckSuite refuses a suite that this build has no keys for.
 func CheckSuite(suite string) error {
 	if !slices.Contains(Suites, suite) {
-		return api.Errorf(api.CodeUnsupported, "unknown Debian suite %q", suite).WithHint("there are debian:%s", strings.Join(Suites, " and debian:"))
+		return api.Errorf(api.CodeUnsupported, "unknown Debian suite %q", suite).
+			WithHint("there are debian:%s", strings.Join(Suites, " and debian:"))
 	}
 	return nil
 }

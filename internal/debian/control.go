@@ -11,11 +11,12 @@ import (
 	"strings"
 )
 
-// maxLineBytes bounds a line of a control file; the longest in Debian's index are dependencies of some 30 KiB.
+// maxLineBytes bounds a line of a control file; the longest in Debian's index are dependencies of
+// some 30 KiB.
 const maxLineBytes = 1 << 20
 
-// Stanza is one paragraph of a control file (deb822(5)): values by field name, names as they are written.
-// Continuation lines are kept, joined by newlines, without their indentation.
+// Stanza is one paragraph of a control file (deb822(5)): values by field name, names as they are
+// written. Continuation lines are kept, joined by newlines, without their indentation.
 type Stanza map[string]string
 
 // Stanzas reads a control file, such as /var/lib/dpkg/status, and calls each for every stanza.
@@ -72,7 +73,13 @@ type Package struct {
 }
 
 func packageOf(s Stanza) (Package, error) {
-	p := Package{Name: s["Package"], Version: s["Version"], Filename: s["Filename"], SHA256: s["SHA256"], Depends: dependencies(s["Depends"])}
+	p := Package{
+		Name:     s["Package"],
+		Version:  s["Version"],
+		Filename: s["Filename"],
+		SHA256:   s["SHA256"],
+		Depends:  dependencies(s["Depends"]),
+	}
 	size, err := strconv.ParseInt(s["Size"], 10, 64)
 	if err != nil || size < 0 || size > maxPackageBytes {
 		return Package{}, fmt.Errorf("package %.80q: bad size %.40q", p.Name, s["Size"])

@@ -23,8 +23,9 @@ const (
 	maxDebFileBytes    = 1 << 30   // of one file in a package
 )
 
-// ReadDeb reads the files of the .deb at path, in order. Names are clean and relative ("usr/lib/x"); one that leads
-// outside is refused. each gets directories, links and files; the reader ends with the file.
+// ReadDeb reads the files of the .deb at path, in order. Names are clean and relative
+// ("usr/lib/x"); one that leads outside is refused. each gets directories, links and files; the
+// reader ends with the file.
 func ReadDeb(ctx context.Context, debPath string, each func(*tar.Header, io.Reader) error) error {
 	file, err := os.Open(debPath)
 	if err != nil {
@@ -73,7 +74,8 @@ func readTar(ctx context.Context, r io.Reader, each func(*tar.Header, io.Reader)
 	}
 }
 
-// dataMember finds the member data.tar.* of a .deb (deb(5): an ar archive) and returns its compression suffix.
+// dataMember finds the member data.tar.* of a .deb (deb(5): an ar archive) and returns its
+// compression suffix.
 func dataMember(r io.Reader) (suffix string, data io.Reader, err error) {
 	magic := make([]byte, len(arMagic))
 	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != arMagic {

@@ -42,7 +42,8 @@ func explain(ctx context.Context, url string, err error) error {
 		return err
 	}
 	if errors.Is(err, fetch.ErrContent) {
-		return api.Errorf(api.CodeUnavailable, "get %s: %w", url, err).WithHint("the server, or a proxy on the way, has another file than the one announced")
+		return api.Errorf(api.CodeUnavailable, "get %s: %w", url, err).
+			WithHint("the server, or a proxy on the way, has another file than the one announced")
 	}
 	return api.Errorf(api.CodeUnavailable, "get %s: %w", url, err).WithHint("check the network and the server of %s", url)
 }

@@ -9,14 +9,15 @@ import (
 )
 
 // Keyring is Debian's archive keyring for trixie and bookworm, in binary OpenPGP form: the files
-// debian-archive-{trixie,bookworm}-{automatic,security-automatic,stable}.pgp of the package debian-archive-keyring
-// 2025.1, one after the other. A new Debian release needs its keys added here.
+// debian-archive-{trixie,bookworm}-{automatic,security-automatic,stable}.pgp of the package
+// debian-archive-keyring 2025.1, one after the other. A new Debian release needs its keys added
+// here.
 //
 //go:embed archive-keyring.pgp
 var Keyring []byte
 
-// UbuntuKeyring is Ubuntu's archive keyring, in the same form: ubuntu-archive-keyring.gpg of Debian's package
-// ubuntu-keyring 2023.11.28.1. Only mmdebstrap uses it.
+// UbuntuKeyring is Ubuntu's archive keyring, in the same form: ubuntu-archive-keyring.gpg of
+// Debian's package ubuntu-keyring 2023.11.28.1. Only mmdebstrap uses it.
 //
 //go:embed ubuntu-keyring.pgp
 var UbuntuKeyring []byte

@@ -60,8 +60,8 @@ func (a *Archive) release(ctx context.Context) (release, error) {
 	return r, nil
 }
 
-// verify returns the signed text of a clear-signed message. Text outside the signed part is refused, so that nobody
-// can mistake it for signed.
+// verify returns the signed text of a clear-signed message. Text outside the signed part is
+// refused, so that nobody can mistake it for signed.
 func verify(signed []byte, keys openpgp.EntityList, now time.Time) ([]byte, error) {
 	if !bytes.HasPrefix(signed, []byte("-----BEGIN PGP SIGNED MESSAGE-----")) {
 		return nil, fmt.Errorf("%w: no signed message", ErrUntrusted)
@@ -77,7 +77,8 @@ func verify(signed []byte, keys openpgp.EntityList, now time.Time) ([]byte, erro
 	return block.Bytes, nil // exactly what is signed, with CRLF
 }
 
-// parseRelease reads the one stanza of a Release file and checks that it is of this suite and valid now.
+// parseRelease reads the one stanza of a Release file and checks that it is of this suite and valid
+// now.
 func parseRelease(ctx context.Context, text []byte, suite string, now time.Time) (release, error) {
 	var all []Stanza
 	err := Stanzas(ctx, bytes.NewReader(text), func(s Stanza) error {
@@ -110,7 +111,8 @@ func checkDates(s Stanza, now time.Time) error {
 		return fmt.Errorf("read date: %w", err)
 	}
 	if date.After(now.Add(clockSlack)) {
-		return api.Errorf(api.CodeUnavailable, "%w: release is dated %s, in the future", ErrUntrusted, s["Date"]).WithHint("set this host's clock")
+		return api.Errorf(api.CodeUnavailable, "%w: release is dated %s, in the future", ErrUntrusted, s["Date"]).
+			WithHint("set this host's clock")
 	}
 	until := s["Valid-Until"]
 	if until == "" {
@@ -121,7 +123,8 @@ func checkDates(s Stanza, now time.Time) error {
 		return fmt.Errorf("read end of validity: %w", err)
 	}
 	if now.After(end) {
-		return api.Errorf(api.CodeUnavailable, "%w: release was valid until %s", ErrUntrusted, until).WithHint("use a mirror that is up to date, or set this host's clock")
+		return api.Errorf(api.CodeUnavailable, "%w: release was valid until %s", ErrUntrusted, until).
+			WithHint("use a mirror that is up to date, or set this host's clock")
 	}
 	return nil
 }

@@ -13,8 +13,9 @@ import (
 // copyChunkBytes bounds how long a copy runs between two looks at its context.
 const copyChunkBytes = 32 << 20
 
-// Copy copies the file src to dst, which must not exist: by reflink where the filesystem can (nothing is copied until
-// written), else data by data, keeping holes. On an error nothing stays at dst.
+// Copy copies the file src to dst, which must not exist: by reflink where the filesystem can
+// (nothing is copied until written), else data by data, keeping holes. On an error nothing stays at
+// dst.
 func Copy(ctx context.Context, src, dst string) error {
 	in, err := os.Open(src)
 	if err != nil {
@@ -22,8 +23,8 @@ func Copy(ctx context.Context, src, dst string) error {
 	}
 	defer in.Close()
 	return createFile(dst, 0o600, func(out *os.File) error {
-		// Which error refuses a reflink differs by filesystem (EOPNOTSUPP, EXDEV, EINVAL, ENOTTY): any of them
-		// means copying; a real fault shows there again.
+		// Which error refuses a reflink differs by filesystem (EOPNOTSUPP, EXDEV, EINVAL, ENOTTY):
+		// any of them means copying; a real fault shows there again.
 		if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) == nil {
 			return nil
 		}
@@ -87,7 +88,8 @@ func DataBytes(path string) (int64, error) {
 	return sum, err
 }
 
-// copyRange copies the bytes from start to end; io.CopyN lets the kernel move them (copy_file_range).
+// copyRange copies the bytes from start to end; io.CopyN lets the kernel move them
+// (copy_file_range).
 func copyRange(ctx context.Context, in, out *os.File, start, end int64) error {
 	if _, err := in.Seek(start, io.SeekStart); err != nil {
 		return err

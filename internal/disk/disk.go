@@ -1,7 +1,8 @@
 // Package disk makes, copies, labels and checks the files VMs use as drives.
 //
-// All of it works as an ordinary user on files; nothing is mounted. Guests find their drives by the label in the ext4
-// superblock. Files that are shared (images, kernels) are checked by hash once and by stamp after that.
+// All of it works as an ordinary user on files; nothing is mounted. Guests find their drives by the
+// label in the ext4 superblock. Files that are shared (images, kernels) are checked by hash once
+// and by stamp after that.
 package disk
 
 import (
@@ -21,8 +22,8 @@ import (
 type Usage struct {
 	ApparentBytes  int64 // its length
 	AllocatedBytes int64 // what its blocks take on the host; less when it is sparse
-	// OwnBytes is what removing the file gives back, as far as the filesystem tells: nothing of a file with more than one
-	// hard link, and not the extents that a reflink shares.
+	// OwnBytes is what removing the file gives back, as far as the filesystem tells: nothing of a
+	// file with more than one hard link, and not the extents that a reflink shares.
 	OwnBytes int64
 }
 
@@ -37,7 +38,8 @@ func UsageOf(path string) (Usage, error) {
 	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
 		return Usage{}, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
-	u := Usage{ApparentBytes: st.Size, AllocatedBytes: st.Blocks * 512} // st_blocks counts 512 bytes, whatever the filesystem
+	// st_blocks counts 512 bytes, whatever the filesystem
+	u := Usage{ApparentBytes: st.Size, AllocatedBytes: st.Blocks * 512}
 	if st.Nlink <= 1 {
 		u.OwnBytes = u.AllocatedBytes - min(u.AllocatedBytes, reflinkedBytes(file))
 	}
@@ -53,7 +55,8 @@ func FreeBytes(dir string) (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
-// RequireFree refuses when fewer than bytes are free below dir. Others write too: a full disk is still possible later.
+// RequireFree refuses when fewer than bytes are free below dir. Others write too: a full disk is
+// still possible later.
 func RequireFree(dir string, bytes int64) error {
 	free, err := FreeBytes(dir)
 	if err != nil {
@@ -76,7 +79,8 @@ func ExplainFull(path string, err error) error {
 	if errors.Is(err, ErrFull) || !IsFull(err) {
 		return err
 	}
-	return api.Errorf(api.CodeUnavailable, "%w while writing %s: %w", ErrFull, path, err).WithHint("free some space on that filesystem and try again")
+	return api.Errorf(api.CodeUnavailable, "%w while writing %s: %w", ErrFull, path, err).
+		WithHint("free some space on that filesystem and try again")
 }
 
 // IsFull reports whether an error comes from a full disk, or from the user's quota.
@@ -95,7 +99,8 @@ func (c contextReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// createFile makes path, which must not exist, lets write fill it and syncs it; on an error nothing stays.
+// createFile makes path, which must not exist, lets write fill it and syncs it; on an error nothing
+// stays.
 func createFile(path string, mode os.FileMode, write func(*os.File) error) (err error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, mode)
 	if err != nil {

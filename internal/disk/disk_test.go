@@ -157,7 +157,8 @@ func TestSetLabel(t *testing.T) {
 	}
 }
 
-// tarOf makes an archive with folders, a file of size bytes owned by 1000:1000, a link and a device.
+// tarOf makes an archive with folders, a file of size bytes owned by 1000:1000, a link and a
+// device.
 func tarOf(tb testing.TB, size int) []byte {
 	tb.Helper()
 	var out bytes.Buffer
@@ -217,7 +218,8 @@ func TestFromTar(t *testing.T) {
 	}
 }
 
-// A file of zeroes takes no space on the host, and the filesystem is the same as one that was written in full.
+// A file of zeroes takes no space on the host, and the filesystem is the same as one that was
+// written in full.
 func TestFromTarSparse(t *testing.T) {
 	const size = 64 << 20
 	var archive bytes.Buffer

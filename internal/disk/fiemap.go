@@ -19,8 +19,8 @@ const (
 	maxFiemapCalls     = 4096 // a million extents; what comes after that counts as the file's own
 )
 
-// reflinkedBytes returns how much of a file lies in extents that it shares with others. Where the filesystem does not
-// tell (most cannot share) that is 0.
+// reflinkedBytes returns how much of a file lies in extents that it shares with others. Where the
+// filesystem does not tell (most cannot share) that is 0.
 func reflinkedBytes(file *os.File) int64 {
 	var shared int64
 	var start uint64

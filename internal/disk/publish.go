@@ -26,8 +26,8 @@ const (
 	maxManifestBytes = 4 << 20
 )
 
-// NewFolder makes an empty folder in dir, to be filled and then moved into place by Publish. No sweep touches it until
-// release is called or this process ends.
+// NewFolder makes an empty folder in dir, to be filled and then moved into place by Publish. No
+// sweep touches it until release is called or this process ends.
 func NewFolder(dir string) (folder string, release func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", nil, fmt.Errorf("make folder: %w", err)
@@ -47,8 +47,9 @@ func NewFolder(dir string) (folder string, release func(), err error) {
 	}
 }
 
-// Publish moves a filled folder to its final path, all or nothing, also across a crash. When something stands there
-// already the two change places in one step and the old one is removed: whoever has a file of it open keeps that.
+// Publish moves a filled folder to its final path, all or nothing, also across a crash. When
+// something stands there already the two change places in one step and the old one is removed:
+// whoever has a file of it open keeps that.
 func Publish(folder, final string) error {
 	if err := syncDir(folder); err != nil {
 		return err
@@ -65,8 +66,8 @@ func Publish(folder, final string) error {
 	return syncDir(filepath.Dir(final))
 }
 
-// SweepFolders removes the folders in dir that a crash left: half-made ones and those that keep does not name. Lock
-// files stay, and so does what another process is still making.
+// SweepFolders removes the folders in dir that a crash left: half-made ones and those that keep
+// does not name. Lock files stay, and so does what another process is still making.
 func SweepFolders(dir string, keep map[string]bool) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -84,8 +85,9 @@ func SweepFolders(dir string, keep map[string]bool) error {
 	return errors.Join(errs...)
 }
 
-// Lock takes the lock of a name in dir, across processes, and waits for it until ctx ends. unlock may be called once;
-// a crash unlocks too. The lock's file stays: removing it would let two hold the lock.
+// Lock takes the lock of a name in dir, across processes, and waits for it until ctx ends. unlock
+// may be called once; a crash unlocks too. The lock's file stays: removing it would let two hold
+// the lock.
 func Lock(ctx context.Context, dir, name string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", name, err)

@@ -15,11 +15,12 @@ import (
 // toolDeadline bounds one run of an e2fsprogs tool on a filesystem of a few GiB.
 const toolDeadline = 10 * time.Minute
 
-// MakeWritable turns a copy of an image's root filesystem into one that a guest can write to: sizeBytes long (a multiple
-// of the block size, not less than it is), with free inodes to match, and with a journal. Nothing may have it mounted.
-// On an error the file is of no use.
+// MakeWritable turns a copy of an image's root filesystem into one that a guest can write to:
+// sizeBytes long (a multiple of the block size, not less than it is), with free inodes to match,
+// and with a journal. Nothing may have it mounted. On an error the file is of no use.
 func MakeWritable(ctx context.Context, path string, sizeBytes int64) error {
-	// Filesystems of FromTar have small faults, which e2fsck knows how to mend, and a mark that forbids writing.
+	// Filesystems of FromTar have small faults, which e2fsck knows how to mend, and a mark that
+	// forbids writing.
 	if err := check(ctx, path); err != nil {
 		return err
 	}
@@ -32,9 +33,10 @@ func MakeWritable(ctx context.Context, path string, sizeBytes int64) error {
 	return e2fs(ctx, "tune2fs", "-O", "^read-only,has_journal", path)
 }
 
-// MakeReadOnly is the way back: it repairs what an unclean end left, drops the journal and everything that is free, and
-// forbids writing. The file has its least size then, and the same label. A filesystem that could not be written, as happens
-// to guests of a host whose disk is full, is refused: a repair makes it whole again, but not what should be in it.
+// MakeReadOnly is the way back: it repairs what an unclean end left, drops the journal and
+// everything that is free, and forbids writing. The file has its least size then, and the same
+// label. A filesystem that could not be written, as happens to guests of a host whose disk is full,
+// is refused: a repair makes it whole again, but not what should be in it.
 func MakeReadOnly(ctx context.Context, path string) error {
 	if v, err := VolumeOf(path); err != nil {
 		return err
@@ -59,8 +61,8 @@ func MakeReadOnly(ctx context.Context, path string) error {
 	return e2fs(ctx, "tune2fs", "-O", "read-only", path)
 }
 
-// check has e2fsck repair the filesystem without asking. Its exit status is 1 when it has mended something, and from 4
-// on when something is left, see e2fsck(8).
+// check has e2fsck repair the filesystem without asking. Its exit status is 1 when it has mended
+// something, and from 4 on when something is left, see e2fsck(8).
 func check(ctx context.Context, path string, options ...string) error {
 	err := e2fs(ctx, "e2fsck", append(append([]string{"-f", "-y"}, options...), path)...)
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == 1 {

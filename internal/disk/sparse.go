@@ -17,8 +17,9 @@ const (
 
 var zeroes [sparseBlockBytes]byte
 
-// WriteSparse writes exactly size bytes of r to the file at path, which must not exist, with holes for its zeroes. It takes
-// what it writes off budget and fails when that is used up: a small stream must not fill a disk. On an error nothing stays.
+// WriteSparse writes exactly size bytes of r to the file at path, which must not exist, with holes
+// for its zeroes. It takes what it writes off budget and fails when that is used up: a small stream
+// must not fill a disk. On an error nothing stays.
 func WriteSparse(path string, r io.Reader, size int64, budget *int64) error {
 	return createFile(path, 0o644, func(file *os.File) error {
 		if err := file.Truncate(size); err != nil {
@@ -63,8 +64,8 @@ func writeBlocks(file *os.File, data []byte, at int64, budget *int64) error {
 	return nil
 }
 
-// holeWriter is a new file for a writer that goes to and fro: zeroes where nothing was written yet stay a hole. The file may
-// end in one, so call finish last.
+// holeWriter is a new file for a writer that goes to and fro: zeroes where nothing was written yet
+// stay a hole. The file may end in one, so call finish last.
 type holeWriter struct {
 	file *os.File
 	at   int64 // where the next byte goes

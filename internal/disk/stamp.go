@@ -48,8 +48,9 @@ func SHA256(ctx context.Context, path string) (string, int64, error) {
 	return hex.EncodeToString(sum.Sum(nil)), n, nil
 }
 
-// Stamp returns a text that changes when any of the named files in dir is written, replaced or restored from a copy:
-// inode, size, mtime and ctime of each. It only proves that the kernel saw no write; rot of the medium goes unseen.
+// Stamp returns a text that changes when any of the named files in dir is written, replaced or
+// restored from a copy: inode, size, mtime and ctime of each. It only proves that the kernel saw no
+// write; rot of the medium goes unseen.
 func Stamp(dir string, names ...string) (string, error) {
 	parts := make([]string, 0, len(names))
 	for _, name := range names {
@@ -58,7 +59,10 @@ func Stamp(dir string, names ...string) (string, error) {
 		if err := unix.Stat(path, &st); err != nil {
 			return "", &os.PathError{Op: "stat", Path: path, Err: err}
 		}
-		parts = append(parts, fmt.Sprintf("%s:%d:%d:%d.%09d:%d.%09d", name, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec))
+		parts = append(
+			parts,
+			fmt.Sprintf("%s:%d:%d:%d.%09d:%d.%09d", name, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec),
+		)
 	}
 	return strings.Join(parts, " "), nil
 }
@@ -72,8 +76,9 @@ func StampOf(dir string, files []File) (string, error) {
 	return Stamp(dir, names...)
 }
 
-// Verify checks the files of a manifest in dir. When their stamp still is trusted, they are not read; otherwise they
-// are hashed. It returns the stamp to trust from now on, or an error that wraps ErrDamaged.
+// Verify checks the files of a manifest in dir. When their stamp still is trusted, they are not
+// read; otherwise they are hashed. It returns the stamp to trust from now on, or an error that
+// wraps ErrDamaged.
 func Verify(ctx context.Context, dir string, files []File, trusted string) (string, error) {
 	stamp, err := StampOf(dir, files) // before reading: a write while hashing then changes the stamp
 	if errors.Is(err, os.ErrNotExist) {
@@ -91,7 +96,16 @@ func Verify(ctx context.Context, dir string, files []File, trusted string) (stri
 			return "", err
 		}
 		if got != want {
-			return "", fmt.Errorf("%w: %s/%s: sha256 %.12s of %d bytes, want %.12s of %d", ErrDamaged, dir, want.Name, got.SHA256, got.SizeBytes, want.SHA256, want.SizeBytes)
+			return "", fmt.Errorf(
+				"%w: %s/%s: sha256 %.12s of %d bytes, want %.12s of %d",
+				ErrDamaged,
+				dir,
+				want.Name,
+				got.SHA256,
+				got.SizeBytes,
+				want.SHA256,
+				want.SizeBytes,
+			)
 		}
 	}
 	return stamp, nil

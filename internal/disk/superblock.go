@@ -10,7 +10,8 @@ import (
 	"os"
 )
 
-// The ext4 superblock: 1024 bytes at offset 1024 (kernel: Documentation/filesystems/ext4/super.rst).
+// The ext4 superblock: 1024 bytes at offset 1024 (kernel:
+// Documentation/filesystems/ext4/super.rst).
 const (
 	superblockOffset = 1024
 	superblockSize   = 1024
@@ -87,8 +88,8 @@ func Label(path string) (string, error) {
 	return v.Label, err
 }
 
-// SetLabel writes the label of an ext4 filesystem that nothing has mounted. Copies of the superblock further down
-// keep the old label, as after e2label; nothing reads them but a repair.
+// SetLabel writes the label of an ext4 filesystem that nothing has mounted. Copies of the
+// superblock further down keep the old label, as after e2label; nothing reads them but a repair.
 func SetLabel(path, label string) error {
 	if err := checkLabel(label); err != nil {
 		return err
@@ -120,7 +121,8 @@ func setLabel(file *os.File, label string) error {
 	return nil
 }
 
-// superblockChecksum is ext4's crc32c: seeded with all ones and, unlike Go's, not inverted at the end.
+// superblockChecksum is ext4's crc32c: seeded with all ones and, unlike Go's, not inverted at the
+// end.
 func superblockChecksum(sb []byte) uint32 {
 	return ^crc32.Checksum(sb[:offsetChecksum], crc32.MakeTable(crc32.Castagnoli))
 }

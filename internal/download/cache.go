@@ -24,7 +24,8 @@ const (
 	maxEntryBytes = 4 << 20 // of the registry's answer about one version
 )
 
-// Cache is a folder of files by their hash. It is safe for concurrent use, also by several processes.
+// Cache is a folder of files by their hash. It is safe for concurrent use, also by several
+// processes.
 type Cache struct {
 	Dir      string
 	Registry string        // URL of the npm registry
@@ -32,8 +33,8 @@ type Cache struct {
 	Stall    time.Duration // likewise
 }
 
-// Fetch returns the path of the source's file in the cache, verified, after getting it when it is not there. The stage
-// is what the progress calls it.
+// Fetch returns the path of the source's file in the cache, verified, after getting it when it is
+// not there. The stage is what the progress calls it.
 func (c *Cache) Fetch(ctx context.Context, s Source, stage string) (_ string, err error) {
 	at := s.url
 	if s.pkg != "" && (s.want == digest{} || !c.has(ctx, s.want)) {

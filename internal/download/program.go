@@ -29,8 +29,9 @@ type Program struct {
 // Close lets go of the file.
 func (p *Program) Close() error { return errors.Join(p.content.Close(), p.file.Close()) }
 
-// OpenProgram finds the executable of that name in a downloaded file: the file itself, or in a packed tar a regular file of
-// that name, at the top or in a folder bin, as npm packages and releases have it.
+// OpenProgram finds the executable of that name in a downloaded file: the file itself, or in a
+// packed tar a regular file of that name, at the top or in a folder bin, as npm packages and
+// releases have it.
 func OpenProgram(file, name string) (_ *Program, err error) {
 	f, err := os.Open(file)
 	if err != nil {

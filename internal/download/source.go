@@ -95,7 +95,8 @@ func parseNPM(text, rest, fragment string) (Source, error) {
 	return s, nil
 }
 
-// parseIntegrity reads the sha512 in the text by which npm tells a package's hash; it may hold several, apart by spaces.
+// parseIntegrity reads the sha512 in the text by which npm tells a package's hash; it may hold
+// several, apart by spaces.
 func parseIntegrity(text string) (digest, bool) {
 	for one := range strings.FieldsSeq(text) {
 		encoded, ok := strings.CutPrefix(one, "sha512-")

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// plugins makes the repositories of tmux's plugins, which not every machine can clone, and returns the settings for them.
+// plugins makes the repositories of tmux's plugins, which not every machine can clone, and returns
+// the settings for them.
 func plugins(t *testing.T) []string {
 	t.Helper()
 	var env []string
@@ -32,8 +33,8 @@ func plugins(t *testing.T) []string {
 	return env
 }
 
-// TestAgentImage builds the largest preset with Docker, and uses what it promises: opencode answers over HTTP at this
-// host, a container runs on overlay2.
+// TestAgentImage builds the largest preset with Docker, and uses what it promises: opencode answers
+// over HTTP at this host, a container runs on overlay2.
 func TestAgentImage(t *testing.T) {
 	h := newHome(t, plugins(t)...)
 	_, wait := h.begin("image", "build", "agent", "--preset", "agent", "--docker", "--memory", "2GiB")

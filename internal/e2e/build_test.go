@@ -33,8 +33,9 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-// TestImageBuild builds an image as banger.toml says it: what a package, a file and a script left is in its VMs, also
-// below /home and /root; what differs between VMs is not. The same build again does nothing.
+// TestImageBuild builds an image as banger.toml says it: what a package, a file and a script left
+// is in its VMs, also below /home and /root; what differs between VMs is not. The same build again
+// does nothing.
 func TestImageBuild(t *testing.T) {
 	h := newHome(t)
 	project := t.TempDir()
@@ -89,8 +90,8 @@ func TestImageBuild(t *testing.T) {
 	}
 }
 
-// TestImageBuildCut: a build that is interrupted, or whose daemon is killed, leaves nothing, at once or with the next
-// daemon.
+// TestImageBuildCut: a build that is interrupted, or whose daemon is killed, leaves nothing, at
+// once or with the next daemon.
 func TestImageBuildCut(t *testing.T) {
 	h := newHome(t)
 	untilPackages := func() {
@@ -118,7 +119,8 @@ func TestImageBuildCut(t *testing.T) {
 	if r := wait(); r.code != 1 {
 		t.Errorf("without its daemon: exit status %d\n%s", r.code, r.stderr)
 	}
-	if out := h.banger("ls", "-q", "--json"); strings.TrimSpace(out) != "[]" { // starts a daemon, which removes what it finds
+	// starts a daemon, which removes what it finds
+	if out := h.banger("ls", "-q", "--json"); strings.TrimSpace(out) != "[]" {
 		t.Errorf("left: %s", out)
 	}
 	if folders := h.vmFolders(); len(folders) != 0 {

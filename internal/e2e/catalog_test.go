@@ -53,8 +53,8 @@ func (h *home) nothingHalfMade() {
 	}
 }
 
-// TestSaveLoadNames: an image goes to another home under the same id and boots there as the default; names come and go,
-// and what a machine uses stays.
+// TestSaveLoadNames: an image goes to another home under the same id and boots there as the
+// default; names come and go, and what a machine uses stays.
 func TestSaveLoadNames(t *testing.T) {
 	from, to := newHome(t), newHome(t)
 	archive := filepath.Join(from.dir, "image.tar.zst")
@@ -89,8 +89,8 @@ func TestSaveLoadNames(t *testing.T) {
 	to.nothingHalfMade()
 }
 
-// TestRegister: a user's own filesystem and kernel boot, with a foreign label, a foreign initrd, and without a copy; promoted
-// they are banger's own. A changed file is refused.
+// TestRegister: a user's own filesystem and kernel boot, with a foreign label, a foreign initrd,
+// and without a copy; promoted they are banger's own. A changed file is refused.
 func TestRegister(t *testing.T) {
 	h := newHome(t)
 	rootfs, kernel := filepath.Join(h.dir, "mine.img"), h.kernel("debian:trixie")
@@ -166,8 +166,8 @@ func writeInitrd(t *testing.T, path string) {
 	}
 }
 
-// TestImportDeb: the package that a pull fetches gives the same kernel when a user has it as a file: its bzImage is unpacked
-// the same way, to the byte.
+// TestImportDeb: the package that a pull fetches gives the same kernel when a user has it as a
+// file: its bzImage is unpacked the same way, to the byte.
 func TestImportDeb(t *testing.T) {
 	h := newHome(t)
 	archive, err := debian.Open(debian.Archive{Suite: "trixie", Folder: h.dir})
@@ -194,7 +194,8 @@ func TestImportDeb(t *testing.T) {
 	}
 }
 
-// TestCatalogFaults: a daemon that is killed in the middle, a broken archive and a full disk leave nothing.
+// TestCatalogFaults: a daemon that is killed in the middle, a broken archive and a full disk leave
+// nothing.
 func TestCatalogFaults(t *testing.T) {
 	h := newHome(t)
 	root := filepath.Join(h.dir, "bare.tar")
@@ -249,7 +250,8 @@ func (h *home) killedLoad(archive []byte) {
 	h.nothingHalfMade()
 }
 
-// fullDisk makes images in a home on a small filesystem. Space is looked at before most work; a promotion runs into it.
+// fullDisk makes images in a home on a small filesystem. Space is looked at before most work; a
+// promotion runs into it.
 func fullDisk(t *testing.T, root, archive, rootfs string) {
 	t.Helper()
 	h := emptyHome(t)

@@ -12,8 +12,9 @@ import (
 	"banger/internal/guestd/netcfg"
 )
 
-// TestConfigure tells a running guest that it is somebody else, as one that was made of another one's memory is told,
-// and then that it is itself again. What its user added stays through both, also with a network manager at work.
+// TestConfigure tells a running guest that it is somebody else, as one that was made of another
+// one's memory is told, and then that it is itself again. What its user added stays through both,
+// also with a network manager at work.
 func TestConfigure(t *testing.T) {
 	h := newHome(t)
 	h.banger("run", "-d", "--name", "ant")
@@ -80,8 +81,8 @@ nameserver 192.0.2.53
 	}
 }
 
-// loseLink sets the guest's card down and up. The kernel forgets its routes by that, and networkd gives them again: those
-// of now, for it does not remember others.
+// loseLink sets the guest's card down and up. The kernel forgets its routes by that, and networkd
+// gives them again: those of now, for it does not remember others.
 func (h *home) loseLink(vm string, now guest.Network) {
 	h.t.Helper()
 	h.reaches(true, vm, "ip link set eth0 down && ip link set eth0 up")
@@ -109,7 +110,8 @@ func (h *home) identity(vm string, n netcfg.Config) guest.Identity {
 	}
 }
 
-// who is all that Configure concerns, as the guest's own programs tell it, and then what the test added.
+// who is all that Configure concerns, as the guest's own programs tell it, and then what the test
+// added.
 func (h *home) who(vm string) string {
 	h.t.Helper()
 	out, ok := h.guest(vm, `hostname; cat /etc/machine-id

@@ -1,8 +1,10 @@
-// Package e2e drives the real programs as a user does: banger's binaries, a home folder of its own for each test, and
-// real VMs under firecracker-qemu. It takes the Debian archive, QEMU >= 8.2 and what scripts/setup.sh test installs.
+// Package e2e drives the real programs as a user does: banger's binaries, a home folder of its own
+// for each test, and real VMs under firecracker-qemu. It takes the Debian archive, QEMU >= 8.2 and
+// what scripts/setup.sh test installs.
 //
-// One image and one kernel are made once and shared: each test's home folder gets them as hard links. Every test ends
-// with a leak check: no process, no mount, no file outside its home may be left.
+// One image and one kernel are made once and shared: each test's home folder gets them as hard
+// links. Every test ends with a leak check: no process, no mount, no file outside its home may be
+// left.
 package e2e
 
 import (
@@ -24,7 +26,8 @@ import (
 	"banger/api"
 )
 
-// commandTimeout bounds one command of banger; a boot under emulation on a busy machine takes half a minute.
+// commandTimeout bounds one command of banger; a boot under emulation on a busy machine takes half
+// a minute.
 const commandTimeout = 4 * time.Minute
 
 var (
@@ -32,7 +35,8 @@ var (
 	golden string // a home folder that holds the image and the kernel, and no VM
 )
 
-// subnet is another one for each test run: root's homes share the host's routes, and two runs may go on at once.
+// subnet is another one for each test run: root's homes share the host's routes, and two runs may
+// go on at once.
 var subnet = fmt.Sprintf("10.%d", 64+os.Getpid()%128)
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -95,8 +99,8 @@ type home struct {
 	env []string // on top of the least that a command needs
 }
 
-// newHome returns a home folder with the shared image and kernel. Its daemon and VMs are ended at the test's end, and
-// anything that is left of them fails the test.
+// newHome returns a home folder with the shared image and kernel. Its daemon and VMs are ended at
+// the test's end, and anything that is left of them fails the test.
 func newHome(t *testing.T, env ...string) *home {
 	t.Helper()
 	h := emptyHome(t, env...)
@@ -125,7 +129,8 @@ func emptyHome(t *testing.T, env ...string) *home {
 	return h
 }
 
-// linkGolden gives a home folder the shared image and kernel as hard links, and their records as a copy.
+// linkGolden gives a home folder the shared image and kernel as hard links, and their records as a
+// copy.
 func linkGolden(to string) error {
 	records, err := os.ReadFile(filepath.Join(golden, "state.db"))
 	if err != nil {
@@ -172,7 +177,8 @@ func (h *home) end() {
 	}
 }
 
-// checkLeaks fails the test when a process of this home folder lives, a mount lies in it, or a VM's folder is left.
+// checkLeaks fails the test when a process of this home folder lives, a mount lies in it, or a VM's
+// folder is left.
 func (h *home) checkLeaks() {
 	deadline := time.Now().Add(10 * time.Second) // the kernel takes its time to free a killed VM's memory
 	var left []string

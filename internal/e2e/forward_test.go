@@ -13,7 +13,8 @@ import (
 	"banger/api"
 )
 
-// Services of the guest, in what every Debian has. The first answers when its client has sent all, the second each datagram.
+// Services of the guest, in what every Debian has. The first answers when its client has sent all,
+// the second each datagram.
 const (
 	tcpService = `setsid -f perl -MIO::Socket::INET -e '$s=IO::Socket::INET->new(Listen=>64,LocalAddr=>"127.0.0.1",LocalPort=>7000,ReuseAddr=>1) or die; $SIG{CHLD}="IGNORE"; while($c=$s->accept){if(fork){close $c; next} $n=0; $n+=length while <$c>; print $c "got $n bytes"; exit}' </dev/null >/dev/null 2>&1`
 	udpService = `setsid -f perl -MIO::Socket::INET -e '$s=IO::Socket::INET->new(LocalPort=>7001,Proto=>"udp") or die; while(defined($f=$s->recv($d,65536))){$s->send("you said $d",0,$f)}' </dev/null >/dev/null 2>&1`

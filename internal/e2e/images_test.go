@@ -29,8 +29,9 @@ import (
 	"banger/api"
 )
 
-// TestPulledImage boots an image of a registry that holds busybox and no init: the agent stays PID 1 and reaps. What the
-// image says of commands is used, and the same image from an archive is the same image.
+// TestPulledImage boots an image of a registry that holds busybox and no init: the agent stays PID
+// 1 and reaps. What the image says of commands is used, and the same image from an archive is the
+// same image.
 func TestPulledImage(t *testing.T) {
 	h := newHome(t)
 	registry, source := registryWithBusybox(t)

@@ -13,7 +13,8 @@ import (
 	"banger/internal/store"
 )
 
-// TestBadInput wants a clear error and the right exit code for what cannot work; none of it starts a VM.
+// TestBadInput wants a clear error and the right exit code for what cannot work; none of it starts
+// a VM.
 func TestBadInput(t *testing.T) {
 	h := newHome(t)
 	h.banger("create", "--name", "taken")
@@ -140,7 +141,8 @@ func makeNewer(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	// The user version is a big-endian number at offset 60 of the header: https://www.sqlite.org/fileformat.html#the_database_header
+	// The user version is a big-endian number at offset 60 of the header:
+	// https://www.sqlite.org/fileformat.html#the_database_header
 	if _, err := file.WriteAt([]byte{0, 0, 3, 0xe7}, 60); err != nil {
 		t.Fatal(err)
 	}
@@ -183,8 +185,8 @@ func TestUnfitQEMU(t *testing.T) {
 	}
 }
 
-// TestDiskFull: there is no room for a VM's disk; the error says so and nothing is left of the VM. Where the room ends later
-// the guest sees errors of its disk, and goes on answering.
+// TestDiskFull: there is no room for a VM's disk; the error says so and nothing is left of the VM.
+// Where the room ends later the guest sees errors of its disk, and goes on answering.
 func TestDiskFull(t *testing.T) {
 	h := newHome(t)
 	defer h.limitVMs("1m")()
@@ -201,7 +203,8 @@ func TestDiskFull(t *testing.T) {
 	h.banger("rm", "-f", "full")
 }
 
-// limitVMs gives the VMs' folders a filesystem of that size; the function that it returns takes it away.
+// limitVMs gives the VMs' folders a filesystem of that size; the function that it returns takes it
+// away.
 func (h *home) limitVMs(size string) (end func()) {
 	h.t.Helper()
 	if os.Geteuid() != 0 {

@@ -190,8 +190,8 @@ func testExecClientDies(t *testing.T, h *home) {
 	eventually(t, "the command is gone", func() bool { return !sleeps() })
 }
 
-// testTerminal uses tmux as the terminal of a user: prompt, size, resize, Ctrl-C, exit. It types as a person does, when the
-// shell is ready: a terminal throws away what was typed ahead of a Ctrl-C.
+// testTerminal uses tmux as the terminal of a user: prompt, size, resize, Ctrl-C, exit. It types as
+// a person does, when the shell is ready: a terminal throws away what was typed ahead of a Ctrl-C.
 func testTerminal(t *testing.T, h *home) {
 	socket := filepath.Join(h.dir, "tmux.sock")
 	tmux := func(args ...string) string {

@@ -12,8 +12,8 @@ import (
 	"banger/internal/hostinfo"
 )
 
-// TestKilledWhileMaking: a daemon that is killed while it makes an image or a kernel leaves what there was, and the next
-// one removes what is half made.
+// TestKilledWhileMaking: a daemon that is killed while it makes an image or a kernel leaves what
+// there was, and the next one removes what is half made.
 func TestKilledWhileMaking(t *testing.T) {
 	h := newHome(t)
 	in := func(name string) string { return filepath.Join(h.dir, name) }

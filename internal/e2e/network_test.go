@@ -18,8 +18,8 @@ import (
 	"banger/api"
 )
 
-// The world of these tests is a web server in a namespace of its own, on addresses kept for documentation (RFC 5737 and
-// 3849).
+// The world of these tests is a web server in a namespace of its own, on addresses kept for
+// documentation (RFC 5737 and 3849).
 const (
 	worldAddress = "198.51.100.2"
 	hostAddress  = "198.51.100.1" // the host's own, which guests must not reach
@@ -28,7 +28,8 @@ const (
 	hostAddress6  = "2001:db8:e2e::1"
 )
 
-// newWorld makes the world and a service on the host, and returns the service's port. Both end with the test.
+// newWorld makes the world and a service on the host, and returns the service's port. Both end with
+// the test.
 func newWorld(t *testing.T) (hostPort string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -55,7 +56,8 @@ func newWorld(t *testing.T) (hostPort string) {
 	ip("addr", "add", hostAddress+"/24", "dev", link)
 	ip("addr", "add", hostAddress6+"/64", "dev", link, "nodad")
 	ip("link", "set", link, "up")
-	ip("route", "add", "default", "via", worldAddress6, "dev", link, "metric", "99999") // after the one that the host may have
+	// after the one that the host may have
+	ip("route", "add", "default", "via", worldAddress6, "dev", link, "metric", "99999")
 	ip("-n", world, "addr", "add", worldAddress+"/24", "dev", "eth0")
 	ip("-n", world, "addr", "add", worldAddress6+"/64", "dev", "eth0", "nodad")
 	ip("-n", world, "link", "set", "eth0", "up")
@@ -138,7 +140,8 @@ func (h *home) reaches(want bool, vm, command string) {
 	}
 }
 
-// TestNetwork looks at the rules from inside real guests, once for each way in which a VM comes to run.
+// TestNetwork looks at the rules from inside real guests, once for each way in which a VM comes to
+// run.
 func TestNetwork(t *testing.T) {
 	hostPort := newWorld(t)
 	h := newHome(t)
@@ -164,8 +167,8 @@ func TestNetwork(t *testing.T) {
 		h.reaches(false, "owl", "ping -6 -c 1 -W 2 ant.vm")
 		h.reaches(true, "owl", fetchWorld)
 		h.reaches(false, "ant", "a=fd62:616e:6765::99; ip addr add $a/96 dev eth0 nodad; ping -c 1 -W 2 -I $a "+h.vm("bee").Address6+"; r=$?; ip addr del $a/96 dev eth0; ip -6 neigh flush dev eth0; exit $r")
-		// Somebody else's address. The guest asks for its neighbour from there too, in vain, and would give up a second later
-		// what waits for that neighbour by then: it is made to forget.
+		// Somebody else's address. The guest asks for its neighbour from there too, in vain, and
+		// would give up a second later what waits for that neighbour by then: it is made to forget.
 		h.reaches(false, "ant", "a="+subnet+".99.99; ip addr add $a/16 dev eth0; ping -4 -c 1 -W 2 -I $a bee.vm; r=$?; ip addr del $a/16 dev eth0; ip neigh flush dev eth0; exit $r")
 		if out, _ := h.guest("ant", "hostname -f"); out != "ant.vm\n" {
 			t.Errorf("hostname -f says %q", out)

@@ -76,8 +76,8 @@ func TestDaemonReplaced(t *testing.T) {
 	h.wantState("steady", api.StateRunning, "")
 }
 
-// TestDaemonReplacedWhileBusy: while a pull, a build, a load, a start and a stop are under way, another build's ls answers at once, and
-// nothing of what is under way is lost.
+// TestDaemonReplacedWhileBusy: while a pull, a build, a load, a start and a stop are under way,
+// another build's ls answers at once, and nothing of what is under way is lost.
 func TestDaemonReplacedWhileBusy(t *testing.T) {
 	h := newHome(t)
 	newer := h.anotherBuild()

@@ -70,7 +70,8 @@ func TestRun(t *testing.T) {
 	})
 }
 
-// TestRunInterrupted presses Ctrl-C at each stage of run and wants the exit code of an interrupt and nothing left.
+// TestRunInterrupted presses Ctrl-C at each stage of run and wants the exit code of an interrupt
+// and nothing left.
 func TestRunInterrupted(t *testing.T) {
 	h := newHome(t)
 	for _, stage := range []struct {
@@ -109,7 +110,8 @@ func TestRunInterrupted(t *testing.T) {
 	}
 }
 
-// TestRunInterruptedWhileBuilding presses Ctrl-C while the image of a first run is built: nothing half-made is left.
+// TestRunInterruptedWhileBuilding presses Ctrl-C while the image of a first run is built: nothing
+// half-made is left.
 func TestRunInterruptedWhileBuilding(t *testing.T) {
 	h := emptyHome(t)
 	ctx, cancel := context.WithTimeout(t.Context(), commandTimeout)
@@ -182,8 +184,8 @@ func (h *home) anyVMFile(name string) bool {
 	return len(found) > 0
 }
 
-// anyVMState reports whether a VM has that state, or, when it is empty, whether there is one at all. It asks the
-// daemon's API, which starts no daemon.
+// anyVMState reports whether a VM has that state, or, when it is empty, whether there is one at
+// all. It asks the daemon's API, which starts no daemon.
 func (h *home) anyVMState(state api.State) bool {
 	client := api.NewClient(filepath.Join(h.dir, "daemon.sock"))
 	defer client.CloseIdle()

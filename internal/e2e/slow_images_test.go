@@ -11,8 +11,8 @@ import (
 	"banger/api"
 )
 
-// TestImageBuildFails: a script's exit code and last lines are shown, and with --keep-on-failure the machine is there to
-// look around in.
+// TestImageBuildFails: a script's exit code and last lines are shown, and with --keep-on-failure
+// the machine is there to look around in.
 func TestImageBuildFails(t *testing.T) {
 	h := newHome(t)
 	h.fails(1, "no image x was built here", "image", "logs", "x")
@@ -68,7 +68,8 @@ func TestOpenRC(t *testing.T) {
 	}
 }
 
-// bootstrap makes a tar of a Debian root with those packages and without systemd, and returns its path.
+// bootstrap makes a tar of a Debian root with those packages and without systemd, and returns its
+// path.
 func bootstrap(t *testing.T, packages ...string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "root.tar")

@@ -14,7 +14,8 @@ import (
 	"testing"
 )
 
-// TestSSH speaks to the same two VMs in all the ways that go by ssh, and to the host from inside them.
+// TestSSH speaks to the same two VMs in all the ways that go by ssh, and to the host from inside
+// them.
 func TestSSH(t *testing.T) {
 	h := newHome(t)
 	port := hostService(t)
@@ -72,7 +73,8 @@ func testSSHBeforeBoot(t *testing.T, h *home) {
 	if _, stderr, code := h.openSSH("ssh", "nobody.vm", "true"); code != 255 || !strings.Contains(stderr, `"nobody"`) {
 		t.Errorf("ssh nobody.vm: %q, %d", stderr, code)
 	}
-	h.banger("run", "-d", "--name", "bee")                                       // boots beside what follows, and is needed later
+	// boots beside what follows, and is needed later
+	h.banger("run", "-d", "--name", "bee")
 	if out, _, _ := h.openSSH("ssh", "-W", "127.0.0.1:9", "web.vm"); out != "" { // nothing listens there
 		t.Errorf("a forwarded connection to nothing gave %q", out)
 	}
@@ -87,7 +89,8 @@ func testSSHFiles(t *testing.T, h *home) {
 	if _, stderr, code := h.openSSH("scp", "-q", file, "web.vm:/root/copy"); code != 0 {
 		t.Fatalf("scp: %d\n%s", code, stderr)
 	}
-	if _, stderr, code := h.openSSH("scp", "-q", "-O", "web.vm:/root/copy", file+".back"); code != 0 { // the old protocol
+	// the old protocol
+	if _, stderr, code := h.openSSH("scp", "-q", "-O", "web.vm:/root/copy", file+".back"); code != 0 {
 		t.Errorf("scp -O: %d\n%s", code, stderr)
 	}
 	if back, err := os.ReadFile(file + ".back"); err != nil || string(back) != content {
@@ -124,8 +127,8 @@ func testSSHGit(t *testing.T, h *home) {
 	}
 }
 
-// testSSHEditor does what VS Code's Remote-SSH does first: a shell without a terminal that reads a script, under a
-// connection that forwards a port as a SOCKS proxy.
+// testSSHEditor does what VS Code's Remote-SSH does first: a shell without a terminal that reads a
+// script, under a connection that forwards a port as a SOCKS proxy.
 func testSSHEditor(t *testing.T, h *home) {
 	socks := freePort(t)
 	ctx, cancel := context.WithTimeout(t.Context(), commandTimeout)
@@ -266,7 +269,8 @@ func testHostService(t *testing.T, h *home, port string) {
 	h.fails(1, "the network is in use by web, bee", "daemon", "stop", "--purge-network")
 }
 
-// testSSHRecreated makes a VM of a name that was there before, now without a network: nothing seems to have changed.
+// testSSHRecreated makes a VM of a name that was there before, now without a network: nothing seems
+// to have changed.
 func testSSHRecreated(t *testing.T, h *home) {
 	before := h.vm("web").HostKey
 	h.banger("rm", "-f", "web")

@@ -12,7 +12,8 @@ import (
 	"testing"
 )
 
-// account is an ordinary user with a home folder. Its user is made by the test when it is missing, and stays: it owns nothing.
+// account is an ordinary user with a home folder. Its user is made by the test when it is missing,
+// and stays: it owns nothing.
 type account struct {
 	t    *testing.T
 	user string
@@ -68,8 +69,8 @@ func (a account) reaches(want bool, vm, command string) {
 	}
 }
 
-// TestOrdinaryUsers has two users without any rights use banger at once. The first builds the image, on a machine that never
-// ran banger for that user.
+// TestOrdinaryUsers has two users without any rights use banger at once. The first builds the
+// image, on a machine that never ran banger for that user.
 func TestOrdinaryUsers(t *testing.T) {
 	hostPort := newWorld(t)
 	one, two := newAccount(t, "banger-e2e"), newAccount(t, "banger-e2e-2")
@@ -129,7 +130,8 @@ func (a account) in(t *testing.T) account {
 	return a
 }
 
-// testUplinkKilled ends the user's pasta: machines still reach each other, and soon the world again by more than TCP.
+// testUplinkKilled ends the user's pasta: machines still reach each other, and soon the world again
+// by more than TCP.
 func testUplinkKilled(t *testing.T, one account) {
 	note, err := os.ReadFile(filepath.Join(one.home, "net", "pasta.pid"))
 	if err != nil {

@@ -58,7 +58,8 @@ func parseArgs(args []string) (options, error) {
 	}
 	flags := map[string]*bool{
 		"--no-api": &o.noAPI, "--help": &o.help, "--version": &o.version, "--snapshot-version": &o.snapshotVersion,
-		"--show-level": new(bool), "--show-log-origin": new(bool), "--no-seccomp": new(bool), "--boot-timer": new(bool), "--enable-pci": new(bool),
+		"--show-level": new(bool), "--show-log-origin": new(bool), "--no-seccomp": new(bool), "--boot-timer": new(bool),
+		"--enable-pci": new(bool),
 	}
 	var seen []string
 	for i := 0; i < len(args) && args[i] != "--"; i++ {
@@ -73,14 +74,19 @@ func parseArgs(args []string) (options, error) {
 		}
 		value := values[name]
 		if value == nil {
-			return o, fmt.Errorf("Found argument '%s' which wasn't expected, or isn't valid in this context.", strings.TrimPrefix(name, "--"))
+			return o, fmt.Errorf(
+				"Found argument '%s' which wasn't expected, or isn't valid in this context.",
+				strings.TrimPrefix(name, "--"),
+			)
 		}
 		if i++; i == len(args) {
 			return o, fmt.Errorf("The argument '%s' requires a value, but none was supplied.", strings.TrimPrefix(name, "--"))
 		}
 		*value = args[i]
 	}
-	for name, field := range map[string]**string{"--log-path": &o.logger.LogPath, "--level": &o.logger.Level, "--module": &o.logger.Module} {
+	for name, field := range map[string]**string{
+		"--log-path": &o.logger.LogPath, "--level": &o.logger.Level, "--module": &o.logger.Module,
+	} {
 		if slices.Contains(seen, name) {
 			*field = values[name]
 		}

@@ -57,8 +57,8 @@ func bridged(t *testing.T) (guest *vsockmux.Session, connect func(t *testing.T, 
 	}
 }
 
-// What is sent behind the request reaches the guest before it has accepted; the answer comes all the same before the
-// guest's data.
+// What is sent behind the request reaches the guest before it has accepted; the answer comes all
+// the same before the guest's data.
 func TestBridgeDoesNotWait(t *testing.T) {
 	guest, connect := bridged(t)
 	requests := make(chan *vsockmux.Request)

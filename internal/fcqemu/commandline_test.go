@@ -10,7 +10,8 @@ import (
 	"banger/internal/qemu/qemutest"
 )
 
-// A run that cannot start says why where Firecracker says it, and ends with Firecracker's exit code.
+// A run that cannot start says why where Firecracker says it, and ends with Firecracker's exit
+// code.
 func TestCommandLine(t *testing.T) {
 	kernel := qemutest.Kernel(t)
 	tests := []struct {

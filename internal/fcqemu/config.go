@@ -1,6 +1,7 @@
 package fcqemu
 
-// The bodies of Firecracker's API, as firecracker.yaml of its release 1.16.1 describes them. Pointers are optional fields; GET /vm/config shows them as null.
+// The bodies of Firecracker's API, as firecracker.yaml of its release 1.16.1 describes them.
+// Pointers are optional fields; GET /vm/config shows them as null.
 
 type bootSource struct {
 	KernelImagePath string  `json:"kernel_image_path"`

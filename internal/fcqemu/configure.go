@@ -25,12 +25,17 @@ func (v *vmm) putBootSource(c bootSource) error {
 	if c.InitrdPath != nil {
 		if files.initrd, err = os.Open(*c.InitrdPath); err != nil {
 			kernel.Close()
-			return fmt.Errorf("Boot source error: The initrd file cannot be opened due to invalid path or invalid permissions. %s", osError(err))
+			return fmt.Errorf(
+				"Boot source error: The initrd file cannot be opened due to invalid path or invalid permissions. %s",
+				osError(err),
+			)
 		}
 	}
 	if c.BootArgs != nil && (len(*c.BootArgs) >= maxCommandLine || strings.ContainsFunc(*c.BootArgs, notPrintable)) {
 		files.close()
-		return errors.New("Boot source error: The kernel command line is invalid: it is longer than 2048 bytes or holds a character that is not printable ASCII")
+		return errors.New(
+			"Boot source error: The kernel command line is invalid: it is longer than 2048 bytes or holds a character that is not printable ASCII",
+		)
 	}
 	if v.boot != nil {
 		v.boot.close()
@@ -50,7 +55,9 @@ func (v *vmm) putMachineConfig(c machineConfig) error {
 	}
 	switch {
 	case c.VCPUCount == 0 || c.VCPUCount > maxVCPUs || c.SMT && c.VCPUCount > 1 && c.VCPUCount%2 == 1:
-		return errors.New("Machine config error: The number of vCPUs must be greater than 0, less than 32 and must be 1 or an even number if SMT is enabled.")
+		return errors.New(
+			"Machine config error: The number of vCPUs must be greater than 0, less than 32 and must be 1 or an even number if SMT is enabled.",
+		)
 	case c.MemSizeMiB == 0 || c.HugePages == "2M" && c.MemSizeMiB%2 == 1:
 		return errors.New("Machine config error: The memory size (MiB) is either 0, or not a multiple of the configured page size.")
 	case v.balloon != nil && uint64(v.balloon.AmountMiB) > c.MemSizeMiB:
@@ -92,7 +99,9 @@ func (v *vmm) putDrive(c drive) error {
 		return unsupported("a vhost-user drive")
 	}
 	if c.PathOnHost == nil {
-		return errors.New("Drive config error: Unable to create the virtio block device: Virtio backend error: Configuration is invalid: path_on_host is missing")
+		return errors.New(
+			"Drive config error: Unable to create the virtio block device: Virtio backend error: Configuration is invalid: path_on_host is missing",
+		)
 	}
 	set(&c.CacheType, defaultTo(c.CacheType, "Unsafe"))
 	if c.IsReadOnly == nil {
@@ -135,7 +144,8 @@ func defaultTo[T ~string](value, otherwise T) *T {
 	return &otherwise
 }
 
-// openDrive opens without following up on what a FIFO or terminal would do: only regular files and block devices are drives.
+// openDrive opens without following up on what a FIFO or terminal would do: only regular files and
+// block devices are drives.
 func openDrive(path string, readOnly bool) (*os.File, error) {
 	mode := os.O_RDWR
 	if readOnly {

@@ -11,9 +11,10 @@ import (
 	"strings"
 )
 
-// decode reads a request's body into the struct that v points to, as strictly as Firecracker's serde does: no unknown field, no field twice, no missing
-// field. Fields without omitempty in their tag are required unless they are pointers or carry `default:"yes"`; the words are serde's, since clients
-// match them.
+// decode reads a request's body into the struct that v points to, as strictly as Firecracker's
+// serde does: no unknown field, no field twice, no missing field. Fields without omitempty in their
+// tag are required unless they are pointers or carry `default:"yes"`; the words are serde's, since
+// clients match them.
 func decode(body []byte, v any) error {
 	if err := decodeStrict(body, reflect.ValueOf(v).Elem()); err != nil {
 		return fmt.Errorf("An error occurred when deserializing the json body of a request: %w.", err)
@@ -57,7 +58,8 @@ func decodeStrict(body []byte, v reflect.Value) error {
 	return nil
 }
 
-// decodeValue recurses into structs, so that they are strict too. null is the absence of an optional field.
+// decodeValue recurses into structs, so that they are strict too. null is the absence of an
+// optional field.
 func decodeValue(raw json.RawMessage, v reflect.Value) error {
 	if v.Kind() == reflect.Pointer {
 		if bytes.Equal(raw, []byte("null")) {

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// The wanted texts are those which Firecracker's own tests match (tests/integration_tests/functional/test_api.py).
+// The wanted texts are those which Firecracker's own tests match
+// (tests/integration_tests/functional/test_api.py).
 func TestDecodeErrors(t *testing.T) {
 	tests := []struct {
 		name, body string

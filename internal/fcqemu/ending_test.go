@@ -12,7 +12,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// exitsCleanly waits for the end which a guest makes by itself. log is the log's file, standard output if empty.
+// exitsCleanly waits for the end which a guest makes by itself. log is the log's file, standard
+// output if empty.
 func (p *program) exitsCleanly(t *testing.T, log string) {
 	t.Helper()
 	if code := p.exit(t); code != exitOK {
@@ -33,7 +34,8 @@ func (p *program) exitsCleanly(t *testing.T, log string) {
 	p.gone(t)
 }
 
-// Whichever way a guest ends by itself, the program ends with success: with its console in a file, through a limiter, and on standard output.
+// Whichever way a guest ends by itself, the program ends with success: with its console in a file,
+// through a limiter, and on standard output.
 func TestGuestEnds(t *testing.T) {
 	t.Run("poweroff, console in a file", func(t *testing.T) {
 		p := serve(t, nil)
@@ -91,7 +93,8 @@ func TestGuestEnds(t *testing.T) {
 	})
 }
 
-// Metrics that cannot be written do not keep a VM from starting, nor one that has started from being seen.
+// Metrics that cannot be written do not keep a VM from starting, nor one that has started from
+// being seen.
 func TestMetricsFull(t *testing.T) {
 	p := serve(t, nil)
 	p.guestConfig(t)
@@ -142,7 +145,8 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// A VM with a vsock in use leaves no goroutine, neither when it ends by itself nor when its context does.
+// A VM with a vsock in use leaves no goroutine, neither when it ends by itself nor when its context
+// does.
 func TestNoGoroutineLeft(t *testing.T) {
 	for _, ending := range []string{"poweroff", "context"} {
 		t.Run(ending, func(t *testing.T) {

@@ -13,7 +13,8 @@ var (
 	errPreBoot  = errors.New("The requested operation is not supported before starting the microVM.")
 )
 
-// unsupported refuses what Firecracker has and firecracker-qemu has not, with Firecracker's own words for such a case.
+// unsupported refuses what Firecracker has and firecracker-qemu has not, with Firecracker's own
+// words for such a case.
 func unsupported(what string) error {
 	return fmt.Errorf("The requested operation is not supported: %s is not supported by firecracker-qemu", what)
 }

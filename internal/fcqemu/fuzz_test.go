@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Whatever is asked before the start, of an API whose files do not exist, comes to 200, 204 or a 400 with a fault_message, and a refusal
-// changes nothing that GET shows.
+// Whatever is asked before the start, of an API whose files do not exist, comes to 200, 204 or a
+// 400 with a fault_message, and a refusal changes nothing that GET shows.
 func FuzzRequest(f *testing.F) {
 	for _, o := range operations {
 		f.Add(o.method, o.path, o.body)
@@ -56,7 +56,8 @@ type discard struct{}
 
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
 
-// What the file says is applied or refused; a configuration that is applied shows what it was, and applying what is shown comes to the same.
+// What the file says is applied or refused; a configuration that is applied shows what it was, and
+// applying what is shown comes to the same.
 func FuzzConfigFile(f *testing.F) {
 	for _, config := range []string{
 		`{"boot-source":{"kernel_image_path":"/dev/null"},"drives":[]}`,

@@ -202,7 +202,8 @@ func (p *program) testMetrics(t *testing.T) {
 	}
 }
 
-// requiredMetrics are some groups of Firecracker's schema (tests/host_tools/fcmetrics.py) in full, and something of each other.
+// requiredMetrics are some groups of Firecracker's schema (tests/host_tools/fcmetrics.py) in full,
+// and something of each other.
 var requiredMetrics = map[string]string{
 	"api_server":         "process_startup_time_us process_startup_time_cpu_us sync_response_fails sync_vmm_send_timeout_count",
 	"balloon":            "activate_fails inflate_count stats_updates_count stats_update_fails deflate_count event_fails",

@@ -13,7 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Bodies are as strict as Firecracker's, whatever the endpoint. No VM is needed: they are looked at before the phase is.
+// Bodies are as strict as Firecracker's, whatever the endpoint. No VM is needed: they are looked at
+// before the phase is.
 func TestBodies(t *testing.T) {
 	p := serve(t, nil)
 	endpoints := []struct{ method, path, required string }{ // required: a field which cannot be left out
@@ -125,7 +126,8 @@ func compareJSON(t *testing.T, got, want string) {
 	}
 }
 
-// Firecracker's own test_get_full_config compares the whole object too: what is not set is null or empty, never absent.
+// Firecracker's own test_get_full_config compares the whole object too: what is not set is null or
+// empty, never absent.
 func TestFullConfig(t *testing.T) {
 	p := serve(t, newNetns(), "--level", "Debug")
 	const machine = `{"vcpu_count":1,"mem_size_mib":128,"smt":false,"track_dirty_pages":false,"huge_pages":"None"}`
@@ -162,12 +164,14 @@ func TestFullConfig(t *testing.T) {
 		"cpu-config":null,"memory-hotplug":null,"mmds-config":null,"pmem":[]}`)
 }
 
-// micro-http holds ten connections; it answers the eleventh and closes it. One that ends makes room.
+// micro-http holds ten connections; it answers the eleventh and closes it. One that ends makes
+// room.
 func TestTooManyConnections(t *testing.T) {
 	p := serve(t, nil)
 	p.client.CloseIdleConnections()
 	get := func(conn net.Conn) (*http.Response, error) {
-		io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n") // a connection that was turned away may be closed already
+		// a connection that was turned away may be closed already
+		io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		return http.ReadResponse(bufio.NewReader(conn), nil)
 	}
 	dial := func() (net.Conn, *http.Response) {

@@ -31,7 +31,8 @@ func parseLevel(name string) (slog.Level, error) {
 	return 0, fmt.Errorf("unknown variant `%.50s`, expected one of `Off`, `Trace`, `Debug`, `Info`, `Warn`, `Error`", name)
 }
 
-// logHandler writes Firecracker's log lines: LOCALTIME [ID:thread(:LEVEL)] message. Everything is of the thread main.
+// logHandler writes Firecracker's log lines: LOCALTIME [ID:thread(:LEVEL)] message. Everything is
+// of the thread main.
 type logHandler struct {
 	id string
 
@@ -74,7 +75,15 @@ func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
 		fmt.Fprintf(&attributes, " %s=%v", a.Key, a.Value)
 		return true
 	})
-	_, err := fmt.Fprintf(h.out, "%s [%s:main%s] %s%s\n", r.Time.Format("2006-01-02T15:04:05.000000000"), h.id, level, r.Message, attributes.String())
+	_, err := fmt.Fprintf(
+		h.out,
+		"%s [%s:main%s] %s%s\n",
+		r.Time.Format("2006-01-02T15:04:05.000000000"),
+		h.id,
+		level,
+		r.Message,
+		attributes.String(),
+	)
 	return err
 }
 

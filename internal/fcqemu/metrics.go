@@ -11,7 +11,8 @@ import (
 // metricsPeriod is how often the counters are written by themselves.
 const metricsPeriod = 60 * time.Second
 
-// metricKeys are all keys which Firecracker's schema requires. Those that QEMU knows nothing of stay 0.
+// metricKeys are all keys which Firecracker's schema requires. Those that QEMU knows nothing of
+// stay 0.
 const metricKeys = `
 api_server process_startup_time_us process_startup_time_cpu_us sync_response_fails sync_vmm_send_timeout_count
 balloon activate_fails inflate_count stats_updates_count stats_update_fails deflate_count event_fails
@@ -35,12 +36,14 @@ signals sigbus sigsegv sigxfsz sigxcpu sigpipe sighup sigill
 vsock activate_fails cfg_fails rx_queue_event_fails tx_queue_event_fails ev_queue_event_fails muxer_event_fails conn_event_fails rx_queue_event_count tx_queue_event_count rx_bytes_count tx_bytes_count rx_packets_count tx_packets_count conns_added conns_killed conns_removed killq_resync tx_flush_fails tx_write_fails rx_read_fails
 entropy activate_fails entropy_event_fails entropy_event_count entropy_bytes host_rng_fails entropy_rate_limiter_throttled rate_limiter_event_count`
 
-// metrics counts and writes Firecracker's metrics lines. Counters begin anew with each line, latencies stay.
+// metrics counts and writes Firecracker's metrics lines. Counters begin anew with each line,
+// latencies stay.
 type metrics struct {
 	mu     sync.Mutex
 	out    io.WriteCloser // nil until configured
 	counts map[string]int64
-	// devices are the groups that drives and cards have beside that of their kind, such as block_root.
+	// devices are the groups that drives and cards have beside that of their kind, such as
+	// block_root.
 	devices []string
 }
 

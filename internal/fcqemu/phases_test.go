@@ -16,7 +16,8 @@ const (
 	unbuilt  = "is not supported by firecracker-qemu"
 )
 
-// Every operation of firecracker.yaml 1.16.1, and the hot-unplugging which it leaves out. K, I, D and V stand for paths of kernel, initrd, disk and vsock.
+// Every operation of firecracker.yaml 1.16.1, and the hot-unplugging which it leaves out. K, I, D
+// and V stand for paths of kernel, initrd, disk and vsock.
 var operations = []struct {
 	method, path, body string
 	before, after      string // words of the fault, "" for success
@@ -67,7 +68,8 @@ var operations = []struct {
 	{"PUT", "/actions", `{"action_type":"InstanceStart"}`, "", tooLate},
 }
 
-// One VM goes through both phases: in the first the operations that succeed are its configuration, the last of them its start.
+// One VM goes through both phases: in the first the operations that succeed are its configuration,
+// the last of them its start.
 func TestPhases(t *testing.T) {
 	p := serve(t, newNetns())
 	paths := strings.NewReplacer(`"K"`, fmt.Sprintf("%q", qemutest.Kernel(t)), `"I"`, fmt.Sprintf("%q", qemutest.Initrd(t)),

@@ -30,7 +30,8 @@ func (p *program) start(t *testing.T) {
 
 var errRefused = errors.New("closed without a word")
 
-// connect asks for a port of the guest. The error is errRefused when the connection is closed without a word.
+// connect asks for a port of the guest. The error is errRefused when the connection is closed
+// without a word.
 func (p *program) connect(t *testing.T, request string) (*net.UnixConn, string, error) {
 	t.Helper()
 	conn, err := net.Dial("unix", p.path("v"))

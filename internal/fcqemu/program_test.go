@@ -119,8 +119,8 @@ func run(t *testing.T, attr *syscall.SysProcAttr, args ...string) *program {
 	return p
 }
 
-// launch starts the program under TCG. At the end of the test neither it nor any process it started may be left, and no data race may have
-// been seen.
+// launch starts the program under TCG. At the end of the test neither it nor any process it started
+// may be left, and no data race may have been seen.
 func (p *program) launch(t *testing.T, attr *syscall.SysProcAttr, args ...string) {
 	t.Helper()
 	path, err := binary()
@@ -183,7 +183,8 @@ func serve(t *testing.T, attr *syscall.SysProcAttr, args ...string) *program {
 	return p
 }
 
-// ready waits as clients do: until somebody listens, which is a moment after the file is there, and then for an answer.
+// ready waits as clients do: until somebody listens, which is a moment after the file is there, and
+// then for an answer.
 func (p *program) ready(t *testing.T) {
 	t.Helper()
 	until(t, "wait for the API's socket", func() bool {

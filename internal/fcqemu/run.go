@@ -82,7 +82,10 @@ func (p Process) configure(v *vmm, o options) (int, error) {
 	}
 	if o.logger.Level != nil {
 		if _, err := parseLevel(*o.logger.Level); err != nil {
-			return exitBadConfig, fmt.Errorf("Invalid value for logger level: %.50s.Possible values: [Error, Warning, Info, Debug]", *o.logger.Level)
+			return exitBadConfig, fmt.Errorf(
+				"Invalid value for logger level: %.50s.Possible values: [Error, Warning, Info, Debug]",
+				*o.logger.Level,
+			)
 		}
 	}
 	if o.logger != (loggerConfig{}) {
@@ -252,13 +255,19 @@ func (v *vmm) apply(content []byte) error {
 		return errors.New("missing field `boot-source`")
 	}
 	for what, given := range map[string]bool{
-		"cpu-config": c.CPUConfig != nil, "memory-hotplug": c.MemoryHotplug != nil, "mmds-config": c.MMDSConfig != nil, "pmem": len(c.PMem) > 0,
+		"cpu-config": c.CPUConfig != nil, "memory-hotplug": c.MemoryHotplug != nil, "mmds-config": c.MMDSConfig != nil,
+		"pmem": len(c.PMem) > 0,
 	} {
 		if given {
 			return unsupported(what)
 		}
 	}
-	steps := []func() error{each(c.Logger, v.putLogger), each(c.Metrics, v.putMetrics), each(c.MachineConfig, v.putMachineConfig), each(c.BootSource, v.putBootSource)}
+	steps := []func() error{
+		each(c.Logger, v.putLogger),
+		each(c.Metrics, v.putMetrics),
+		each(c.MachineConfig, v.putMachineConfig),
+		each(c.BootSource, v.putBootSource),
+	}
 	for _, d := range c.Drives {
 		steps = append(steps, func() error { return withID(d.DriveID, d.DriveID, d, v.putDrive) })
 	}

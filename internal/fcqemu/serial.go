@@ -9,7 +9,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// serialOutput is where the console goes. With a limit it passes through this process, without it QEMU writes it.
+// serialOutput is where the console goes. With a limit it passes through this process, without it
+// QEMU writes it.
 type serialOutput struct {
 	file  *os.File      // nil: standard output
 	limit *rate.Limiter // nil: none
@@ -44,8 +45,8 @@ func (s serialOutput) close() {
 // direct reports whether QEMU itself writes the console's file.
 func (s serialOutput) direct() bool { return s.file != nil && s.limit == nil }
 
-// limitedSerial drops what exceeds the limit and counts it, as Firecracker does. It never fails: a console that cannot
-// be written must not stop the guest.
+// limitedSerial drops what exceeds the limit and counts it, as Firecracker does. It never fails: a
+// console that cannot be written must not stop the guest.
 type limitedSerial struct {
 	out interface{ Write([]byte) (int, error) }
 	serialOutput

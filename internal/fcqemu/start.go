@@ -15,7 +15,8 @@ import (
 // defaultBootArgs are Firecracker's.
 const defaultBootArgs = "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce"
 
-// startTimeout bounds the start of QEMU, which takes 0.1 s, and the trial boot under KVM before the first one.
+// startTimeout bounds the start of QEMU, which takes 0.1 s, and the trial boot under KVM before the
+// first one.
 const startTimeout = 30 * time.Second
 
 // start is InstanceStart. v.mu is held. A failed start leaves the configuration as it was.
@@ -72,7 +73,8 @@ func (v *vmm) start() error {
 	return nil
 }
 
-// console is what QEMU's own standard streams are, which carry the console unless QEMU writes it to a file.
+// console is what QEMU's own standard streams are, which carry the console unless QEMU writes it to
+// a file.
 func (v *vmm) console() qemu.Stdio {
 	stdio := v.stdio
 	if v.serial.file != nil {
@@ -117,8 +119,9 @@ func (v *vmm) prepare(ctx context.Context, m *qemu.Machine) error {
 // plan is the machine as configured.
 func (v *vmm) plan(verdict qemu.Verdict) qemu.Plan {
 	p := qemu.Plan{
-		Accel: verdict.Accel, TSCKHz: verdict.TSCKHz, VCPUs: int(v.machine.VCPUCount), SMT: v.machine.SMT, MemoryMiB: int(v.machine.MemSizeMiB),
-		Kernel: held(v.boot.kernel), BootArgs: v.bootArgs(),
+		Accel: verdict.Accel, TSCKHz: verdict.TSCKHz, VCPUs: int(v.machine.VCPUCount), SMT: v.machine.SMT,
+		MemoryMiB: int(v.machine.MemSizeMiB),
+		Kernel:    held(v.boot.kernel), BootArgs: v.bootArgs(),
 	}
 	if v.boot.initrd != nil {
 		p.Initrd = held(v.boot.initrd)
@@ -182,7 +185,8 @@ func (v *vmm) bootArgs() string {
 	return fmt.Sprintf("%s root=%s %s", args, root, mode)
 }
 
-// held names a file which this process has open: whatever has become of its path meanwhile, QEMU opens the same file.
+// held names a file which this process has open: whatever has become of its path meanwhile, QEMU
+// opens the same file.
 func held(f *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd()) }
 
 // checkKernel looks at the ELF header. That it has a PVH entry QEMU finds out.

@@ -22,7 +22,11 @@ func openTap(name string) (*os.File, error) {
 	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
 		syscall.Close(fd)
-		return nil, fmt.Errorf("Error while creating ifreq structure: %s. Invalid TUN/TAP Backend provided by %s. Check our documentation on setting up the network devices.", osError(err), name)
+		return nil, fmt.Errorf(
+			"Error while creating ifreq structure: %s. Invalid TUN/TAP Backend provided by %s. Check our documentation on setting up the network devices.",
+			osError(err),
+			name,
+		)
 	}
 	return os.NewFile(uintptr(fd), name), nil
 }

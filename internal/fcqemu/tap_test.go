@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// makeTapEnv has the test's program make a tap of that name and become the program that its arguments name, in the same network.
+// makeTapEnv has the test's program make a tap of that name and become the program that its
+// arguments name, in the same network.
 const makeTapEnv = "FCQEMU_TEST_MAKE_TAP"
 
 func makeTapAndExec(name string) error {
@@ -26,7 +27,8 @@ func makeTapAndExec(name string) error {
 	return syscall.Exec(os.Args[1], os.Args[1:], os.Environ())
 }
 
-// A tap that is there is attached to, in a network of the test's own; the guest finds the card with its MAC and MTU.
+// A tap that is there is attached to, in a network of the test's own; the guest finds the card with
+// its MAC and MTU.
 func TestTap(t *testing.T) {
 	p := newProgram(t)
 	path, err := binary()

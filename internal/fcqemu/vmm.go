@@ -1,11 +1,14 @@
-// Package fcqemu is Firecracker's REST API, command line and behaviour on top of QEMU: what cmd/firecracker-qemu runs.
+// Package fcqemu is Firecracker's REST API, command line and behaviour on top of QEMU: what
+// cmd/firecracker-qemu runs.
 //
-// It follows Firecracker 1.16: its phases (most of the configuration before InstanceStart only), its strict bodies, its error texts where clients match
-// them, its log and metrics lines and its exit codes. Kernel, initrd, drives and taps are opened, and the vsock socket is bound, when they are PUT, so
-// that errors come from the same call. What is not built answers 400 and says so.
+// It follows Firecracker 1.16: its phases (most of the configuration before InstanceStart only),
+// its strict bodies, its error texts where clients match them, its log and metrics lines and its
+// exit codes. Kernel, initrd, drives and taps are opened, and the vsock socket is bound, when they
+// are PUT, so that errors come from the same call. What is not built answers 400 and says so.
 //
-// Known differences: the guest's vsock is package vsockmux on a virtio-serial port; no MMDS, snapshots, pmem, memory hotplug, network rate limiters,
-// CPU templates or huge pages; a drive's one_time_burst is approximate; MACs are QEMU's when none is given.
+// Known differences: the guest's vsock is package vsockmux on a virtio-serial port; no MMDS,
+// snapshots, pmem, memory hotplug, network rate limiters, CPU templates or huge pages; a drive's
+// one_time_burst is approximate; MACs are QEMU's when none is given.
 package fcqemu
 
 import (
@@ -123,7 +126,8 @@ func (v *vmm) fullConfig() vmConfig {
 	return c
 }
 
-// close frees what configuration took. It leaves the socket files, as Firecracker does; QEMU has ended or ends with this process.
+// close frees what configuration took. It leaves the socket files, as Firecracker does; QEMU has
+// ended or ends with this process.
 func (v *vmm) close() {
 	v.mu.Lock()
 	defer v.mu.Unlock()

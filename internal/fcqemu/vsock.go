@@ -26,8 +26,8 @@ const (
 	hostPorts           = 1 << 30
 )
 
-// vsockBridge connects Firecracker's unix sockets with the guest's agent: connections to listener speak CONNECT <port>, those of the guest go to
-// the socket path_<port>.
+// vsockBridge connects Firecracker's unix sockets with the guest's agent: connections to listener
+// speak CONNECT <port>, those of the guest go to the socket path_<port>.
 type vsockBridge struct {
 	path     string
 	listener net.Listener
@@ -64,7 +64,8 @@ func (b *vsockBridge) serve(ctx context.Context) {
 	}
 }
 
-// keepSession holds a session with the guest over carrier until ctx ends. lost tells that the guest has closed its port: its agent died.
+// keepSession holds a session with the guest over carrier until ctx ends. lost tells that the guest
+// has closed its port: its agent died.
 func (b *vsockBridge) keepSession(ctx context.Context, carrier net.Conn, lost <-chan struct{}) {
 	for ctx.Err() == nil {
 		if err := carrier.SetDeadline(time.Time{}); err != nil {
@@ -90,7 +91,8 @@ func (b *vsockBridge) keepSession(ctx context.Context, carrier net.Conn, lost <-
 	}
 }
 
-// reusable outlives its sessions: the one stream to QEMU cannot be made again. Close ends their I/O alone.
+// reusable outlives its sessions: the one stream to QEMU cannot be made again. Close ends their I/O
+// alone.
 type reusable struct{ net.Conn }
 
 func (r reusable) Close() error { return r.SetDeadline(time.Unix(0, 1)) }
@@ -148,9 +150,10 @@ func (b *vsockBridge) fromGuest(ctx context.Context, r *vsockmux.Request) {
 	b.join(conn, conn, guest, func() error { return nil })
 }
 
-// join copies both ways, passes each end on, and closes both connections when both directions have ended. What the host
-// sends, which fromHost gives, goes on its way before accepted returns, for the answer of an emulated guest takes
-// milliseconds; the guest's part begins when it says that the connection stands.
+// join copies both ways, passes each end on, and closes both connections when both directions have
+// ended. What the host sends, which fromHost gives, goes on its way before accepted returns, for
+// the answer of an emulated guest takes milliseconds; the guest's part begins when it says that the
+// connection stands.
 func (b *vsockBridge) join(host net.Conn, fromHost io.Reader, guest net.Conn, accepted func() error) {
 	ended := func(metric string, n int64, err error) {
 		b.metrics.add(metric, n)

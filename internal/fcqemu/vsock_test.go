@@ -188,7 +188,8 @@ func (p *program) testAgentComesAgain(t *testing.T) {
 	}
 }
 
-// The socket is bound when it is PUT. A file that is there already is an error, except that of the PUT before.
+// The socket is bound when it is PUT. A file that is there already is an error, except that of the
+// PUT before.
 func TestVsockFile(t *testing.T) {
 	p := serve(t, nil)
 	if err := os.WriteFile(p.path("taken"), nil, 0o600); err != nil {

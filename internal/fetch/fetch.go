@@ -1,5 +1,5 @@
-// Package fetch gets files over HTTP, with patience: a download that stalls or breaks off goes on where it was, and what may
-// pass is tried again.
+// Package fetch gets files over HTTP, with patience: a download that stalls or breaks off goes on
+// where it was, and what may pass is tried again.
 package fetch
 
 import (
@@ -46,7 +46,8 @@ func (c Client) withDefaults() Client {
 	return c
 }
 
-// NewTransport honours the proxy variables and has deadlines for all but bodies, which Client watches.
+// NewTransport honours the proxy variables and has deadlines for all but bodies, which Client
+// watches.
 func NewTransport() *http.Transport {
 	return &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
@@ -86,8 +87,8 @@ func (f File) newHash() (hash.Hash, error) {
 	return nil, Final(fmt.Errorf("unknown hash %.40q", f.Digest))
 }
 
-// check compares what came with what was announced. What was put together from several answers may be wrong because the file
-// changed in between.
+// check compares what came with what was announced. What was put together from several answers may
+// be wrong because the file changed in between.
 func (f File) check(size int64, sum hash.Hash, resumed bool) error {
 	algorithm, want, _ := strings.Cut(f.Digest, ":")
 	got := hex.EncodeToString(sum.Sum(nil))
@@ -104,7 +105,8 @@ func (f File) check(size int64, sum hash.Hash, resumed bool) error {
 	return fmt.Errorf("%w: it has %s %.12s…, not %.12s…", ErrContent, algorithm, got, want)
 }
 
-// Download fills an empty file. The stage, if there is one, shows the bytes, and their total when that was not known before.
+// Download fills an empty file. The stage, if there is one, shows the bytes, and their total when
+// that was not known before.
 func (c Client) Download(ctx context.Context, f File, to *os.File, stage *progress.Stage) error {
 	c = c.withDefaults()
 	return c.Retry(ctx, f.URL, func(ctx context.Context) error {
@@ -188,7 +190,8 @@ func (c Client) Text(ctx context.Context, f File) (text []byte, err error) {
 	return text, err
 }
 
-// get asks for what is behind the first have bytes of a file. An answer other than 200 or a fitting 206 is a StatusError.
+// get asks for what is behind the first have bytes of a file. An answer other than 200 or a fitting
+// 206 is a StatusError.
 func (c Client) get(ctx context.Context, f File, have int64) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, f.URL, nil)
 	if err != nil {
@@ -208,7 +211,8 @@ func (c Client) get(ctx context.Context, f File, have int64) (*http.Response, er
 		return nil, err
 	}
 	fits := fmt.Sprintf("bytes %d-", have)
-	if response.StatusCode == http.StatusOK || response.StatusCode == http.StatusPartialContent && strings.HasPrefix(response.Header.Get("Content-Range"), fits) {
+	if response.StatusCode == http.StatusOK ||
+		response.StatusCode == http.StatusPartialContent && strings.HasPrefix(response.Header.Get("Content-Range"), fits) {
 		return response, nil
 	}
 	return nil, errors.Join(StatusError(response.StatusCode), response.Body.Close())

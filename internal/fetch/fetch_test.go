@@ -71,7 +71,8 @@ func breakOff(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) 
 // hang says nothing until the client leaves.
 func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
-// server answers one request after the other, the last for ever, and notes the range that each asks for.
+// server answers one request after the other, the last for ever, and notes the range that each asks
+// for.
 func server(t *testing.T, answers ...answer) (url string, ranges func() []string) {
 	t.Helper()
 	var mu sync.Mutex

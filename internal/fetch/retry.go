@@ -43,7 +43,8 @@ type final struct{ error }
 
 func (e final) Unwrap() error { return e.error }
 
-// passing reports whether another try may succeed. Most faults of a line may pass, and they have many types.
+// passing reports whether another try may succeed. Most faults of a line may pass, and they have
+// many types.
 func passing(err error) bool {
 	if status, ok := errors.AsType[StatusError](err); ok {
 		return status.Passes()
@@ -54,10 +55,12 @@ func passing(err error) bool {
 	_, marked := errors.AsType[final](err)
 	_, local := errors.AsType[*os.PathError](err) // this host's disk refused
 	_, distrusted := errors.AsType[*tls.CertificateVerificationError](err)
-	return !marked && !local && !distrusted && !errors.Is(err, ErrContent) && !errors.Is(err, ErrTooLarge) && !errors.Is(err, syscall.ECONNREFUSED)
+	return !marked && !local && !distrusted && !errors.Is(err, ErrContent) && !errors.Is(err, ErrTooLarge) &&
+		!errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// Retry does something over the net, again after a while when the fault may pass. The log calls it what.
+// Retry does something over the net, again after a while when the fault may pass. The log calls it
+// what.
 func (c Client) Retry(ctx context.Context, what string, do func(context.Context) error) error {
 	c = c.withDefaults()
 	for try := 1; ; try++ {

@@ -1,7 +1,9 @@
-// Package firecracker is the daemon's side of a VMM: a typed client of Firecracker's REST API and the VMM's process.
+// Package firecracker is the daemon's side of a VMM: a typed client of Firecracker's REST API and
+// the VMM's process.
 //
-// It knows the contract only. Whether `firecracker` or `firecracker-qemu` is behind it is the caller's choice, and
-// makes no difference here. The client is banger's own because the public Go SDK stands still at an old API.
+// It knows the contract only. Whether `firecracker` or `firecracker-qemu` is behind it is the
+// caller's choice, and makes no difference here. The client is banger's own because the public Go
+// SDK stands still at an old API.
 package firecracker
 
 import (
@@ -17,7 +19,8 @@ import (
 )
 
 const (
-	// callTimeout bounds one request; a VMM answers in milliseconds, except a start that probes KVM first.
+	// callTimeout bounds one request; a VMM answers in milliseconds, except a start that probes KVM
+	// first.
 	callTimeout = 30 * time.Second
 	// maxAnswerBytes bounds an answer: a VMM that went wild must not fill the daemon.
 	maxAnswerBytes = 1 << 20
@@ -32,8 +35,8 @@ type Fault struct {
 
 func (f *Fault) Error() string { return fmt.Sprintf("%s: %s", f.Call, f.Message) }
 
-// Client speaks to one VMM over its API socket. Every call has a deadline of its own. It keeps no connection open: a
-// VMM serves ten, and the calls are few. It is safe for concurrent use.
+// Client speaks to one VMM over its API socket. Every call has a deadline of its own. It keeps no
+// connection open: a VMM serves ten, and the calls are few. It is safe for concurrent use.
 type Client struct {
 	http *unixhttp.Client
 }

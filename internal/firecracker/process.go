@@ -28,8 +28,8 @@ const (
 // ErrGone says that the process to attach to has ended.
 var ErrGone = errors.New("the process has ended")
 
-// Process is a VMM, started by this daemon or found again. It is held by a pidfd (pidfd_open(2)), so a signal can never
-// hit another process that got the same pid. It is safe for concurrent use.
+// Process is a VMM, started by this daemon or found again. It is held by a pidfd (pidfd_open(2)),
+// so a signal can never hit another process that got the same pid. It is safe for concurrent use.
 type Process struct {
 	pid        int
 	startTicks uint64
@@ -44,7 +44,8 @@ type Process struct {
 
 // Command is how a VMM is started.
 type Command struct {
-	Enter     func(argv []string) []string // wraps the command line to run it in other namespaces, by exec and without a fork; may be nil
+	// wraps the command line to run it in other namespaces, by exec and without a fork; may be nil
+	Enter     func(argv []string) []string
 	Binary    string
 	ID        string
 	APISocket string
@@ -52,8 +53,9 @@ type Command struct {
 	Lock      *os.File // inherited and kept open for the VMM's whole life; may be nil
 }
 
-// Start starts a VMM and returns when its API answers. From then on the VMM depends on nothing of the caller's: it has a
-// session of its own and outlives ctx and this process. When ctx ends before, or the VMM dies, nothing is left of it.
+// Start starts a VMM and returns when its API answers. From then on the VMM depends on nothing of
+// the caller's: it has a session of its own and outlives ctx and this process. When ctx ends
+// before, or the VMM dies, nothing is left of it.
 func Start(ctx context.Context, c Command) (*Process, error) {
 	log, err := os.OpenFile(c.LogFile, os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -116,8 +118,8 @@ func logTail(path string) string {
 	return ": " + string(data[max(0, len(data)-logTailBytes):])
 }
 
-// Attach finds a VMM that another daemon started: the process with that pid, if it started at that time (clock ticks
-// since boot, field 22 of proc_pid_stat(5)). ErrGone says that it has ended.
+// Attach finds a VMM that another daemon started: the process with that pid, if it started at that
+// time (clock ticks since boot, field 22 of proc_pid_stat(5)). ErrGone says that it has ended.
 func Attach(pid int, startTicks uint64) (*Process, error) {
 	p, err := watch(pid, nil)
 	if err != nil {
@@ -130,7 +132,8 @@ func Attach(pid int, startTicks uint64) (*Process, error) {
 	return p, nil
 }
 
-// AttachSocket finds the VMM that listens on an API socket, by the socket's peer credentials (unix(7), SO_PEERCRED).
+// AttachSocket finds the VMM that listens on an API socket, by the socket's peer credentials
+// (unix(7), SO_PEERCRED).
 func AttachSocket(path string) (*Process, error) {
 	pid, err := listener(path)
 	if err != nil {
@@ -140,7 +143,8 @@ func AttachSocket(path string) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The pid may have passed to another process before it was held; then nobody listens any more, or somebody else.
+	// The pid may have passed to another process before it was held; then nobody listens any more,
+	// or somebody else.
 	if again, err := listener(path); err != nil || again != pid {
 		p.Release()
 		return nil, fmt.Errorf("attach to VMM at %s: %w", path, ErrGone)
@@ -161,7 +165,8 @@ func listener(path string) (int, error) {
 	}
 	var cred *unix.Ucred
 	var credErr error
-	if err := raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+	err = raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err != nil {
 		return 0, fmt.Errorf("find VMM at %s: %w", path, err)
 	}
 	if credErr != nil {
@@ -170,7 +175,8 @@ func listener(path string) (int, error) {
 	return int(cred.Pid), nil
 }
 
-// watch holds a process and waits for its end in a goroutine of its own; child is nil unless it is ours to reap.
+// watch holds a process and waits for its end in a goroutine of its own; child is nil unless it is
+// ours to reap.
 func watch(pid int, child *os.Process) (*Process, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.ESRCH) {
@@ -188,7 +194,8 @@ func watch(pid int, child *os.Process) (*Process, error) {
 		return nil, errors.Join(fmt.Errorf("hold VMM %d: %w", pid, err), p.pidfd.Close())
 	}
 	p.watcher.Go(func() {
-		// The runtime's poller waits for the pidfd to be readable, which it is from the process's end on.
+		// The runtime's poller waits for the pidfd to be readable, which it is from the process's
+		// end on.
 		if raw.Read(hasEnded) == nil {
 			p.ended()
 		}
@@ -223,7 +230,8 @@ func startTicks(pid int) (uint64, error) {
 	return parseStartTicks(stat)
 }
 
-// parseStartTicks takes field 22 of proc_pid_stat(5). Field 2, the program's name in parentheses, may hold anything.
+// parseStartTicks takes field 22 of proc_pid_stat(5). Field 2, the program's name in parentheses,
+// may hold anything.
 func parseStartTicks(stat []byte) (uint64, error) {
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	const index = 22 - 3 // the fields begin behind the second
@@ -242,8 +250,8 @@ func (p *Process) StartTicks() uint64 { return p.startTicks }
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// ExitCode returns the process's exit status (-1 when a signal ended it) and reports whether it is known: it is for a
-// process that this daemon started, once Done is closed.
+// ExitCode returns the process's exit status (-1 when a signal ended it) and reports whether it is
+// known: it is for a process that this daemon started, once Done is closed.
 func (p *Process) ExitCode() (code int, known bool) {
 	select {
 	case <-p.done:

@@ -9,16 +9,16 @@ import (
 	"path/filepath"
 )
 
-// trialConsoleBytes a second are what the kernel may say. The limit is there because VMs have one, which a Firecracker
-// older than 1.16 refuses: it must not pass the trial.
+// trialConsoleBytes a second are what the kernel may say. The limit is there because VMs have one,
+// which a Firecracker older than 1.16 refuses: it must not pass the trial.
 const trialConsoleBytes = 1 << 20
 
 // trialMemoryMiB is enough for a kernel that looks for its root filesystem in vain.
 const trialMemoryMiB = 256
 
-// TrialBoot boots a kernel without an initrd or drives until it panics for want of a root filesystem and resets. That
-// proves that a VMM works on this host: that its program starts or that /dev/kvm opens proves nothing. It needs a
-// deadline in ctx, for a guest that never runs.
+// TrialBoot boots a kernel without an initrd or drives until it panics for want of a root
+// filesystem and resets. That proves that a VMM works on this host: that its program starts or that
+// /dev/kvm opens proves nothing. It needs a deadline in ctx, for a guest that never runs.
 func TrialBoot(ctx context.Context, binary, vmlinux string) (err error) {
 	dir, err := os.MkdirTemp("", "banger-trial-")
 	if err != nil {

@@ -27,7 +27,8 @@ type MachineConfig struct {
 	MemSizeMiB int `json:"mem_size_mib"`
 }
 
-// BootSource is what is booted. An empty BootArgs would mean Firecracker's own, which hold nomodule.
+// BootSource is what is booted. An empty BootArgs would mean Firecracker's own, which hold
+// nomodule.
 type BootSource struct {
 	KernelImagePath string `json:"kernel_image_path"` // ELF
 	InitrdPath      string `json:"initrd_path,omitempty"`
@@ -71,8 +72,8 @@ type TokenBucket struct {
 	RefillTimeMS int64 `json:"refill_time"`
 }
 
-// Serial is where the console goes, and how much of it in what time; the rest is dropped. Since Firecracker 1.14, the
-// limit since 1.16.
+// Serial is where the console goes, and how much of it in what time; the rest is dropped. Since
+// Firecracker 1.14, the limit since 1.16.
 type Serial struct {
 	SerialOutPath string       `json:"serial_out_path"`
 	RateLimiter   *TokenBucket `json:"rate_limiter,omitempty"`

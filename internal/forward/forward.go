@@ -1,5 +1,5 @@
-// Package forward carries connections from an address of the host to a port of a guest, through its agent. It needs no
-// route to the guest and no rights but to the host's port.
+// Package forward carries connections from an address of the host to a port of a guest, through its
+// agent. It needs no route to the guest and no rights but to the host's port.
 package forward
 
 import (
@@ -17,14 +17,15 @@ import (
 )
 
 const (
-	// maxConns bounds the connections of one forward at a time; more of them wait in the host's backlog.
+	// maxConns bounds the connections of one forward at a time; more of them wait in the host's
+	// backlog.
 	maxConns = 512
 	// chunkBytes is the most that one message to the guest carries.
 	chunkBytes = 64 << 10
 )
 
-// Conn is a connection to a socket of a guest; guest.Conn is one. Recv returns io.EOF when the guest will send no more.
-// Over udp each message is one datagram.
+// Conn is a connection to a socket of a guest; guest.Conn is one. Recv returns io.EOF when the
+// guest will send no more. Over udp each message is one datagram.
 type Conn interface {
 	Recv() ([]byte, error)
 	Send(data []byte) error
@@ -32,8 +33,8 @@ type Conn interface {
 	Close() error
 }
 
-// Dial connects to the guest's port, and need not wait until the guest has accepted: Recv tells that it has not. The
-// connection ends with ctx.
+// Dial connects to the guest's port, and need not wait until the guest has accepted: Recv tells
+// that it has not. The connection ends with ctx.
 type Dial func(ctx context.Context) (Conn, error)
 
 // Forward is a port of the host that is open.
@@ -47,8 +48,8 @@ type Forward struct {
 	conns  sync.WaitGroup
 }
 
-// Listen opens the host's port and serves it until Close. A port 0 becomes the one that was chosen. What a user can do
-// about a failure is an *api.Error.
+// Listen opens the host's port and serves it until Close. A port 0 becomes the one that was chosen.
+// What a user can do about a failure is an *api.Error.
 func Listen(f api.Forward, dial Dial, log *slog.Logger) (*Forward, error) {
 	open := &Forward{Forward: f, dial: dial, log: log.With("forward", f.String())}
 	open.ctx, open.cancel = context.WithCancel(context.Background())
@@ -65,7 +66,8 @@ func Listen(f api.Forward, dial Dial, log *slog.Logger) (*Forward, error) {
 	return open, nil
 }
 
-// FreePort returns a port of the host that nobody has now; who means to serve it later may find it taken.
+// FreePort returns a port of the host that nobody has now; who means to serve it later may find it
+// taken.
 func FreePort(f api.Forward) (uint16, error) {
 	f.HostPort = 0
 	var bound net.Addr
@@ -111,7 +113,8 @@ func explain(f api.Forward, err error) error {
 		return api.Errorf(api.CodeConflict, "%s port %s of this host is in use", f.Protocol, f.Listen()).
 			WithHint("choose another one, or 0 for any; ss -lntup shows who has it")
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return api.Errorf(api.CodeInvalid, "%s is no address of this host", f.Host).WithHint("ip address shows them; 127.0.0.1 is always there")
+		return api.Errorf(api.CodeInvalid, "%s is no address of this host", f.Host).
+			WithHint("ip address shows them; 127.0.0.1 is always there")
 	case errors.Is(err, syscall.EACCES):
 		return api.Errorf(api.CodeInvalid, "port %d of this host is root's alone", f.HostPort).WithHint("choose one from 1024 on")
 	}

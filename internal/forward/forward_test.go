@@ -111,7 +111,8 @@ func dial(t *testing.T, f *forward.Forward) *net.TCPConn {
 	return conn.(*net.TCPConn)
 }
 
-// answer reads all that the client sends before it answers: only half-closed connections get that far.
+// answer reads all that the client sends before it answers: only half-closed connections get that
+// far.
 func answer(conn *net.TCPConn) {
 	request, err := io.ReadAll(conn)
 	if err == nil {
@@ -157,7 +158,8 @@ func TestHalfClose(t *testing.T) {
 	})
 }
 
-// TestMany: connections at once neither wait for each other nor mix their bytes, also beside some that nobody reads.
+// TestMany: connections at once neither wait for each other nor mix their bytes, also beside some
+// that nobody reads.
 func TestMany(t *testing.T) {
 	g := newGuest(t)
 	f := g.open(t, api.TCP, serve(t, "127.0.0.1:0", func(conn *net.TCPConn) { io.Copy(conn, conn) }))
@@ -295,7 +297,8 @@ func TestListen(t *testing.T) {
 	f.Wait()
 }
 
-// A port that is looked for is nobody's when it is found: nothing accepts meanwhile what another one sends there.
+// A port that is looked for is nobody's when it is found: nothing accepts meanwhile what another
+// one sends there.
 func TestFreePort(t *testing.T) {
 	for _, protocol := range []api.Protocol{api.TCP, api.UDP} {
 		f := api.Forward{Protocol: protocol, GuestPort: 1}.WithDefaults()

@@ -45,7 +45,8 @@ func (f *Forward) accept(listener net.Listener) {
 	}
 }
 
-// carry serves one connection. Each direction ends on its own; when one breaks, both ends see a reset.
+// carry serves one connection. Each direction ends on its own; when one breaks, both ends see a
+// reset.
 func (f *Forward) carry(local *net.TCPConn) {
 	ctx, cancel := context.WithCancel(f.ctx)
 	defer cancel()

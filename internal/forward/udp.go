@@ -12,15 +12,18 @@ import (
 )
 
 const (
-	// maxPeers bounds those who send to a forward at a time; a new one takes the place of the one silent for longest.
+	// maxPeers bounds those who send to a forward at a time; a new one takes the place of the one
+	// silent for longest.
 	maxPeers = 256
-	// maxQueued bounds the datagrams of one peer on their way to the guest; more are dropped, as a full socket would.
+	// maxQueued bounds the datagrams of one peer on their way to the guest; more are dropped, as a
+	// full socket would.
 	maxQueued = 64
 	// peerIdle is how long a peer may be silent, both ways, before it is forgotten.
 	peerIdle = 2 * time.Minute
 )
 
-// peers are those who sent to a udp forward. Each has a socket of its own in the guest, so that answers find their way.
+// peers are those who sent to a udp forward. Each has a socket of its own in the guest, so that
+// answers find their way.
 type peers struct {
 	*Forward
 	local *net.UDPConn
@@ -61,7 +64,8 @@ func (p *peers) receive() {
 			return
 		}
 		if err != nil {
-			// One may be of a peer that went away, and says nothing of the socket. More in a row must not take a CPU.
+			// One may be of a peer that went away, and says nothing of the socket. More in a row
+			// must not take a CPU.
 			if failing && accept.Pause(p.ctx) != nil {
 				return
 			}

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// A read error that lasts is waited out: without a pause the clock here could not move, and the test would not end.
+// A read error that lasts is waited out: without a pause the clock here could not move, and the
+// test would not end.
 func TestReceivePausesWhileReadingFails(t *testing.T) {
 	local, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {

@@ -67,8 +67,8 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 	return health, nil
 }
 
-// WaitBooted returns when the image's init has finished: "running", or "degraded" or "maintenance" when it has not gone
-// well. It has no deadline but ctx's.
+// WaitBooted returns when the image's init has finished: "running", or "degraded" or "maintenance"
+// when it has not gone well. It has no deadline but ctx's.
 func (c *Client) WaitBooted(ctx context.Context) (state string, err error) {
 	r, err := unary(ctx, "wait for boot", 0, c.agent.WaitBooted, &agentv1.WaitBootedRequest{})
 	if err != nil {
@@ -103,7 +103,10 @@ func (c *Client) Ports(ctx context.Context) ([]ListeningPort, error) {
 		if err != nil {
 			continue // a guest may say what it likes
 		}
-		ports = append(ports, ListeningPort{Network: p.Network, Address: netip.AddrPortFrom(addr, uint16(p.Port)), PID: int(p.Pid), Process: p.Process})
+		ports = append(
+			ports,
+			ListeningPort{Network: p.Network, Address: netip.AddrPortFrom(addr, uint16(p.Port)), PID: int(p.Pid), Process: p.Process},
+		)
 	}
 	return ports, nil
 }
@@ -114,9 +117,9 @@ func (c *Client) Sync(ctx context.Context) error {
 	return err
 }
 
-// Shutdown syncs the guest's disks and asks its init to end it, by a reset; force resets it at once after the sync.
-// It returns when that has begun: the VMM tells when the VM has ended. ErrUnreachable can mean that it ended before its
-// answer was out.
+// Shutdown syncs the guest's disks and asks its init to end it, by a reset; force resets it at once
+// after the sync. It returns when that has begun: the VMM tells when the VM has ended.
+// ErrUnreachable can mean that it ended before its answer was out.
 func (c *Client) Shutdown(ctx context.Context, force bool) error {
 	_, err := unary(ctx, "shut guest down", syncTimeout, c.agent.Shutdown, &agentv1.ShutdownRequest{Force: force})
 	return err
@@ -128,14 +131,15 @@ func (c *Client) SetTime(ctx context.Context, t time.Time) error {
 	return err
 }
 
-// AddEntropy feeds the guest's random number generator, with at most 4096 bytes, and has it use them at once.
+// AddEntropy feeds the guest's random number generator, with at most 4096 bytes, and has it use
+// them at once.
 func (c *Client) AddEntropy(ctx context.Context, data []byte) error {
 	_, err := unary(ctx, "add guest's entropy", callTimeout, c.agent.AddEntropy, &agentv1.AddEntropyRequest{Data: data})
 	return err
 }
 
-// Identity is who a guest is, and its network. All of it counts: a network that the guest was given earlier and that is
-// not here is taken away.
+// Identity is who a guest is, and its network. All of it counts: a network that the guest was given
+// earlier and that is not here is taken away.
 type Identity struct {
 	Hostname  string
 	MachineID string // 32 lower-case hex digits; empty leaves it alone
@@ -154,8 +158,9 @@ type Network struct {
 	MTU         int // in bytes; 0 keeps the card's
 }
 
-// Configure tells a running guest who it is now. It can be repeated, and another call puts right what one that failed
-// left half-done. It is for a guest that was made of another one's memory, before anybody else may reach it.
+// Configure tells a running guest who it is now. It can be repeated, and another call puts right
+// what one that failed left half-done. It is for a guest that was made of another one's memory,
+// before anybody else may reach it.
 func (c *Client) Configure(ctx context.Context, i Identity) error {
 	request := &agentv1.ConfigureRequest{Hostname: i.Hostname, MachineId: i.MachineID}
 	if n := i.Network; n.Address.IsValid() {
@@ -183,7 +188,13 @@ func text[A interface {
 }
 
 // unary makes one call within timeout, unless that is 0.
-func unary[Q, R any](ctx context.Context, name string, timeout time.Duration, call func(context.Context, *Q) (*R, error), request *Q) (*R, error) {
+func unary[Q, R any](
+	ctx context.Context,
+	name string,
+	timeout time.Duration,
+	call func(context.Context, *Q) (*R, error),
+	request *Q,
+) (*R, error) {
 	if timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)

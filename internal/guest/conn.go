@@ -27,7 +27,8 @@ const (
 // frames are buffers of one frame, header and all: connections at rest hold none.
 var frames = sync.Pool{New: func() any { b := make([]byte, agentv1.StreamHeaderBytes+agentv1.MaxChunkBytes); return &b }}
 
-// Conn is a connection to a socket in a VM. One goroutine may call Recv, another Send and CloseWrite. Close must be called.
+// Conn is a connection to a socket in a VM. One goroutine may call Recv, another Send and
+// CloseWrite. Close must be called.
 type Conn struct {
 	conn net.Conn
 	r    *bufio.Reader
@@ -40,9 +41,10 @@ type Conn struct {
 	sent     atomic.Bool // CloseWrite has told the guest
 }
 
-// Connect connects to a port of a VM ("tcp" or "udp") by a vsock connection to StreamPort. It does not wait for the guest:
-// what is sent goes along with the wish to connect, and Recv tells whether the connection stands. The socket is whichever of
-// the VM's addresses has a listener, loopback first. The connection ends with Close or ctx.
+// Connect connects to a port of a VM ("tcp" or "udp") by a vsock connection to StreamPort. It does
+// not wait for the guest: what is sent goes along with the wish to connect, and Recv tells whether
+// the connection stands. The socket is whichever of the VM's addresses has a listener, loopback
+// first. The connection ends with Close or ctx.
 func Connect(ctx context.Context, dial func(context.Context) (net.Conn, error), network string, port uint16) (*Conn, error) {
 	conn, err := dial(ctx)
 	if err != nil {
@@ -58,9 +60,9 @@ func Connect(ctx context.Context, dial func(context.Context) (net.Conn, error), 
 	return c, nil
 }
 
-// Recv returns what the guest sent next, valid until the next call, and io.EOF when it will send no more. Over udp each call
-// returns one datagram. Any other error means that the connection is broken, or never stood: ErrInvalid says that nothing
-// listens there.
+// Recv returns what the guest sent next, valid until the next call, and io.EOF when it will send no
+// more. Over udp each call returns one datagram. Any other error means that the connection is
+// broken, or never stood: ErrInvalid says that nothing listens there.
 func (c *Conn) Recv() ([]byte, error) {
 	if c.ended.Load() {
 		return nil, io.EOF
@@ -127,8 +129,8 @@ func (c *Conn) CloseWrite() error {
 	return nil
 }
 
-// Close ends the connection. When both directions have ended it first lets the guest take what it was sent; otherwise the
-// guest sees a reset. Closing twice is harmless.
+// Close ends the connection. When both directions have ended it first lets the guest take what it
+// was sent; otherwise the guest sees a reset. Closing twice is harmless.
 func (c *Conn) Close() error {
 	c.stop()
 	if c.ended.Load() && c.sent.Load() {

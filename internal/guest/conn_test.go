@@ -89,7 +89,8 @@ func TestConnectErr(t *testing.T) {
 	}
 }
 
-// A guest that never answers is given up; one that has answered may be silent for as long as it likes.
+// A guest that never answers is given up; one that has answered may be silent for as long as it
+// likes.
 func TestConnectTimeout(t *testing.T) {
 	connect := func(t *testing.T, agent func(net.Conn)) *guest.Conn {
 		host, guestEnd := net.Pipe()

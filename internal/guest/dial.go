@@ -16,9 +16,9 @@ const (
 	acceptTimeout = 15 * time.Second
 )
 
-// DialVsock gives a dialer for a guest's port through Firecracker's vsock socket: "CONNECT PORT\n" is answered by
-// "OK HOSTPORT\n", and from there the stream is the guest's; docs/vsock.md of Firecracker. When nothing listens in the
-// guest the VMM closes the connection without an answer.
+// DialVsock gives a dialer for a guest's port through Firecracker's vsock socket: "CONNECT PORT\n"
+// is answered by "OK HOSTPORT\n", and from there the stream is the guest's; docs/vsock.md of
+// Firecracker. When nothing listens in the guest the VMM closes the connection without an answer.
 func DialVsock(udsPath string, port uint32) func(context.Context) (net.Conn, error) {
 	open := OpenVsock(udsPath, port)
 	return func(ctx context.Context) (net.Conn, error) {
@@ -44,9 +44,10 @@ func DialVsock(udsPath string, port uint32) func(context.Context) (net.Conn, err
 	}
 }
 
-// OpenVsock gives a dialer like DialVsock's that waits for nobody in the guest, where each answer that is awaited costs an
-// emulated one milliseconds: "CONNECT PORT\n" goes along with the first Write, and the first Read takes the answer. A VMM
-// keeps what follows its request until the guest has accepted.
+// OpenVsock gives a dialer like DialVsock's that waits for nobody in the guest, where each answer
+// that is awaited costs an emulated one milliseconds: "CONNECT PORT\n" goes along with the first
+// Write, and the first Read takes the answer. A VMM keeps what follows its request until the guest
+// has accepted.
 func OpenVsock(udsPath string, port uint32) func(context.Context) (net.Conn, error) {
 	request := fmt.Sprintf("CONNECT %d\n", port)
 	return func(ctx context.Context) (net.Conn, error) {

@@ -16,7 +16,8 @@ import (
 	"banger/internal/guest"
 )
 
-// vmm answers each connection to a vsock socket with the next of answers, after it has read the first line.
+// vmm answers each connection to a vsock socket with the next of answers, after it has read the
+// first line.
 func vmm(t *testing.T, answers ...string) (socket string, lines <-chan string) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "v.sock")
@@ -92,7 +93,8 @@ func TestDialVsockErr(t *testing.T) {
 	}
 }
 
-// A VMM accepts before the agent is there: WaitReady tries on, and gives up with the context and the reason.
+// A VMM accepts before the agent is there: WaitReady tries on, and gives up with the context and
+// the reason.
 func TestWaitReady(t *testing.T) {
 	socket, lines := vmm(t, "", "", "")
 	ctx, cancel := context.WithCancelCause(t.Context())

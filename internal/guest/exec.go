@@ -44,8 +44,8 @@ type Exit struct {
 	Error  string         // why it could not start, for 126 and 127
 }
 
-// Exec is a command under way. Recv may run beside the other methods, which are safe for concurrent use. Close must be
-// called; it kills what still runs.
+// Exec is a command under way. Recv may run beside the other methods, which are safe for concurrent
+// use. Close must be called; it kills what still runs.
 type Exec struct {
 	PID int // in the guest; 0 when the command could not start
 
@@ -59,9 +59,9 @@ type Exec struct {
 	sendMu sync.Mutex // the stream takes one sender at a time
 }
 
-// Exec starts a command, and returns when it has started. It runs until it ends, Close is called or ctx ends.
-// A command that is not found or can not be run is no error here but an Exit with code 127 or 126; a user or folder that
-// is not there is ErrNotFound.
+// Exec starts a command, and returns when it has started. It runs until it ends, Close is called or
+// ctx ends. A command that is not found or can not be run is no error here but an Exit with code
+// 127 or 126; a user or folder that is not there is ErrNotFound.
 func (c *Client) Exec(ctx context.Context, spec ExecSpec) (*Exec, error) {
 	if len(spec.Stdin) > agentv1.MaxChunkBytes {
 		return nil, fmt.Errorf("exec: first input of %d bytes: at most %d are taken", len(spec.Stdin), agentv1.MaxChunkBytes)
@@ -81,7 +81,8 @@ func (e *Exec) start(spec ExecSpec) (err error) {
 		return err
 	}
 	// A send fails with EOF when the agent has refused already; Receive tells why.
-	if err := e.stream.Send(&agentv1.ExecRequest{Request: &agentv1.ExecRequest_Start{Start: startOf(spec)}}); err != nil && !errors.Is(err, io.EOF) {
+	if err := e.stream.Send(&agentv1.ExecRequest{Request: &agentv1.ExecRequest_Start{Start: startOf(spec)}}); err != nil &&
+		!errors.Is(err, io.EOF) {
 		return err
 	}
 	if spec.NoStdin {
@@ -114,8 +115,9 @@ func startOf(spec ExecSpec) *agentv1.ExecStart {
 	return start
 }
 
-// Recv waits for the next event. After the exit it returns io.EOF. Its error is ErrUnreachable when the VM or the
-// connection went away first. A caller that does not call it holds the command back once its pipes are full.
+// Recv waits for the next event. After the exit it returns io.EOF. Its error is ErrUnreachable when
+// the VM or the connection went away first. A caller that does not call it holds the command back
+// once its pipes are full.
 func (e *Exec) Recv() (Event, error) {
 	if e.done {
 		return Event{}, io.EOF
@@ -147,8 +149,8 @@ func exitOf(exit *agentv1.ExecExit) *Exit {
 	return &Exit{Code: int(exit.Code), Signal: syscall.Signal(exit.Signal), Error: exit.Error}
 }
 
-// SendStdin gives input to the command. It blocks while the command does not read. Input for a command that has ended
-// is thrown away.
+// SendStdin gives input to the command. It blocks while the command does not read. Input for a
+// command that has ended is thrown away.
 func (e *Exec) SendStdin(b []byte) error {
 	for len(b) > 0 {
 		n := min(len(b), agentv1.MaxChunkBytes)

@@ -8,8 +8,8 @@ import (
 	agentv1 "banger/proto/agent/v1"
 )
 
-// ReadTar writes a file or folder of the guest to w as a tar stream, see package tarcopy for its shape. When it fails,
-// w holds the beginning of a stream.
+// ReadTar writes a file or folder of the guest to w as a tar stream, see package tarcopy for its
+// shape. When it fails, w holds the beginning of a stream.
 func (c *Client) ReadTar(ctx context.Context, path string, w io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -26,8 +26,8 @@ func (c *Client) ReadTar(ctx context.Context, path string, w io.Writer) error {
 	return fromAgent(ctx, "read "+path, stream.Err())
 }
 
-// WriteTar unpacks a tar stream in the guest: below path when that is a folder, else as path itself, see package tarcopy.
-// When it fails, what came before is unpacked.
+// WriteTar unpacks a tar stream in the guest: below path when that is a folder, else as path
+// itself, see package tarcopy. When it fails, what came before is unpacked.
 func (c *Client) WriteTar(ctx context.Context, path string, r io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

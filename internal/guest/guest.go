@@ -1,5 +1,5 @@
-// Package guest is the host's side of the agent in a VM: it speaks proto/agent/v1 over a vsock stream and gives plain
-// Go values. The daemon is its only user; nothing here knows how a VM runs.
+// Package guest is the host's side of the agent in a VM: it speaks proto/agent/v1 over a vsock
+// stream and gives plain Go values. The daemon is its only user; nothing here knows how a VM runs.
 package guest
 
 import (
@@ -21,15 +21,15 @@ import (
 // Port is the vsock port on which the agent listens.
 const Port = agentv1.Port
 
-// streamWindowBytes bounds what the host holds of a stream that nobody reads here. frameBytes lets the agent send each
-// chunk whole: a frame costs a guest under emulation more than its bytes do.
+// streamWindowBytes bounds what the host holds of a stream that nobody reads here. frameBytes lets
+// the agent send each chunk whole: a frame costs a guest under emulation more than its bytes do.
 const (
 	streamWindowBytes = 1 << 20
 	frameBytes        = 2 * agentv1.MaxChunkBytes
 )
 
-// Client speaks to one VM's agent. It is safe for concurrent use, keeps one HTTP/2 connection open, and dials again when
-// that has broken; calls that were on it fail with ErrUnreachable.
+// Client speaks to one VM's agent. It is safe for concurrent use, keeps one HTTP/2 connection open,
+// and dials again when that has broken; calls that were on it fail with ErrUnreachable.
 type Client struct {
 	dial      func(context.Context) (net.Conn, error)
 	transport *http.Transport
@@ -91,8 +91,9 @@ func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// cancelledBody is closed when the request's context ends. net/http itself does not see that while the request's body
-// waits for the peer to take more, which a process that does not read its input can make last for ever.
+// cancelledBody is closed when the request's context ends. net/http itself does not see that while
+// the request's body waits for the peer to take more, which a process that does not read its input
+// can make last for ever.
 type cancelledBody struct {
 	io.ReadCloser
 	stop func() bool
@@ -103,8 +104,8 @@ func (b *cancelledBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// connected gives the open connection, or makes one. Of callers at once one dials; the others wait for it, each no
-// longer than its own context.
+// connected gives the open connection, or makes one. Of callers at once one dials; the others wait
+// for it, each no longer than its own context.
 func (c *Client) connected(ctx context.Context) (*http.ClientConn, error) {
 	for {
 		c.mu.Lock()
@@ -161,8 +162,8 @@ const (
 	lastRetryPause   = 10 * time.Millisecond
 )
 
-// WaitReady tries until the agent answers, and gives its first answer. It fails when ctx ends, with the last reason why
-// not, and at once when the agent is of another protocol.
+// WaitReady tries until the agent answers, and gives its first answer. It fails when ctx ends, with
+// the last reason why not, and at once when the agent is of another protocol.
 func (c *Client) WaitReady(ctx context.Context) (Health, error) {
 	pause := firstRetryPause
 	for {

@@ -33,8 +33,8 @@ func startAgent(t testing.TB) *guest.Client {
 	return client
 }
 
-// startAgentAt serves a real agent on a unix socket and gives a client of it. The root is a folder with accounts of its
-// own; commands run on the host.
+// startAgentAt serves a real agent on a unix socket and gives a client of it. The root is a folder
+// with accounts of its own; commands run on the host.
 func startAgentAt(t testing.TB) (client *guest.Client, socket string) {
 	t.Helper()
 	root := t.TempDir()
@@ -364,7 +364,8 @@ func TestExecStalledInputs(t *testing.T) {
 	senders.Wait()
 }
 
-// Output of any size passes without being kept, and a caller that does not take it holds the command back.
+// Output of any size passes without being kept, and a caller that does not take it holds the
+// command back.
 func TestExecBoundedMemory(t *testing.T) {
 	const size, bound = 64 << 20, 16 << 20
 	e, err := startAgent(t).Exec(t.Context(), sh(fmt.Sprintf("head -c %d /dev/zero", size)))

@@ -1,6 +1,8 @@
-// Package guestd is banger-guest: the init and the agent of every VM, one static program in the initramfs.
+// Package guestd is banger-guest: the init and the agent of every VM, one static program in the
+// initramfs.
 //
-// As PID 1 it boots the VM (package boot), which starts it a second time as the agent (package agent).
+// As PID 1 it boots the VM (package boot), which starts it a second time as the agent (package
+// agent).
 package guestd
 
 import (
@@ -26,8 +28,9 @@ type Process struct {
 
 // Run is the whole program, and gives its exit code.
 func Run(ctx context.Context, p Process) int {
-	// Go code on one CPU at a time: what runs here moves bytes and waits, and to wake a second virtual CPU costs more
-	// than it brings. Measured under emulation, one CPU halves the time of the smallest call.
+	// Go code on one CPU at a time: what runs here moves bytes and waits, and to wake a second
+	// virtual CPU costs more than it brings. Measured under emulation, one CPU halves the time of
+	// the smallest call.
 	runtime.GOMAXPROCS(1)
 	log := slog.New(slog.NewTextHandler(p.Stderr, nil)).With("program", "banger-guest")
 	if p.PID == 1 {

@@ -22,8 +22,8 @@ import (
 // lowDiskBytes is free space below which an image can no longer be built.
 const lowDiskBytes = 4 << 30
 
-// Doctor looks at what banger needs and returns what it found, each with the command that repairs it. vmlinux is a
-// kernel for trial boots, or empty when none is there yet.
+// Doctor looks at what banger needs and returns what it found, each with the command that repairs
+// it. vmlinux is a kernel for trial boots, or empty when none is there yet.
 func Doctor(ctx context.Context, c config.Config, tools Tools, vmlinux string) []api.Check {
 	install := hostinfo.InstallCommand()
 	return []api.Check{
@@ -149,8 +149,8 @@ func checkTun() api.Check {
 	return check
 }
 
-// checkUserNamespaces looks at what mmdebstrap needs to build an image without root: a range of subordinate ids, the
-// helpers that map them, and a kernel that lets users make namespaces.
+// checkUserNamespaces looks at what mmdebstrap needs to build an image without root: a range of
+// subordinate ids, the helpers that map them, and a kernel that lets users make namespaces.
 func checkUserNamespaces() api.Check {
 	check := api.Check{Name: "user namespaces", Status: api.CheckOK, Detail: "not needed by root"}
 	if os.Geteuid() == 0 {

@@ -57,7 +57,8 @@ func TestPickVMM(t *testing.T) {
 	}
 }
 
-// A firecracker that does not work is tried once for each run of the host's kernel, and again when it is another one.
+// A firecracker that does not work is tried once for each run of the host's kernel, and again when
+// it is another one.
 func TestPickVMMKeepsVerdict(t *testing.T) {
 	dir, d := t.TempDir(), home.Dir(t.TempDir())
 	t.Setenv("PATH", dir+":/usr/bin:/bin")
@@ -107,7 +108,8 @@ func TestPickVMMCanceledProvesNothing(t *testing.T) {
 	}
 }
 
-// FindTools looks beside the running program, which here is this test's binary in a folder of its own.
+// FindTools looks beside the running program, which here is this test's binary in a folder of its
+// own.
 func TestFindTools(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package host is what banger makes of the host it runs on: its own programs, which VMM works here, and (the doctor) what
-// is missing and how to repair it.
+// Package host is what banger makes of the host it runs on: its own programs, which VMM works here,
+// and (the doctor) what is missing and how to repair it.
 package host
 
 import (
@@ -30,7 +30,8 @@ func FindTools() (Tools, error) {
 	t := Tools{Self: self, Guest: filepath.Join(dir, "banger-guest"), QEMU: filepath.Join(dir, "firecracker-qemu")}
 	for _, path := range []string{t.Guest, t.QEMU} {
 		if _, err := os.Stat(path); err != nil {
-			return Tools{}, api.Errorf(api.CodeUnavailable, "banger is not whole: %w", err).WithHint("banger, banger-guest and firecracker-qemu belong in one folder; build them with: make build")
+			return Tools{}, api.Errorf(api.CodeUnavailable, "banger is not whole: %w", err).
+				WithHint("banger, banger-guest and firecracker-qemu belong in one folder; build them with: make build")
 		}
 	}
 	return t, nil

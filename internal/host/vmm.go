@@ -14,7 +14,8 @@ import (
 	"banger/internal/verdict"
 )
 
-// trialTimeout bounds the boot that proves a firecracker; with KVM a boot takes well under a second.
+// trialTimeout bounds the boot that proves a firecracker; with KVM a boot takes well under a
+// second.
 const trialTimeout = 10 * time.Second
 
 // VMM is the program that runs VMs here, and why it was chosen.
@@ -29,8 +30,9 @@ type trial struct {
 	Why   string `json:"why"`
 }
 
-// PickVMM returns the configured VMM, or firecracker when it is on the path and a trial boot of the kernel on this host
-// works, or else firecracker-qemu, which works everywhere. The trial's verdict is kept until the host boots again.
+// PickVMM returns the configured VMM, or firecracker when it is on the path and a trial boot of the
+// kernel on this host works, or else firecracker-qemu, which works everywhere. The trial's verdict
+// is kept until the host boots again.
 func PickVMM(ctx context.Context, c config.Config, tools Tools, vmlinux string) (VMM, error) {
 	if c.VMM != "auto" {
 		binary, err := hostinfo.LookPath(c.VMM)

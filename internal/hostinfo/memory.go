@@ -27,7 +27,8 @@ func ProcessRSSBytes(pid int) (int64, error) {
 	return pages * int64(os.Getpagesize()), nil
 }
 
-// TreeRSSBytes returns the resident memory of a process and of its children; those that end meanwhile count nothing.
+// TreeRSSBytes returns the resident memory of a process and of its children; those that end
+// meanwhile count nothing.
 func TreeRSSBytes(pid int) (int64, error) {
 	sum, err := ProcessRSSBytes(pid)
 	if errors.Is(err, os.ErrNotExist) {

@@ -1,5 +1,5 @@
-// Package house holds no code: its tests check the rules that the whole repository keeps, such as which package may
-// import which. DESIGN and AGENTS tell the rules; here they are enforced.
+// Package house holds no code: its tests check the rules that the whole repository keeps, such as
+// which package may import which. DESIGN and AGENTS tell the rules; here they are enforced.
 package house
 
 import (
@@ -25,7 +25,11 @@ type source struct {
 	lines     int
 	generated bool
 	file      *ast.File
+	set       *token.FileSet
 }
+
+// line is where something stands in the file.
+func (s source) line(p token.Pos) int { return s.set.Position(p).Line }
 
 func (s source) folder() string { return path.Dir(s.path) }
 func (s source) isTest() bool   { return strings.HasSuffix(s.path, "_test.go") }
@@ -49,12 +53,13 @@ func sources(t *testing.T) []source {
 		if err != nil {
 			return err
 		}
-		file, err := parser.ParseFile(token.NewFileSet(), name, code, parser.ParseComments|parser.SkipObjectResolution)
+		set := token.NewFileSet()
+		file, err := parser.ParseFile(set, name, code, parser.ParseComments|parser.SkipObjectResolution)
 		if err != nil {
 			return err
 		}
 		relative, err := filepath.Rel(root, name)
-		all = append(all, source{filepath.ToSlash(relative), bytes.Count(code, []byte("\n")), ast.IsGenerated(file), file})
+		all = append(all, source{filepath.ToSlash(relative), bytes.Count(code, []byte("\n")), ast.IsGenerated(file), file, set})
 		return err
 	})
 	if err != nil {
@@ -86,8 +91,8 @@ func within(pkg, folder string) bool {
 	return pkg == folder || strings.HasPrefix(pkg, folder+"/")
 }
 
-// layers are the packages that may know each other only downwards: a package imports none of its own layer's
-// neighbours above it. What stands in no layer is checked by forbidden alone.
+// layers are the packages that may know each other only downwards: a package imports none of its
+// own layer's neighbours above it. What stands in no layer is checked by forbidden alone.
 var layers = [][]string{
 	{"cmd"},
 	{"internal/cli"},
@@ -259,7 +264,8 @@ func TestFoldersAreNamed(t *testing.T) {
 	}
 }
 
-// A package's doc stands in exactly one file that is not a test, unless the package is made of tests.
+// A package's doc stands in exactly one file that is not a test, unless the package is made of
+// tests.
 func TestPackageDocInOneFile(t *testing.T) {
 	documented := map[string][]string{}
 	for _, s := range sources(t) {
@@ -301,7 +307,8 @@ func TestLengthOfFiles(t *testing.T) {
 	}
 }
 
-// The network is many things for several processes. A package of it that grows beyond this has more than one of them.
+// The network is many things for several processes. A package of it that grows beyond this has more
+// than one of them.
 func TestLengthOfNetworkPackages(t *testing.T) {
 	const most = 1000
 	lines := map[string]int{}

@@ -124,8 +124,9 @@ func longWithLog[In, Out any](s *Server, op api.Op[In, Out], do func(context.Con
 // leftoverTimeout is how long a client may go on sending what nobody wants any more.
 const leftoverTimeout = 10 * time.Second
 
-// longUpload binds a KindUploadProgress: it answers while it reads the request. What the client still sends after the
-// answer is thrown away, for a client that cannot write may never look for the answer.
+// longUpload binds a KindUploadProgress: it answers while it reads the request. What the client
+// still sends after the answer is thrown away, for a client that cannot write may never look for
+// the answer.
 func longUpload[In, Out any](s *Server, op api.Op[In, Out], do func(context.Context, In, io.Reader) (Out, error)) {
 	s.handle(op.Spec, func(w http.ResponseWriter, r *http.Request) {
 		connection := http.NewResponseController(w)
@@ -141,15 +142,16 @@ func longUpload[In, Out any](s *Server, op api.Op[In, Out], do func(context.Cont
 	})
 }
 
-// endsReading makes the end of a request's context end what reads its body, which would wait for a client that sends
-// nothing. stop ends that, and reports whether the context had not ended.
+// endsReading makes the end of a request's context end what reads its body, which would wait for a
+// client that sends nothing. stop ends that, and reports whether the context had not ended.
 func endsReading(w http.ResponseWriter, r *http.Request) (stop func() bool) {
 	return context.AfterFunc(r.Context(), func() {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now()) // without it the connection is closed later
 	})
 }
 
-// stream answers with api.Events, one JSON object a line, progress first, the result or the error last.
+// stream answers with api.Events, one JSON object a line, progress first, the result or the error
+// last.
 func stream[In, Out any](w http.ResponseWriter, r *http.Request, do func(context.Context, In, io.Writer) (Out, error)) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	var mu sync.Mutex // stages report from several goroutines
@@ -177,8 +179,8 @@ func stream[In, Out any](w http.ResponseWriter, r *http.Request, do func(context
 	send(api.Event[Out]{Result: &value})
 }
 
-// download binds a KindDownload. An error after the first byte cuts the connection, so that the client cannot take a
-// part for the whole.
+// download binds a KindDownload. An error after the first byte cuts the connection, so that the
+// client cannot take a part for the whole.
 func download[In any](s *Server, op api.Op[In, api.None], do func(context.Context, In, control.Stream) error) {
 	s.handle(op.Spec, func(w http.ResponseWriter, r *http.Request) {
 		in, err := api.DecodeInput[In](r)
@@ -215,7 +217,8 @@ func (b *body) Flush() error {
 	return http.NewResponseController(b.ResponseWriter).Flush()
 }
 
-// hold binds a KindHold: it answers at once and then keeps the request open, whose end ends the operation.
+// hold binds a KindHold: it answers at once and then keeps the request open, whose end ends the
+// operation.
 func hold[In any](s *Server, op api.Op[In, api.None], do func(context.Context, In, func()) error) {
 	s.handle(op.Spec, func(w http.ResponseWriter, r *http.Request) {
 		in, err := api.DecodeInput[In](r)

@@ -53,8 +53,8 @@ func (l *logBuffer) lines() []string {
 	return strings.Split(text, "\n")
 }
 
-// serve puts a Server of a Control behind a socket until the test's end, when no request or session may be left. bind
-// binds operations in place of all those of the Control.
+// serve puts a Server of a Control behind a socket until the test's end, when no request or session
+// may be left. bind binds operations in place of all those of the Control.
 func serve(t *testing.T, c *control.Control, bind func(*Server)) *served {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "bh") // short: socket paths have 107 bytes

@@ -40,8 +40,8 @@ func kinds(s *Server) {
 	})
 }
 
-// A daemon that is being replaced refuses what changes its home. What reads, and what belongs to a guest or goes on for as
-// long as its client, it goes on to answer.
+// A daemon that is being replaced refuses what changes its home. What reads, and what belongs to a
+// guest or goes on for as long as its client, it goes on to answer.
 func TestGateClosed(t *testing.T) {
 	c := control.New(control.Options{})
 	s := serve(t, c, kinds)

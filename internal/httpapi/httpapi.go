@@ -1,7 +1,9 @@
-// Package httpapi binds the operations of package api to HTTP: it decodes their input, calls package control, and
-// answers as the operation's kind says. What an operation does is not known here.
+// Package httpapi binds the operations of package api to HTTP: it decodes their input, calls
+// package control, and answers as the operation's kind says. What an operation does is not known
+// here.
 //
-// Each change is logged once, with how it ended. Requests and sessions end with the context given to New.
+// Each change is logged once, with how it ended. Requests and sessions end with the context given
+// to New.
 package httpapi
 
 import (
@@ -44,7 +46,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
-// Wait returns when no session is left. Call it after http.Server.Shutdown, which sees to it that none begins any more.
+// Wait returns when no session is left. Call it after http.Server.Shutdown, which sees to it that
+// none begins any more.
 func (s *Server) Wait() { s.sessions.Wait() }
 
 // handle binds one operation to a handler.

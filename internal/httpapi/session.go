@@ -33,8 +33,8 @@ func decodeUpgrade[In any](r *http.Request) (In, error) {
 	return in, err
 }
 
-// newSession returns a session that has no connection yet. Its context is not the request's, which no longer tells of a
-// hijacked connection that the client left.
+// newSession returns a session that has no connection yet. Its context is not the request's, which
+// no longer tells of a hijacked connection that the client left.
 func (s *Server) newSession() *session {
 	s.sessions.Add(1)
 	n := &session{}
@@ -65,7 +65,8 @@ func (s *Server) endSession(n *session) {
 	s.sessions.Done()
 }
 
-// bindExec starts the command, upgrades the connection and passes frames until the command or the client ends.
+// bindExec starts the command, upgrades the connection and passes frames until the command or the
+// client ends.
 func (s *Server) bindExec(c *control.Control) {
 	s.handle(api.OpExec.Spec, func(w http.ResponseWriter, r *http.Request) {
 		in, err := decodeUpgrade[api.Exec](r)
@@ -92,7 +93,8 @@ func (s *Server) bindExec(c *control.Control) {
 	})
 }
 
-// bindRun upgrades the connection at once: progress goes over it, and the client's end of it ends the run.
+// bindRun upgrades the connection at once: progress goes over it, and the client's end of it ends
+// the run.
 func (s *Server) bindRun(c *control.Control) {
 	s.handle(api.OpRun.Spec, func(w http.ResponseWriter, r *http.Request) {
 		in, err := decodeUpgrade[api.Run](r)
@@ -126,13 +128,14 @@ func (s *Server) bindRun(c *control.Control) {
 			s.log.Warn("run", "name", in.Machine.Name, "error", err)
 		}
 		if err != nil && !exited {
-			_ = n.frames.WriteJSON(api.FrameExit, api.ExecExit{Error: control.PublicError(err)}) // the client may be gone
+			// the client may be gone
+			_ = n.frames.WriteJSON(api.FrameExit, api.ExecExit{Error: control.PublicError(err)})
 		}
 	})
 }
 
-// passOutput sends what the command writes, and at last how it ended. The frame of an exit is sent in any case: a
-// client that sees none knows that the daemon died.
+// passOutput sends what the command writes, and at last how it ended. The frame of an exit is sent
+// in any case: a client that sees none knows that the daemon died.
 func passOutput(frames *api.FrameConn, command *guest.Exec) {
 	for {
 		event, err := command.Recv()
@@ -156,9 +159,9 @@ func passOutput(frames *api.FrameConn, command *guest.Exec) {
 	}
 }
 
-// passInput reads the client's frames until it is gone; then, or when the client breaks the protocol, the session ends.
-// Frames that come before the command runs wait for it. Input waits in a queue of api.StdinWindow frames for a command
-// that is slow to read, so signals behind it pass.
+// passInput reads the client's frames until it is gone; then, or when the client breaks the
+// protocol, the session ends. Frames that come before the command runs wait for it. Input waits in
+// a queue of api.StdinWindow frames for a command that is slow to read, so signals behind it pass.
 func (s *Server) passInput(n *session, running <-chan *guest.Exec) {
 	defer n.cancel()
 	queue := make(chan []byte, api.StdinWindow+1) // one more for the close
@@ -221,8 +224,8 @@ func ignoreGone(err error) error {
 	return err
 }
 
-// feedStdin passes input on and acknowledges it. When the command takes no more, the rest is dropped, as a closed pipe
-// would; its end is told by passOutput.
+// feedStdin passes input on and acknowledges it. When the command takes no more, the rest is
+// dropped, as a closed pipe would; its end is told by passOutput.
 func feedStdin(frames *api.FrameConn, command *guest.Exec, queue <-chan []byte) {
 	broken := false
 	for input := range queue {

@@ -170,7 +170,8 @@ func TestSessionProtocolBroken(t *testing.T) {
 		{"BadSignal", func(c *api.FrameConn) error { return c.Write(api.FrameSignal, []byte("nonsense")) }, "read signal"},
 		{"BadSize", func(c *api.FrameConn) error { return c.Write(api.FrameResize, []byte("[]")) }, "read size of terminal"},
 		{"TooMuchInput", func(c *api.FrameConn) error {
-			// One fills the pipe and one waits behind it; the window's worth stays in the queue, with room for a close.
+			// One fills the pipe and one waits behind it; the window's worth stays in the queue,
+			// with room for a close.
 			for range 4 * api.StdinWindow {
 				if err := c.Write(api.FrameStdin, make([]byte, api.MaxFramePayload)); err != nil {
 					return nil //nolint:nilerr // the connection was closed already
@@ -330,7 +331,8 @@ func TestRunClientLeaves(t *testing.T) {
 	}
 }
 
-// A run is a change until its command runs; then it is a session, which a daemon that is replaced does not wait for.
+// A run is a change until its command runs; then it is a session, which a daemon that is replaced
+// does not wait for.
 func TestRunAndGate(t *testing.T) {
 	s, c := serveMachines(t, vmtest.Well)
 	conn, err := s.client.Run(t.Context(), api.Run{Machine: api.CreateMachine{AutoRemove: true}, Argv: shell("cat"), Stdin: true})

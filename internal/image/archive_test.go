@@ -21,8 +21,8 @@ import (
 	"banger/internal/kernel"
 )
 
-// withKernel gives a catalog its kernels and returns the id of one of them, made of a file that is an ELF header and no
-// more.
+// withKernel gives a catalog its kernels and returns the id of one of them, made of a file that is
+// an ELF header and no more.
 func withKernel(t *testing.T, c *Catalog) string {
 	t.Helper()
 	c.Kernels = &kernel.Catalog{Root: filepath.Join(filepath.Dir(c.Root), "kernels"), Store: c.Store}
@@ -82,7 +82,8 @@ func TestSaveAndLoad(t *testing.T) {
 	}
 }
 
-// rewrite returns the archive with its files changed: each gets header and content, and may return other ones.
+// rewrite returns the archive with its files changed: each gets header and content, and may return
+// other ones.
 func rewrite(t *testing.T, archive []byte, change func(name string, data []byte) (string, []byte)) []byte {
 	t.Helper()
 	packed, err := zstd.NewReader(bytes.NewReader(archive))
@@ -233,7 +234,8 @@ func TestLoadErrors(t *testing.T) {
 	nothingLeft(t, to)
 }
 
-// An archive of before version 3, when an id told nothing but the root filesystem, gives the image that it would be now.
+// An archive of before version 3, when an id told nothing but the root filesystem, gives the image
+// that it would be now.
 func TestLoadVersion2(t *testing.T) {
 	c, to := testCatalog(t), testCatalog(t)
 	made, err := c.Make(t.Context(), "dev", making("x", Manifest{Defaults: api.ImageDefaults{User: "app"}}))

@@ -35,8 +35,8 @@ type bootstrap struct {
 	tail   []string      // last lines of it; read after output is closed
 }
 
-// startBootstrap starts mmdebstrap in a process group of its own; the end of ctx ends the whole group. wait must be
-// called, after tar was read to its end or ctx ended.
+// startBootstrap starts mmdebstrap in a process group of its own; the end of ctx ends the whole
+// group. wait must be called, after tar was read to its end or ctx ended.
 func startBootstrap(ctx context.Context, args []string, work string, stage *progress.Stage) (*bootstrap, error) {
 	tool, err := hostinfo.FindTool("mmdebstrap", "mmdebstrap")
 	if err != nil {
@@ -64,8 +64,8 @@ func startBootstrap(ctx context.Context, args []string, work string, stage *prog
 	return b, nil
 }
 
-// enforce kills what is left of the group when it does not heed SIGTERM. Without it a process that ignores the signal
-// would keep both pipes open, and their readers waiting, for ever.
+// enforce kills what is left of the group when it does not heed SIGTERM. Without it a process that
+// ignores the signal would keep both pipes open, and their readers waiting, for ever.
 func (b *bootstrap) enforce() {
 	select {
 	case <-b.output:
@@ -89,8 +89,8 @@ func signalGroup(cmd *exec.Cmd, s syscall.Signal) error {
 	return err
 }
 
-// environment is the host's, with what a reproducible build needs; apt and dpkg in Debian's C locale can be read by
-// follow. The sbin folders are added for users that lack them.
+// environment is the host's, with what a reproducible build needs; apt and dpkg in Debian's C
+// locale can be read by follow. The sbin folders are added for users that lack them.
 func environment(host []string, work string) []string {
 	env := []string{"TMPDIR=" + work, "LC_ALL=C.UTF-8", "SOURCE_DATE_EPOCH=" + strconv.Itoa(buildEpoch)}
 	for _, kv := range host {
@@ -145,7 +145,8 @@ func readLine(r *bufio.Reader) (string, error) {
 func (b *bootstrap) wait() error {
 	<-b.output // all writers of standard error are gone, at the latest stopGrace after the end of ctx
 	if b.ctx.Err() != nil {
-		// Before Wait, while the leader's pid can not be another's: what closed its pipes and lives on.
+		// Before Wait, while the leader's pid can not be another's: what closed its pipes and lives
+		// on.
 		_ = signalGroup(b.cmd, syscall.SIGKILL)
 	}
 	err := b.cmd.Wait()
@@ -158,8 +159,8 @@ func (b *bootstrap) wait() error {
 	return nil
 }
 
-// removeWork removes a work folder with whatever a killed build left in it. Files of subordinate ids are removed in a
-// namespace that has these ids.
+// removeWork removes a work folder with whatever a killed build left in it. Files of subordinate
+// ids are removed in a namespace that has these ids.
 func removeWork(ctx context.Context, work string) error {
 	err := os.RemoveAll(work)
 	if err == nil || os.Getuid() == 0 {

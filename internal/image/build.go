@@ -17,19 +17,21 @@ import (
 )
 
 const (
-	// buildDeadline ends a build that hangs; on a slow line and an old machine one takes ten minutes.
+	// buildDeadline ends a build that hangs; on a slow line and an old machine one takes ten
+	// minutes.
 	buildDeadline = 45 * time.Minute
 
 	workBytes   = 1536 << 20 // packages, the unpacked root, and some air
 	rootfsBytes = 768 << 20
 
-	// workRoot is where mmdebstrap works. Its helper ids must reach it, so it can not be in a private home; and it is
-	// not /tmp, which is often memory.
+	// workRoot is where mmdebstrap works. Its helper ids must reach it, so it can not be in a
+	// private home; and it is not /tmp, which is often memory.
 	workRoot = "/var/tmp"
 )
 
 // Build makes the image of a distribution from mirror in dir, an empty folder that the caller
-// publishes. work is a folder below workRoot. On an error the content of dir is of no use, and nothing of the build runs any more.
+// publishes. work is a folder below workRoot. On an error the content of dir is of no use, and
+// nothing of the build runs any more.
 func Build(ctx context.Context, source Source, mirror, work, dir string) (Manifest, error) {
 	from := source.distribution
 	if err := CheckHost(); err != nil {
@@ -40,7 +42,13 @@ func Build(ctx context.Context, source Source, mirror, work, dir string) (Manife
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, buildDeadline, fmt.Errorf("image build took longer than %s", buildDeadline))
 	defer cancel()
-	p := plan{suite: from.suite, components: from.components, mirror: strings.TrimRight(mirror, "/"), keyring: filepath.Join(work, "keyring.gpg"), statusFile: filepath.Join(work, "status")}
+	p := plan{
+		suite:      from.suite,
+		components: from.components,
+		mirror:     strings.TrimRight(mirror, "/"),
+		keyring:    filepath.Join(work, "keyring.gpg"),
+		statusFile: filepath.Join(work, "status"),
+	}
 	if err := os.WriteFile(p.keyring, from.keyring, 0o644); err != nil {
 		return Manifest{}, err
 	}

@@ -23,8 +23,8 @@ import (
 	"banger/internal/store"
 )
 
-// Catalog is the set of images of this user: records in the store, a folder by id in Root. It is safe for concurrent
-// use, also by several processes.
+// Catalog is the set of images of this user: records in the store, a folder by id in Root. It is
+// safe for concurrent use, also by several processes.
 type Catalog struct {
 	Root    string
 	Store   *store.Store
@@ -33,7 +33,8 @@ type Catalog struct {
 
 	Mirror       string // Debian archive to build from; empty is Debian's own
 	UbuntuMirror string // Ubuntu archive to build from
-	// Stale reports whether a preset has changed since it had that hash; nil when nobody knows presets.
+	// Stale reports whether a preset has changed since it had that hash; nil when nobody knows
+	// presets.
 	Stale func(preset, sha256 string) bool
 }
 
@@ -54,8 +55,8 @@ func (c *Catalog) Dir(id string) string { return c.shelf().Dir(id) }
 // Rootfs returns the path of the root filesystem of the image with that id.
 func (c *Catalog) Rootfs(id string) string { return filepath.Join(c.Dir(id), rootfsName) }
 
-// Ensure returns the image of that name or id, verified, and makes it when ref is a source without an image. Files are
-// no such sources: which image they stand for changes with them.
+// Ensure returns the image of that name or id, verified, and makes it when ref is a source without
+// an image. Files are no such sources: which image they stand for changes with them.
 func (c *Catalog) Ensure(ctx context.Context, ref string) (store.Image, error) {
 	record, err := c.shelf().Open(ctx, ref)
 	if api.CodeOf(err) != api.CodeNotFound || !strings.Contains(ref, ":") {
@@ -69,23 +70,31 @@ func (c *Catalog) Ensure(ctx context.Context, ref string) (store.Image, error) {
 		return store.Image{}, api.Errorf(api.CodeUnsupported, "image %s: a file is made an image first", ref).
 			WithRemedy(api.OpPullImage.Remedy(api.PullImage{Source: ref}, "make it one"))
 	case source.isDistribution():
-		return c.shelf().Ensure(ctx, ref, sealed(ref, func(ctx context.Context, dir string) (Manifest, error) { return c.bootstrap(ctx, source, dir) }))
+		return c.shelf().
+			Ensure(ctx, ref, sealed(ref, func(ctx context.Context, dir string) (Manifest, error) { return c.bootstrap(ctx, source, dir) }))
 	}
 	return c.convert(ctx, source, ref)
 }
 
-// Verify checks the image of that id: its file is hashed, unless its stamp is still the trusted one.
+// Verify checks the image of that id: its file is hashed, unless its stamp is still the trusted
+// one.
 func (c *Catalog) Verify(ctx context.Context, id string) error {
 	_, err := c.shelf().Open(ctx, id)
 	return err
 }
 
-// Make makes an image, publishes and records it, and gives it the name. make writes rootfs.ext4 (see
-// RootfsPath; an ext4 filesystem, best with the label banger-image) into dir, an empty folder that nobody sees yet, and returns what it knows of the image; Version, ID,
-// Name, SizeBytes, CreatedAt and UUID are filled in here. Two makers of one name take turns. The name moves from an older
-// image, which keeps its id and its other names; left without any and without VMs, it goes with the next prune. On an
-// error, or when ctx ends, nothing of the image is left; after a crash the next Sweep sees to that.
-func (c *Catalog) Make(ctx context.Context, name string, make func(ctx context.Context, dir string) (Manifest, error)) (store.Image, error) {
+// Make makes an image, publishes and records it, and gives it the name. make writes rootfs.ext4
+// (see RootfsPath; an ext4 filesystem, best with the label banger-image) into dir, an empty folder
+// that nobody sees yet, and returns what it knows of the image; Version, ID, Name, SizeBytes,
+// CreatedAt and UUID are filled in here. Two makers of one name take turns. The name moves from an
+// older image, which keeps its id and its other names; left without any and without VMs, it goes
+// with the next prune. On an error, or when ctx ends, nothing of the image is left; after a crash
+// the next Sweep sees to that.
+func (c *Catalog) Make(
+	ctx context.Context,
+	name string,
+	make func(ctx context.Context, dir string) (Manifest, error),
+) (store.Image, error) {
 	if err := artifact.CheckName(name); err != nil {
 		return store.Image{}, err
 	}
@@ -104,7 +113,8 @@ func (c *Catalog) repair(r store.Artifact) api.Remedy {
 // RootfsPath returns where the root filesystem of an image lies in its folder.
 func RootfsPath(dir string) string { return filepath.Join(dir, rootfsName) }
 
-// sealed is make followed by what all images have in common: the root filesystem is hashed and the manifest written.
+// sealed is make followed by what all images have in common: the root filesystem is hashed and the
+// manifest written.
 func sealed(name string, make func(ctx context.Context, dir string) (Manifest, error)) artifact.Fill {
 	return func(ctx context.Context, dir string) (store.Artifact, error) {
 		m, err := make(ctx, dir)
@@ -144,8 +154,8 @@ func seal(ctx context.Context, dir string, m Manifest) (_ Manifest, err error) {
 	return m, disk.WriteManifest(filepath.Join(dir, manifestName), m)
 }
 
-// ForeignUUID returns the UUID by which a guest finds the filesystem of the image with that id, or "" when it has the
-// label that banger gives.
+// ForeignUUID returns the UUID by which a guest finds the filesystem of the image with that id, or
+// "" when it has the label that banger gives.
 func (c *Catalog) ForeignUUID(id string) (string, error) {
 	m, err := load(c.Dir(id))
 	return m.UUID, err
@@ -171,7 +181,8 @@ func (c *Catalog) Inspect(ctx context.Context, ref string) (api.Image, error) {
 	return c.describe(record, users), err
 }
 
-// describe shows an image; what a damaged manifest does not tell is left out, with the reason in Trouble.
+// describe shows an image; what a damaged manifest does not tell is left out, with the reason in
+// Trouble.
 func (c *Catalog) describe(r store.Artifact, users []string) api.Image {
 	image := api.Image{
 		ID: r.ID, Name: r.Name, Names: r.Names, Source: r.Source, SizeBytes: r.SizeBytes, CreatedAt: r.CreatedAt, Dir: c.Dir(r.ID),
@@ -206,11 +217,12 @@ func (c *Catalog) Tag(ctx context.Context, ref, name string) (api.Image, error) 
 	return c.Inspect(ctx, record.ID)
 }
 
-// Remove takes the name away, and with the last one the image; an id means all of it. One that VMs use is a conflict.
+// Remove takes the name away, and with the last one the image; an id means all of it. One that VMs
+// use is a conflict.
 func (c *Catalog) Remove(ctx context.Context, ref string) error { return c.shelf().Remove(ctx, ref) }
 
-// Sweep removes what a crash left: half-made folders, folders without a record, work folders. Call it at the daemon's
-// start, before anything is built.
+// Sweep removes what a crash left: half-made folders, folders without a record, work folders. Call
+// it at the daemon's start, before anything is built.
 func (c *Catalog) Sweep(ctx context.Context) error {
 	errs := []error{c.shelf().Sweep(ctx), c.Layers.Sweep()}
 	left, err := filepath.Glob(filepath.Join(workRoot, c.workPrefix()+"*"))

@@ -5,8 +5,8 @@
 //	rootfs.ext4    read-only drive, label banger-image; of a registered image a symlink to the user's own file
 //	manifest.json  Manifest
 //
-// Debian and Ubuntu images are built by the host's mmdebstrap, without root, and become a filesystem while they stream;
-// others come from registries and archives (package oci).
+// Debian and Ubuntu images are built by the host's mmdebstrap, without root, and become a
+// filesystem while they stream; others come from registries and archives (package oci).
 package image
 
 import (
@@ -49,8 +49,10 @@ type Manifest struct {
 	Services     []api.ImageService `json:"services,omitempty"`      // that its VMs offer
 	Kernel       string             `json:"kernel,omitempty"`        // id of the kernel bundle that it names
 	Defaults     api.ImageDefaults  `json:"defaults,omitzero"`       // for commands in its VMs
-	UUID         string             `json:"uuid,omitempty"`          // of the filesystem, 32 hex digits, when its label is another than banger-image
-	InPlace      string             `json:"in_place,omitempty"`      // where its file is when it is only registered; rootfs.ext4 is a symlink to it
+	// of the filesystem, 32 hex digits, when its label is another than banger-image
+	UUID string `json:"uuid,omitempty"`
+	// where its file is when it is only registered; rootfs.ext4 is a symlink to it
+	InPlace string `json:"in_place,omitempty"`
 
 	// Since version 3.
 	RootfsSHA256 string `json:"rootfs_sha256,omitempty"` // hex; empty when it is the id
@@ -60,9 +62,10 @@ type Manifest struct {
 // rootfsSHA256 returns the hash of the root filesystem.
 func (m Manifest) rootfsSHA256() string { return cmp.Or(m.RootfsSHA256, m.ID) }
 
-// identity returns the id that an image has by its content: the hash of the root filesystem or, when it says anything of
-// its VMs' kernel and commands, the hash of all that. Images that differ in their command alone are two images. Before
-// version 3 every id was the hash of the root filesystem.
+// identity returns the id that an image has by its content: the hash of the root filesystem or,
+// when it says anything of its VMs' kernel and commands, the hash of all that. Images that differ
+// in their command alone are two images. Before version 3 every id was the hash of the root
+// filesystem.
 func (m Manifest) identity() (string, error) {
 	defaults, err := json.Marshal(m.Defaults)
 	if err != nil {

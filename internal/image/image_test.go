@@ -26,8 +26,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fakeBootstrap stands in for mmdebstrap, which takes half a minute and a mirror: it notes that it ran, does what
-// "download" hooks do, runs $FAKE and writes the archive.
+// fakeBootstrap stands in for mmdebstrap, which takes half a minute and a mirror: it notes that it
+// ran, does what "download" hooks do, runs $FAKE and writes the archive.
 const fakeBootstrap = `#!/bin/sh
 case $1 in --unshare-helper) shift; exec "$@";; esac
 echo "$$ $SOURCE_DATE_EPOCH $TMPDIR" >>"$FAKE_RUNS"
@@ -55,7 +55,8 @@ Status: deinstall ok config-files
 Version: 3
 `
 
-// fakeHost puts fakeBootstrap on the path; behaviour is shell. It returns a catalog and the file of runs.
+// fakeHost puts fakeBootstrap on the path; behaviour is shell. It returns a catalog and the file of
+// runs.
 func fakeHost(t *testing.T, behaviour string) (*Catalog, string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -241,7 +242,8 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// waitGone waits until no process of the group lives; those that were killed may take a moment to die.
+// waitGone waits until no process of the group lives; those that were killed may take a moment to
+// die.
 func waitGone(t *testing.T, group int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -257,7 +259,8 @@ func waitGone(t *testing.T, group int) {
 	}
 }
 
-// alive reports whether a process of the group runs; zombies, which only wait for somebody to ask, do not count.
+// alive reports whether a process of the group runs; zombies, which only wait for somebody to ask,
+// do not count.
 func alive(t *testing.T, group int) bool {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/stat")

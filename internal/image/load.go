@@ -26,8 +26,9 @@ const undoTimeout = 30 * time.Second
 
 var idPattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// Load makes the image of an archive that Save wrote, under name or, when that is empty, under the archive's own. The image
-// gets the id that it had; whatever is not exactly what the archive says is refused. It reads r to its end.
+// Load makes the image of an archive that Save wrote, under name or, when that is empty, under the
+// archive's own. The image gets the id that it had; whatever is not exactly what the archive says
+// is refused. It reads r to its end.
 func (c *Catalog) Load(ctx context.Context, r io.Reader, name string) (api.Image, error) {
 	stage := progress.Start(ctx, "load image")
 	image, err := c.load(ctx, stage, r, name)
@@ -81,7 +82,8 @@ func (c *Catalog) load(ctx context.Context, stage *progress.Stage, r io.Reader, 
 	return c.Inspect(ctx, record.ID)
 }
 
-// dropKernel removes a kernel that was made for an image that then failed, unless something else keeps it.
+// dropKernel removes a kernel that was made for an image that then failed, unless something else
+// keeps it.
 func (c *Catalog) dropKernel(ctx context.Context, id string) error {
 	if id == "" {
 		return nil
@@ -91,7 +93,8 @@ func (c *Catalog) dropKernel(ctx context.Context, id string) error {
 	return c.Kernels.Drop(ctx, id)
 }
 
-// badArchive is what is wrong with a user's archive; what has a code already, and a request that ended, keep theirs.
+// badArchive is what is wrong with a user's archive; what has a code already, and a request that
+// ended, keep theirs.
 func badArchive(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -99,7 +102,8 @@ func badArchive(ctx context.Context, err error) error {
 	if _, coded := errors.AsType[*api.Error](err); coded {
 		return err
 	}
-	return api.Errorf(api.CodeInvalid, "load image: %w", err).WithHint("it takes an archive that an image was saved to, whole and unchanged")
+	return api.Errorf(api.CodeInvalid, "load image: %w", err).
+		WithHint("it takes an archive that an image was saved to, whole and unchanged")
 }
 
 // readContents reads and checks the archive's first file.
@@ -163,7 +167,8 @@ type loader struct {
 	stage   *progress.Stage
 }
 
-// next returns what writes the archive's next file, which must have that name in the folder and that size, into dir.
+// next returns what writes the archive's next file, which must have that name in the folder and
+// that size, into dir.
 func (l *loader) next(folder string) func(ctx context.Context, dir, name string, size int64) error {
 	return func(ctx context.Context, dir, name string, size int64) error {
 		h, err := l.archive.Next()
@@ -188,7 +193,8 @@ func noEOF(err error) error {
 	return err
 }
 
-// endOf reads the archive to its end: nothing but padding may follow, and the last checksums must be right.
+// endOf reads the archive to its end: nothing but padding may follow, and the last checksums must
+// be right.
 func endOf(archive *tar.Reader, packed io.Reader) error {
 	if h, err := archive.Next(); !errors.Is(err, io.EOF) {
 		if err == nil {

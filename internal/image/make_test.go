@@ -94,7 +94,8 @@ func TestMake(t *testing.T) {
 	}
 }
 
-// Images of one root filesystem that say other things of its VMs are several, and none changes another.
+// Images of one root filesystem that say other things of its VMs are several, and none changes
+// another.
 func TestSameRootfs(t *testing.T) {
 	c := testCatalog(t)
 	kernel := withKernel(t, c)
@@ -129,7 +130,8 @@ func TestSameRootfs(t *testing.T) {
 	}
 }
 
-// Makers of one name take turns, also with the same content; makers of one content under two names share it.
+// Makers of one name take turns, also with the same content; makers of one content under two names
+// share it.
 func TestMakeAtOnce(t *testing.T) {
 	c := testCatalog(t)
 	var wait sync.WaitGroup

@@ -21,12 +21,14 @@ const (
 	// layerCacheBytes is what the cache of layers may hold after a pull.
 	layerCacheBytes = 10 << 30
 
-	// conversion stands before an image's origin. It changes when the same origin gives another image than before.
+	// conversion stands before an image's origin. It changes when the same origin gives another
+	// image than before.
 	conversion = "1 "
 )
 
-// Pull makes the image of a source and gives it the name, or, when it is empty, the source's own. Those of a
-// distribution are built anew; what else has been pulled already, under whatever name, only gets the name.
+// Pull makes the image of a source and gives it the name, or, when it is empty, the source's own.
+// Those of a distribution are built anew; what else has been pulled already, under whatever name,
+// only gets the name.
 func (c *Catalog) Pull(ctx context.Context, source Source, name string) (store.Image, error) {
 	name = cmp.Or(name, source.name())
 	if source.isDistribution() {
@@ -61,7 +63,8 @@ func (c *Catalog) convert(ctx context.Context, source Source, name string) (made
 		m := Manifest{
 			Source: strings.TrimSpace(source.String() + " " + from.Source), Origin: origin, Architecture: "amd64",
 			Defaults: api.ImageDefaults{
-				Env: from.Config.Env, WorkDir: from.Config.WorkingDir, User: from.Config.User, Entrypoint: from.Config.Entrypoint, Cmd: from.Config.Cmd,
+				Env: from.Config.Env, WorkDir: from.Config.WorkingDir, User: from.Config.User,
+				Entrypoint: from.Config.Entrypoint, Cmd: from.Config.Cmd,
 			},
 		}
 		err := from.WriteExt4(ctx, RootfsPath(dir), disk.LabelImage)
@@ -70,7 +73,8 @@ func (c *Catalog) convert(ctx context.Context, source Source, name string) (made
 	}))
 }
 
-// madeOf returns the id of an image of that origin, or "". One that is damaged is passed over: made anew, it is repaired.
+// madeOf returns the id of an image of that origin, or "". One that is damaged is passed over: made
+// anew, it is repaired.
 func (c *Catalog) madeOf(ctx context.Context, origin string) (string, error) {
 	all, err := c.Store.Artifacts(ctx, store.KindImage)
 	if err != nil {

@@ -90,7 +90,8 @@ func TestPullTar(t *testing.T) {
 	}
 }
 
-// What was pulled before only gets the name. It is made again when it is damaged, gone, or came from somewhere else.
+// What was pulled before only gets the name. It is made again when it is damaged, gone, or came
+// from somewhere else.
 func TestPullAgain(t *testing.T) {
 	c, _ := fakeHost(t, "exit 1")
 	path := filepath.Join(t.TempDir(), "root.v1.tar")

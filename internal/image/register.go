@@ -14,9 +14,9 @@ import (
 	"banger/internal/store"
 )
 
-// Register makes an image of a filesystem that stays where it is: its hash and place are recorded, and a link to it. Once
-// the file has changed or is gone, VMs of the image are refused. A kernel is imported first; it has no name but is kept by
-// the image.
+// Register makes an image of a filesystem that stays where it is: its hash and place are recorded,
+// and a link to it. Once the file has changed or is gone, VMs of the image are refused. A kernel is
+// imported first; it has no name but is kept by the image.
 func (c *Catalog) Register(ctx context.Context, want api.RegisterImage) (api.Image, error) {
 	if err := errors.Join(artifact.CheckName(want.Name), checkRootfs(want.Rootfs)); err != nil {
 		return api.Image{}, err
@@ -71,8 +71,8 @@ func checkRootfs(path string) error {
 
 const noUUID = "00000000000000000000000000000000"
 
-// Promote copies a registered image into the store, so that the user's own file is not needed any more. The image keeps
-// its id, its names and its VMs.
+// Promote copies a registered image into the store, so that the user's own file is not needed any
+// more. The image keeps its id, its names and its VMs.
 func (c *Catalog) Promote(ctx context.Context, ref string) (api.Image, error) {
 	record, err := c.shelf().Open(ctx, ref) // a file that has changed is refused here
 	if err != nil {
@@ -109,8 +109,8 @@ func (c *Catalog) Promote(ctx context.Context, ref string) (api.Image, error) {
 	return c.Inspect(ctx, record.ID)
 }
 
-// Prune removes the images that have neither a name nor a VM, and the cached layers, which no image needs once it is
-// made; it says what that gives back, and with dryRun it only says.
+// Prune removes the images that have neither a name nor a VM, and the cached layers, which no image
+// needs once it is made; it says what that gives back, and with dryRun it only says.
 func (c *Catalog) Prune(ctx context.Context, dryRun bool) (api.Pruned, error) {
 	pruned, err := c.shelf().Prune(ctx, dryRun)
 	if err != nil {

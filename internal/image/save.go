@@ -17,8 +17,9 @@ import (
 	"banger/internal/kernel"
 )
 
-// An archive is a tar, compressed with zstd. Its first file is contentsName, JSON; the files that it tells follow in its
-// order. Holes are zeroes, which cost next to nothing compressed; Load makes holes of them again.
+// An archive is a tar, compressed with zstd. Its first file is contentsName, JSON; the files that
+// it tells follow in its order. Holes are zeroes, which cost next to nothing compressed; Load makes
+// holes of them again.
 const (
 	contentsName    = "banger-image.json"
 	archiveVersion  = 1
@@ -37,8 +38,9 @@ type contents struct {
 	DataBytes int64            `json:"data_bytes"`       // of all files without holes
 }
 
-// Save writes the image of that name or id, with the kernel that it names, as an archive to w. Nothing is written before
-// both were found right. The same image gives the same id wherever it is loaded.
+// Save writes the image of that name or id, with the kernel that it names, as an archive to w.
+// Nothing is written before both were found right. The same image gives the same id wherever it is
+// loaded.
 func (c *Catalog) Save(ctx context.Context, ref string, w io.Writer) error {
 	head, files, err := c.contentsOf(ctx, ref)
 	defer func() {

@@ -55,8 +55,8 @@ func assemble(ctx context.Context, p parts, dir string, m Manifest) (_ Manifest,
 	return seal(ctx, dir, m)
 }
 
-// prepareModules indexes the modules and returns those that the initrd needs. Without any the kernel must have built in
-// what a boot takes.
+// prepareModules indexes the modules and returns those that the initrd needs. Without any the
+// kernel must have built in what a boot takes.
 func prepareModules(ctx context.Context, p parts) ([]module, error) {
 	if p.tree == "" {
 		return nil, nil
@@ -75,8 +75,8 @@ func prepareModules(ctx context.Context, p parts) ([]module, error) {
 	return index.plan(initrdModules, initrdModulesIfAny, initrdModulesLater)
 }
 
-// releaseOf returns the release that a kernel says it is, or "" when it does not say so where Linux does: in the text that
-// it prints first.
+// releaseOf returns the release that a kernel says it is, or "" when it does not say so where Linux
+// does: in the text that it prints first.
 func releaseOf(vmlinux []byte) string {
 	const banner = "Linux version "
 	for rest := vmlinux; ; {

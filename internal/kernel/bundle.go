@@ -1,5 +1,5 @@
-// Package kernel makes and keeps kernel bundles: a kernel to boot, the modules its initrd needs, and all its modules
-// as a read-only drive.
+// Package kernel makes and keeps kernel bundles: a kernel to boot, the modules its initrd needs,
+// and all its modules as a read-only drive.
 //
 // A bundle is a folder that is made once, named by its content, and never written again:
 //

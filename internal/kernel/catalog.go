@@ -18,8 +18,8 @@ import (
 // initrdFolder lies in Root and holds the initrds made so far.
 const initrdFolder = ".initrd"
 
-// Catalog is the set of bundles of this user: records in the store, a folder by id in Root. It is safe for
-// concurrent use, also by several processes.
+// Catalog is the set of bundles of this user: records in the store, a folder by id in Root. It is
+// safe for concurrent use, also by several processes.
 type Catalog struct {
 	Root    string
 	Store   *store.Store
@@ -55,7 +55,8 @@ func (c *Catalog) Modules(id string) string {
 	return path
 }
 
-// Ensure returns the bundle of that name or id, verified, and pulls it when ref is a source without a bundle.
+// Ensure returns the bundle of that name or id, verified, and pulls it when ref is a source without
+// a bundle.
 func (c *Catalog) Ensure(ctx context.Context, ref string) (store.Kernel, error) {
 	if !strings.HasPrefix(ref, sourcePrefix) {
 		return c.shelf().Open(ctx, ref)
@@ -65,9 +66,9 @@ func (c *Catalog) Ensure(ctx context.Context, ref string) (store.Kernel, error) 
 	}))
 }
 
-// Pull fetches the source's newest kernel, also when there is one of that name, or the kernel behind a URL. The same
-// content keeps its id (a damaged bundle is repaired); new content takes over the name, and the old bundle stays for the
-// VMs that use it.
+// Pull fetches the source's newest kernel, also when there is one of that name, or the kernel
+// behind a URL. The same content keeps its id (a damaged bundle is repaired); new content takes
+// over the name, and the old bundle stays for the VMs that use it.
 func (c *Catalog) Pull(ctx context.Context, want api.PullKernel) (api.Kernel, error) {
 	fill := func(ctx context.Context, dir string) (Bundle, error) {
 		return Pull(ctx, c.Archive, c.Package, want.Source, dir)
@@ -102,14 +103,15 @@ func (c *Catalog) filled(make func(ctx context.Context, dir string) (Bundle, err
 	}
 }
 
-// Verify checks the bundle of that id: its files are hashed, unless their stamp is still the trusted one.
+// Verify checks the bundle of that id: its files are hashed, unless their stamp is still the
+// trusted one.
 func (c *Catalog) Verify(ctx context.Context, id string) error {
 	_, err := c.shelf().Open(ctx, id)
 	return err
 }
 
-// Initrd returns the path of the initrd that boots the bundle's kernel into the guest binary; see Bundle.Initrd.
-// They are kept until the next Sweep.
+// Initrd returns the path of the initrd that boots the bundle's kernel into the guest binary; see
+// Bundle.Initrd. They are kept until the next Sweep.
 func (c *Catalog) Initrd(ctx context.Context, id, guestBinary string) (string, error) {
 	b, err := Load(c.Dir(id))
 	if err != nil {
@@ -140,12 +142,12 @@ func (c *Catalog) describe(r store.Artifact, users []string) api.Kernel {
 	}
 }
 
-// Remove takes the name away, and with the last one the bundle; an id means all of it. One that VMs or images use is a
-// conflict.
+// Remove takes the name away, and with the last one the bundle; an id means all of it. One that VMs
+// or images use is a conflict.
 func (c *Catalog) Remove(ctx context.Context, ref string) error { return c.shelf().Remove(ctx, ref) }
 
-// Prune removes the bundles that have neither a name nor a VM nor an image, and says what that gives back; with dryRun it
-// only says.
+// Prune removes the bundles that have neither a name nor a VM nor an image, and says what that
+// gives back; with dryRun it only says.
 func (c *Catalog) Prune(ctx context.Context, dryRun bool) (api.Pruned, error) {
 	return c.shelf().Prune(ctx, dryRun)
 }
@@ -156,6 +158,6 @@ func (c *Catalog) Drop(ctx context.Context, id string) error {
 	return err
 }
 
-// Sweep removes what a crash left in Root: half-made folders and folders without a record. Call it at the daemon's
-// start, before anything is pulled. Initrds go too, they are made again in no time.
+// Sweep removes what a crash left in Root: half-made folders and folders without a record. Call it
+// at the daemon's start, before anything is pulled. Initrds go too, they are made again in no time.
 func (c *Catalog) Sweep(ctx context.Context) error { return c.shelf().Sweep(ctx) }

@@ -17,7 +17,8 @@ import (
 
 const depmodDeadline = 2 * time.Minute
 
-// runDepmod writes the indexes that modprobe reads (modules.dep and others) into tree/lib/modules/RELEASE.
+// runDepmod writes the indexes that modprobe reads (modules.dep and others) into
+// tree/lib/modules/RELEASE.
 func runDepmod(ctx context.Context, depmod, tree, release string) error {
 	ctx, cancel := context.WithTimeout(ctx, depmodDeadline)
 	defer cancel()
@@ -31,7 +32,8 @@ func runDepmod(ctx context.Context, depmod, tree, release string) error {
 	return nil
 }
 
-// modulesDrive writes the folder as a read-only drive to path. Everything is root's and dated built.
+// modulesDrive writes the folder as a read-only drive to path. Everything is root's and dated
+// built.
 func modulesDrive(ctx context.Context, dir, path string, built time.Time) error {
 	r, w := io.Pipe()
 	written := make(chan error, 1)
@@ -66,7 +68,14 @@ func writeTree(w io.Writer, dir string, built time.Time) error {
 		if err != nil {
 			return err
 		}
-		h := &tar.Header{Name: name, Mode: int64(info.Mode().Perm()), ModTime: built, AccessTime: built, ChangeTime: built, Format: tar.FormatPAX}
+		h := &tar.Header{
+			Name:       name,
+			Mode:       int64(info.Mode().Perm()),
+			ModTime:    built,
+			AccessTime: built,
+			ChangeTime: built,
+			Format:     tar.FormatPAX,
+		}
 		if entry.IsDir() {
 			h.Typeflag, h.Name = tar.TypeDir, name+"/"
 			return t.WriteHeader(h)

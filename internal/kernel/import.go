@@ -21,11 +21,13 @@ import (
 	"banger/internal/progress"
 )
 
-// maxModulesFolderBytes bounds what is copied from a folder of modules; a distribution's have half a GiB.
+// maxModulesFolderBytes bounds what is copied from a folder of modules; a distribution's have half
+// a GiB.
 const maxModulesFolderBytes = 4 << 30
 
-// Import makes a bundle of the user's own files and gives it the name, if it has one: of a kernel package, or of a kernel with an initrd
-// and modules as it likes. What was checked about a .deb is only that it is well-formed.
+// Import makes a bundle of the user's own files and gives it the name, if it has one: of a kernel
+// package, or of a kernel with an initrd and modules as it likes. What was checked about a .deb is
+// only that it is well-formed.
 func (c *Catalog) Import(ctx context.Context, want api.ImportKernel) (api.Kernel, error) {
 	if err := checkImport(want); err != nil {
 		return api.Kernel{}, err
@@ -55,7 +57,10 @@ func (c *Catalog) Import(ctx context.Context, want api.ImportKernel) (api.Kernel
 
 func checkImport(want api.ImportKernel) error {
 	if (want.Vmlinux == "") == (want.Deb == "") || want.Deb != "" && want.Initrd+want.Modules != "" {
-		return api.Errorf(api.CodeInvalid, "a kernel is imported either from a package or from a file, which may have an initrd and modules")
+		return api.Errorf(
+			api.CodeInvalid,
+			"a kernel is imported either from a package or from a file, which may have an initrd and modules",
+		)
 	}
 	for _, file := range []string{want.Vmlinux, want.Initrd, want.Modules, want.Deb} {
 		if file != "" && !filepath.IsAbs(file) {
@@ -83,8 +88,8 @@ func importFiles(ctx context.Context, want api.ImportKernel, work, dir string, m
 	return assemble(ctx, p, dir, m)
 }
 
-// badFile is what is wrong with a user's file, as the user's to repair. What has a code already keeps it, and a full disk
-// is no fault of the file.
+// badFile is what is wrong with a user's file, as the user's to repair. What has a code already
+// keeps it, and a full disk is no fault of the file.
 func badFile(dir string, err error) error {
 	err = disk.ExplainFull(dir, err)
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
@@ -148,8 +153,9 @@ func readFile(name string, limit int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(file, limit+1))
 }
 
-// copyModules copies a kernel's modules to tree/lib/modules/RELEASE and returns the release. dir is the release's own
-// folder, or one such as /lib/modules that holds it: release says which, and without one there must be only one.
+// copyModules copies a kernel's modules to tree/lib/modules/RELEASE and returns the release. dir is
+// the release's own folder, or one such as /lib/modules that holds it: release says which, and
+// without one there must be only one.
 func copyModules(ctx context.Context, dir, release, tree string) (string, error) {
 	from, err := releaseFolder(dir, release)
 	if err != nil {
@@ -194,7 +200,8 @@ func copyModules(ctx context.Context, dir, release, tree string) (string, error)
 	return release, nil
 }
 
-// releaseFolder returns the folder in or at dir that holds the modules of that release, or of the only one.
+// releaseFolder returns the folder in or at dir that holds the modules of that release, or of the
+// only one.
 func releaseFolder(dir, release string) (string, error) {
 	if isReleaseFolder(dir) {
 		if !releasePattern.MatchString(filepath.Base(dir)) {
@@ -236,7 +243,8 @@ func isURL(source string) bool {
 	return strings.HasPrefix(source, "http://") || strings.HasPrefix(source, "https://")
 }
 
-// fetch downloads a kernel (a .deb, an ELF or a bzImage), checks its hash and makes the bundle of it in dir.
+// fetch downloads a kernel (a .deb, an ELF or a bzImage), checks its hash and makes the bundle of
+// it in dir.
 func (c *Catalog) fetch(ctx context.Context, url, sha256, dir string, m Manifest) (Bundle, error) {
 	work, err := workFolder(dir)
 	if err != nil {
@@ -281,8 +289,8 @@ func beginsWith(name, magic string) (bool, error) {
 	return bytes.Equal(begin[:n], []byte(magic)), nil
 }
 
-// Load makes the bundle of a manifest that came with an image; next writes its next file into dir. The bundle gets no
-// name: the image that names it keeps it.
+// Load makes the bundle of a manifest that came with an image; next writes its next file into dir.
+// The bundle gets no name: the image that names it keeps it.
 func (c *Catalog) Load(ctx context.Context, m Manifest, next func(ctx context.Context, dir, name string, size int64) error) error {
 	if err := m.check(); err != nil {
 		return fmt.Errorf("read manifest of kernel: %w", err)

@@ -238,7 +238,8 @@ func TestPullURL(t *testing.T) {
 	}{
 		{"Deb", api.PullKernel{Source: server.URL + "/linux-image-x.deb", SHA256: sum(deb)}, "linux-image-x " + testRelease, ""},
 		{"ELF", api.PullKernel{Source: server.URL + "/vmlinux", SHA256: sum(elf), Name: "mine"}, "mine 6.1.0", ""},
-		{"ArchiveNamed", api.PullKernel{Source: "debian:trixie", Name: "also"}, "linux-image-x " + testRelease, ""}, // the same content
+		// the same content
+		{"ArchiveNamed", api.PullKernel{Source: "debian:trixie", Name: "also"}, "linux-image-x " + testRelease, ""},
 		{"ErrHash", api.PullKernel{Source: server.URL + "/vmlinux", SHA256: sum(deb)}, "", "not " + sum(deb)[:12]},
 		{"ErrNoHash", api.PullKernel{Source: server.URL + "/vmlinux"}, "", "not the sha256"},
 		{"ErrHashOfArchive", api.PullKernel{Source: "debian:trixie", SHA256: sum(deb)}, "", "a sha256 is for a URL"},

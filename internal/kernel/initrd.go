@@ -17,14 +17,16 @@ import (
 	"banger/internal/disk"
 )
 
-// initrdAlignment is what an initrd's length is a multiple of. QEMU's microvm puts the initrd on the last pages of
-// memory, over the ACPI tables its firmware keeps in the last KiB: a length that ends late in a page overwrites the
-// DSDT, and the guest hangs at "ACPI: Core revision". For whole pages QEMU leaves the last page free.
+// initrdAlignment is what an initrd's length is a multiple of. QEMU's microvm puts the initrd on
+// the last pages of memory, over the ACPI tables its firmware keeps in the last KiB: a length that
+// ends late in a page overwrites the DSDT, and the guest hangs at "ACPI: Core revision". For whole
+// pages QEMU leaves the last page free.
 const initrdAlignment = 4096
 
-// Initrd returns the path of an initrd that runs the guest binary as /init, and makes it in cacheDir when it is not
-// there. Its name tells its content (bundle and binary), so a new binary gives a new file and VMs that still use the
-// old one keep it. It is not compressed: under emulation unpacking costs more than copying.
+// Initrd returns the path of an initrd that runs the guest binary as /init, and makes it in
+// cacheDir when it is not there. Its name tells its content (bundle and binary), so a new binary
+// gives a new file and VMs that still use the old one keep it. It is not compressed: under
+// emulation unpacking costs more than copying.
 func (b Bundle) Initrd(ctx context.Context, guestBinary, cacheDir string) (string, error) {
 	guest, _, err := disk.SHA256(ctx, guestBinary)
 	if err != nil {
@@ -44,8 +46,8 @@ func (b Bundle) Initrd(ctx context.Context, guestBinary, cacheDir string) (strin
 	return path, nil
 }
 
-// writeInitrd joins two archives, which the kernel unpacks in turn: the bundle's part, and /init. The later one wins: a
-// user's own initrd has an /init too.
+// writeInitrd joins two archives, which the kernel unpacks in turn: the bundle's part, and /init.
+// The later one wins: a user's own initrd has an /init too.
 func (b Bundle) writeInitrd(path, guestBinary string) error {
 	init, err := os.ReadFile(guestBinary)
 	if err != nil {
@@ -77,7 +79,8 @@ type cpioFile struct {
 	data []byte
 }
 
-// bundleInitrd returns the bundle's part of the initrd: empty mount points, and the modules with their load order.
+// bundleInitrd returns the bundle's part of the initrd: empty mount points, and the modules with
+// their load order.
 func bundleInitrd(releaseDir string, modules []module) ([]byte, error) {
 	files := []cpioFile{}
 	for _, dir := range []string{"dev", "proc", "sys", "run", "modules"} {
@@ -103,8 +106,8 @@ func bundleInitrd(releaseDir string, modules []module) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// writeCPIO writes a newc archive that ends at a multiple of 512 bytes, owned by root and dated 1970, so that the
-// same files give the same bytes.
+// writeCPIO writes a newc archive that ends at a multiple of 512 bytes, owned by root and dated
+// 1970, so that the same files give the same bytes.
 func writeCPIO(out *bytes.Buffer, files []cpioFile) error {
 	w := cpio.NewWriter(out)
 	for i, f := range files {

@@ -14,15 +14,16 @@ import (
 	"banger/internal/compression"
 )
 
-// initrdModules are what the guest needs before it has its modules drive: transports, disks, filesystems and the port
-// that the agent answers on.
+// initrdModules are what the guest needs before it has its modules drive: transports, disks,
+// filesystems and the port that the agent answers on.
 var initrdModules = []string{"virtio_mmio", "virtio_blk", "ext4", "overlay", "virtio_console"}
 
-// initrdModulesIfAny are needed on some kernels and absent in others: PCI machines, and ext4's checksums, which newer
-// kernels have in their core.
+// initrdModulesIfAny are needed on some kernels and absent in others: PCI machines, and ext4's
+// checksums, which newer kernels have in their core.
 var initrdModulesIfAny = []string{"virtio_pci", "crc32c_generic"}
 
-// initrdModulesLater are the other devices of a VM. The guest loads them beside the rest of its boot.
+// initrdModulesLater are the other devices of a VM. The guest loads them beside the rest of its
+// boot.
 var initrdModulesLater = []string{"virtio_net", "virtio_rng", "virtio_balloon", "vsock", "vmw_vsock_virtio_transport"}
 
 // laterMark stands in the load order between what the boot waits for and what it does not.
@@ -30,7 +31,8 @@ const laterMark = "# later"
 
 const maxModuleBytes = 64 << 20
 
-// module is one module to load: its name in the kernel's spelling and its file below the release's folder.
+// module is one module to load: its name in the kernel's spelling and its file below the release's
+// folder.
 type module struct {
 	name, file string
 	later      bool // the boot does not wait for it

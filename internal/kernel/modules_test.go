@@ -163,7 +163,8 @@ func TestReadModuleErrors(t *testing.T) {
 	}
 }
 
-// moduleFile makes a kernel module that depmod can read: it exports and needs symbols, and has no code.
+// moduleFile makes a kernel module that depmod can read: it exports and needs symbols, and has no
+// code.
 func moduleFile(t *testing.T, exports, needs string) []byte {
 	t.Helper()
 	var strtab, symtab bytes.Buffer

@@ -20,7 +20,8 @@ import (
 )
 
 const (
-	// DefaultPackage depends on the newest cloud kernel of a suite: small, with all that virtual machines need.
+	// DefaultPackage depends on the newest cloud kernel of a suite: small, with all that virtual
+	// machines need.
 	DefaultPackage = "linux-image-cloud-amd64"
 
 	// sourcePrefix begins the only kind of source there is.
@@ -32,7 +33,8 @@ const (
 	maxBzImageBytes = 128 << 20
 )
 
-// releasePattern is what a kernel release may look like: it becomes part of paths and of depmod's command line.
+// releasePattern is what a kernel release may look like: it becomes part of paths and of depmod's
+// command line.
 var releasePattern = regexp.MustCompile(`^[0-9][0-9A-Za-z.+~_-]{0,100}$`)
 
 // suiteOf returns the suite in a source "debian:SUITE".
@@ -46,9 +48,10 @@ func suiteOf(source string) (string, error) {
 	return suite, debian.CheckSuite(suite)
 }
 
-// Pull makes the bundle of a source ("debian:trixie") in dir, an empty folder that the caller publishes. From archive
-// it takes mirror, client and keys; suite and folder are Pull's own. meta is the package that depends on the kernel, or
-// empty for DefaultPackage. On an error the folder's content is of no use.
+// Pull makes the bundle of a source ("debian:trixie") in dir, an empty folder that the caller
+// publishes. From archive it takes mirror, client and keys; suite and folder are Pull's own. meta
+// is the package that depends on the kernel, or empty for DefaultPackage. On an error the folder's
+// content is of no use.
 func Pull(ctx context.Context, archive debian.Archive, meta, source, dir string) (Bundle, error) {
 	suite, err := suiteOf(source)
 	if err != nil {
@@ -153,8 +156,8 @@ func unpack(ctx context.Context, deb, tree string) (parts, error) {
 	return p, nil
 }
 
-// writeEntry writes a folder or a file of the modules tree. Links are left out: the ones there are (build, source)
-// lead to kernel headers.
+// writeEntry writes a folder or a file of the modules tree. Links are left out: the ones there are
+// (build, source) lead to kernel headers.
 func writeEntry(target string, h *tar.Header, r io.Reader) error {
 	switch h.Typeflag {
 	case tar.TypeDir:

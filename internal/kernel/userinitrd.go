@@ -10,8 +10,8 @@ import (
 	"banger/internal/compression"
 )
 
-// The newc format (kernel: Documentation/driver-api/early-userspace/buffer-format.rst): a header of hex digits, the name
-// and the data, each padded to 4 bytes; a name of its own ends the archive.
+// The newc format (kernel: Documentation/driver-api/early-userspace/buffer-format.rst): a header of
+// hex digits, the name and the data, each padded to 4 bytes; a name of its own ends the archive.
 const (
 	newcMagic         = "070701"
 	newcChecksumMagic = "070702"
@@ -25,9 +25,10 @@ const (
 
 var errNotInitrd = errors.New("not an initrd")
 
-// plainInitrd returns a user's initrd without compression, ready for another archive to follow. An initrd is any number
-// of plain newc archives, then at most one compressed one that holds the same: that is how distributions put microcode
-// before the rest. Unpacking it here spares each boot the time, and the kernel the need to know the compression.
+// plainInitrd returns a user's initrd without compression, ready for another archive to follow. An
+// initrd is any number of plain newc archives, then at most one compressed one that holds the same:
+// that is how distributions put microcode before the rest. Unpacking it here spares each boot the
+// time, and the kernel the need to know the compression.
 func plainInitrd(data []byte) ([]byte, error) {
 	plain, err := plainArchives(data, true)
 	if err != nil {

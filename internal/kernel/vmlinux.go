@@ -31,7 +31,8 @@ const (
 
 var errNotBzImage = errors.New("neither a vmlinux (ELF) nor an x86 bzImage")
 
-// vmlinux returns the ELF kernel inside a bzImage. Debian ships only the bzImage; Firecracker boots only the ELF.
+// vmlinux returns the ELF kernel inside a bzImage. Debian ships only the bzImage; Firecracker boots
+// only the ELF.
 func vmlinux(bzImage []byte) ([]byte, error) {
 	if bytes.HasPrefix(bzImage, []byte(elf.ELFMAG)) {
 		return bzImage, checkELF(bzImage)
@@ -50,8 +51,8 @@ func vmlinux(bzImage []byte) ([]byte, error) {
 		return nil, fmt.Errorf("unpack kernel: %w", err)
 	}
 	defer plain.Close()
-	// Growing with the data, not with the claimed size: a small file must not cost 512 MiB. Reading stops at that
-	// size, before the decoder meets the appended one.
+	// Growing with the data, not with the claimed size: a small file must not cost 512 MiB. Reading
+	// stops at that size, before the decoder meets the appended one.
 	var image bytes.Buffer
 	if n, err := io.CopyN(&image, plain, int64(size)); err != nil {
 		return nil, fmt.Errorf("unpack kernel: %d of %d bytes: %w", n, size, err)

@@ -32,8 +32,8 @@ func fakeVmlinux(t testing.TB) []byte {
 	return out.Bytes()
 }
 
-// bzImageOf lays a payload out as the kernel's build does: boot sector, 3 setup sectors, 100 bytes of decompressor,
-// payload, more code. size is the plain size that the build appends.
+// bzImageOf lays a payload out as the kernel's build does: boot sector, 3 setup sectors, 100 bytes
+// of decompressor, payload, more code. size is the plain size that the build appends.
 func bzImageOf(payload []byte, size int) []byte {
 	image := make([]byte, 4*sectorBytes+100)
 	image[offsetSetupSectors] = 3
@@ -95,9 +95,10 @@ func TestVmlinux(t *testing.T) {
 	for name, image := range map[string][]byte{
 		"Zstd": bzImageOf(zstdOf(t, plain), len(plain)),
 		"Gzip": bzImageOf(gz, len(plain)),
-		"XZ":   bzImageOf(xzOf(t, plain, "--check=crc32", "--x86", "--lzma2=dict=32MiB"), len(plain)), // as scripts/xz_wrap.sh
-		"LZ4":  bzImageOf(lz, len(plain)),
-		"ELF":  plain,
+		// as scripts/xz_wrap.sh
+		"XZ":  bzImageOf(xzOf(t, plain, "--check=crc32", "--x86", "--lzma2=dict=32MiB"), len(plain)),
+		"LZ4": bzImageOf(lz, len(plain)),
+		"ELF": plain,
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := vmlinux(image)

@@ -116,7 +116,8 @@ type Status struct {
 
 var labelPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
-// IsLabel reports whether a VM may have the name: a DNS label, RFC 1123 section 2.1, lower case only.
+// IsLabel reports whether a VM may have the name: a DNS label, RFC 1123 section 2.1, lower case
+// only.
 func IsLabel(name string) bool { return labelPattern.MatchString(name) }
 
 // Check reports what is wrong with an endpoint of this subnet.

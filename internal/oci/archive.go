@@ -31,9 +31,9 @@ const (
 	maxLinkOfFile = 8               // symlinks on the way to a layer: old dockers link layers that are alike
 )
 
-// OpenArchive opens what `docker save` wrote, or an OCI layout in a tar; it may be packed by gzip, zstd, xz or bzip2.
-// It must hold one image. Layers are read where they are, in the file; a packed one is unpacked into scratch first, as
-// a file without a name, which ends with the process.
+// OpenArchive opens what `docker save` wrote, or an OCI layout in a tar; it may be packed by gzip,
+// zstd, xz or bzip2. It must hold one image. Layers are read where they are, in the file; a packed
+// one is unpacked into scratch first, as a file without a name, which ends with the process.
 func OpenArchive(ctx context.Context, path, scratch string, limits Limits) (_ *Image, err error) {
 	limits = limits.withDefaults()
 	file, size, err := openFile(path)
@@ -64,7 +64,8 @@ func OpenArchive(ctx context.Context, path, scratch string, limits Limits) (_ *I
 	return image, nil
 }
 
-// unpackFile returns what is packed in file as a nameless file in scratch, or nil when it is not packed, and its size.
+// unpackFile returns what is packed in file as a nameless file in scratch, or nil when it is not
+// packed, and its size.
 func unpackFile(ctx context.Context, file *os.File, size int64, scratch string, limits Limits) (_ *os.File, _ int64, err error) {
 	plain, err := unpack(disk.WithContext(ctx, io.NewSectionReader(file, 0, size)))
 	if err != nil {
@@ -114,7 +115,8 @@ func readArchive(ctx context.Context, r *io.SectionReader, limits Limits) (*Imag
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, api.Errorf(api.CodeInvalid, "bad image: %w", err).WithHint("it must be a whole archive of docker save, or an OCI layout in a tar")
+		return nil, api.Errorf(api.CodeInvalid, "bad image: %w", err).
+			WithHint("it must be a whole archive of docker save, or an OCI layout in a tar")
 	}
 	image := &Image{whiteouts: true, limits: limits}
 	switch {
@@ -220,7 +222,8 @@ func digestOf(name string) string {
 	return digest
 }
 
-// readSaved reads what `docker save` writes. Layers there are plain tars, known by the diffIDs in the configuration.
+// readSaved reads what `docker save` writes. Layers there are plain tars, known by the diffIDs in
+// the configuration.
 func (a *archive) readSaved(image *Image) error {
 	text, err := a.small(saveManifest)
 	if err != nil {
@@ -235,7 +238,8 @@ func (a *archive) readSaved(image *Image) error {
 		return refuse("read %s: %w", saveManifest, err)
 	}
 	if len(saved) != 1 {
-		return api.Errorf(api.CodeInvalid, "archive holds %d images", len(saved)).WithHint("write an archive of one: docker save -o FILE IMAGE")
+		return api.Errorf(api.CodeInvalid, "archive holds %d images", len(saved)).
+			WithHint("write an archive of one: docker save -o FILE IMAGE")
 	}
 	diffIDs, err := a.config(image, saved[0].Config)
 	if err != nil {

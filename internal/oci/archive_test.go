@@ -22,7 +22,8 @@ import (
 	"banger/api"
 )
 
-// saved returns the archive that go-containerregistry writes of an image, as `docker save` did before version 25.
+// saved returns the archive that go-containerregistry writes of an image, as `docker save` did
+// before version 25.
 func saved(t *testing.T, image v1.Image, tags ...string) []byte {
 	t.Helper()
 	images := map[name.Tag]v1.Image{}
@@ -84,7 +85,8 @@ func TestOpenArchive(t *testing.T) {
 	config := v1.Config{Env: []string{"A=b"}, Cmd: []string{"sh"}}
 	image := builtImage(t, config, lower, upper)
 	layout := layoutFiles(t, image)
-	// Newer dockers write both, with the names of blobs in manifest.json; older ones link layers that are alike.
+	// Newer dockers write both, with the names of blobs in manifest.json; older ones link layers
+	// that are alike.
 	diff := func(n int) string { return layout[len(layout)-4+n].name }
 	both := append(slices.Clip(layout), entry{name: saveManifest, content: fmt.Sprintf(`[{"Config":%q,"RepoTags":["app:new"],"Layers":[%q,%q]}]`, layout[3].name, diff(0), diff(1))})
 	linked := []entry{

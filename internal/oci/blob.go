@@ -14,16 +14,19 @@ import (
 const (
 	blobBuffer = 256 << 10
 
-	// maxWindowBytes bounds what a decompressor keeps in memory; zstd --ultra and xz -9 need that much.
+	// maxWindowBytes bounds what a decompressor keeps in memory; zstd --ultra and xz -9 need that
+	// much.
 	maxWindowBytes = 128 << 20
 )
 
-// unpack returns what is packed in r, or r itself when it is not packed. Close it to free its memory.
+// unpack returns what is packed in r, or r itself when it is not packed. Close it to free its
+// memory.
 func unpack(r io.Reader) (*compression.Reader, error) {
 	return compression.Open(bufio.NewReaderSize(r, blobBuffer), maxWindowBytes)
 }
 
-// hashed reads a layer from its first byte to its last and knows, at the end, whether it was the announced one.
+// hashed reads a layer from its first byte to its last and knows, at the end, whether it was the
+// announced one.
 type hashed struct {
 	io.Reader // the tar in the layer
 

@@ -18,8 +18,8 @@ import (
 	"banger/internal/disk"
 )
 
-// Cache keeps layers as registries serve them, one file each, named by the sha256 of its content. All images share
-// them. It is safe for concurrent use by one process.
+// Cache keeps layers as registries serve them, one file each, named by the sha256 of its content.
+// All images share them. It is safe for concurrent use by one process.
 type Cache struct {
 	Dir string // made when it is needed
 
@@ -30,8 +30,9 @@ type Cache struct {
 
 func (c *Cache) path(digest string) string { return filepath.Join(c.Dir, digest) }
 
-// get returns the open file of a layer: the cached one, or a new one that download fills. Who asks for a layer that is
-// being fetched waits for it. On an error nothing stays. cached reports whether nothing was downloaded.
+// get returns the open file of a layer: the cached one, or a new one that download fills. Who asks
+// for a layer that is being fetched waits for it. On an error nothing stays. cached reports whether
+// nothing was downloaded.
 func (c *Cache) get(ctx context.Context, digest string, size int64, download func(*os.File) error) (file *os.File, cached bool, err error) {
 	unlock, err := c.lock(ctx, digest)
 	if err != nil {
@@ -48,7 +49,8 @@ func (c *Cache) get(ctx context.Context, digest string, size int64, download fun
 	return file, false, err
 }
 
-// fill makes the file of a layer and opens it. It is durable: a name without content would outlive a power cut as damage.
+// fill makes the file of a layer and opens it. It is durable: a name without content would outlive
+// a power cut as damage.
 func (c *Cache) fill(digest string, download func(*os.File) error) (file *os.File, err error) {
 	err = atomicfile.Fill(c.path(digest), 0o600, atomicfile.Durable, func(part *os.File) error {
 		if err := download(part); err != nil {
@@ -148,8 +150,8 @@ func (c *Cache) Layers() ([]Layer, error) {
 	return all, nil
 }
 
-// Trim removes the layers that were used least lately until at most maxBytes are left, and returns how many bytes it
-// removed. Images that are being read keep their open files.
+// Trim removes the layers that were used least lately until at most maxBytes are left, and returns
+// how many bytes it removed. Images that are being read keep their open files.
 func (c *Cache) Trim(maxBytes int64) (freedBytes int64, err error) {
 	all, err := c.Layers()
 	if err != nil {
@@ -182,7 +184,8 @@ func isDigest(s string) bool {
 // maxFetches is how many layers are fetched at a time.
 const maxFetches = 3
 
-// fetchAll runs fetch for 0 to n-1, some at a time, and returns the first error after all have ended.
+// fetchAll runs fetch for 0 to n-1, some at a time, and returns the first error after all have
+// ended.
 func fetchAll(ctx context.Context, n int, fetch func(ctx context.Context, n int) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxFetches)

@@ -23,7 +23,8 @@ import (
 
 var errPlain = errors.New("only this host's own registries may be used without TLS")
 
-// guard refuses plain HTTP to other hosts, also when a registry redirects to it, and manifests that are too long.
+// guard refuses plain HTTP to other hosts, also when a registry redirects to it, and manifests that
+// are too long.
 type guard struct{ next http.RoundTripper }
 
 func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -45,15 +46,16 @@ func isLoopback(host string) bool {
 	return host == "localhost" || err == nil && addr.Unmap().IsLoopback()
 }
 
-// checkRedirect refuses to be led from a public registry to an address inside: registries redirect to where they keep
-// blobs, and a hostile one would name a service of the local network.
+// checkRedirect refuses to be led from a public registry to an address inside: registries redirect
+// to where they keep blobs, and a hostile one would name a service of the local network.
 func checkRedirect(r *http.Request, via []*http.Request) error {
 	if len(via) >= 10 {
 		return fetch.Final(errors.New("too many redirects"))
 	}
 	from, to := via[0].URL.Hostname(), r.URL.Hostname()
 	addr, err := netip.ParseAddr(to)
-	inside := to == "localhost" || err == nil && (addr.Unmap().IsLoopback() || addr.Unmap().IsPrivate() || addr.Unmap().IsLinkLocalUnicast() || addr.IsUnspecified())
+	inside := to == "localhost" ||
+		err == nil && (addr.Unmap().IsLoopback() || addr.Unmap().IsPrivate() || addr.Unmap().IsLinkLocalUnicast() || addr.IsUnspecified())
 	if inside && from != to && !isLoopback(from) {
 		return fetch.Final(fmt.Errorf("redirect from %s to %s, an address inside", from, to))
 	}
@@ -71,7 +73,8 @@ func statusOf(err error) int {
 	return 0
 }
 
-// retry runs do until it succeeds, fails for good or was tried often enough. Each try has answerDeadline.
+// retry runs do until it succeeds, fails for good or was tried often enough. Each try has
+// answerDeadline.
 func (s *session) retry(ctx context.Context, what string, do func(context.Context) error) error {
 	err := s.files().Retry(ctx, what, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, answerDeadline)
@@ -93,7 +96,8 @@ func wrap(what string, err error) error {
 	return nil
 }
 
-// explain turns an error of a registry into one that says what to do. A request that ended keeps its own.
+// explain turns an error of a registry into one that says what to do. A request that ended keeps
+// its own.
 func (s *session) explain(ctx context.Context, ref name.Reference, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -104,13 +108,16 @@ func (s *session) explain(ctx context.Context, ref name.Reference, err error) er
 	registry := s.repo.RegistryStr()
 	switch status := statusOf(err); {
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
-		return api.Errorf(api.CodeInvalid, "pull %s: access denied: %w", ref.Name(), err).WithHint("check the name; for a private image sign in first: docker login %s", registry)
+		return api.Errorf(api.CodeInvalid, "pull %s: access denied: %w", ref.Name(), err).
+			WithHint("check the name; for a private image sign in first: docker login %s", registry)
 	case status == http.StatusNotFound:
 		return api.Errorf(api.CodeNotFound, "no image %s: %w", ref.Name(), err).WithHint("check the name and the tag")
 	case status == http.StatusTooManyRequests:
-		return api.Errorf(api.CodeUnavailable, "pull %s: the registry limits how often it is asked: %w", ref.Name(), err).WithHint("try later, or sign in: docker login %s", registry)
+		return api.Errorf(api.CodeUnavailable, "pull %s: the registry limits how often it is asked: %w", ref.Name(), err).
+			WithHint("try later, or sign in: docker login %s", registry)
 	case errors.Is(err, fetch.ErrContent), errors.Is(err, fetch.ErrTooLarge):
-		return api.Errorf(api.CodeUnavailable, "pull %s: %w", ref.Name(), err).WithHint("the registry, or a proxy on the way, serves damaged data")
+		return api.Errorf(api.CodeUnavailable, "pull %s: %w", ref.Name(), err).
+			WithHint("the registry, or a proxy on the way, serves damaged data")
 	}
 	return api.Errorf(api.CodeUnavailable, "pull %s: %w", ref.Name(), err).WithHint("check the network, and that %s is up", registry)
 }
@@ -121,7 +128,11 @@ func (s *session) files() fetch.Client {
 }
 
 func (s *session) blob(d v1.Descriptor) fetch.File {
-	u := url.URL{Scheme: s.repo.Scheme(), Host: s.repo.RegistryStr(), Path: fmt.Sprintf("/v2/%s/blobs/%s", s.repo.RepositoryStr(), d.Digest)}
+	u := url.URL{
+		Scheme: s.repo.Scheme(),
+		Host:   s.repo.RegistryStr(),
+		Path:   fmt.Sprintf("/v2/%s/blobs/%s", s.repo.RepositoryStr(), d.Digest),
+	}
 	return fetch.File{URL: u.String(), SizeBytes: d.Size, Digest: d.Digest.String()}
 }
 

@@ -36,7 +36,8 @@ func (i *Image) scan(ctx context.Context) (_ *tree, err error) {
 		}
 		stage.Add(l.size)
 	}
-	// Docker makes the folder that commands start in when it starts a container; nobody does it here.
+	// Docker makes the folder that commands start in when it starts a container; nobody does it
+	// here.
 	if _, err := t.folder(i.Config.WorkingDir, len(i.layers), true); err != nil {
 		return nil, refuse("working directory %.200q: %w", i.Config.WorkingDir, err)
 	}
@@ -50,12 +51,14 @@ func (l layer) explain(ctx context.Context, n int, err error) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case l.digest == "" && (errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrHeader)):
-		return api.Errorf(api.CodeInvalid, "bad image: layer %d: %w", n+1, err).WithHint("it must be a whole tar, plain or packed by gzip, zstd, xz or bzip2")
+		return api.Errorf(api.CodeInvalid, "bad image: layer %d: %w", n+1, err).
+			WithHint("it must be a whole tar, plain or packed by gzip, zstd, xz or bzip2")
 	case l.digest == "":
 		return refuse("layer %d: %w", n+1, err)
 	case removed:
 		err = errors.Join(err, removeErr)
-		return api.Errorf(api.CodeUnavailable, "cached layer sha256:%.12s was damaged and is removed: %w", l.digest, err).WithHint("try again: it is fetched anew")
+		return api.Errorf(api.CodeUnavailable, "cached layer sha256:%.12s was damaged and is removed: %w", l.digest, err).
+			WithHint("try again: it is fetched anew")
 	}
 	return refuse("layer %d (sha256:%.12s): %w", n+1, l.digest, err)
 }
@@ -100,7 +103,8 @@ func (i *Image) scanLayer(ctx context.Context, t *tree, n int, l layer) error {
 	return err
 }
 
-// maxTarOverhead is what headers and padding may add to the contents: three records of 512 bytes for an entry.
+// maxTarOverhead is what headers and padding may add to the contents: three records of 512 bytes
+// for an entry.
 func maxTarOverhead(l Limits) int64 { return int64(l.Entries)*3*512 + l.MetadataBytes }
 
 // eachEntry calls do for each entry of a tar, numbered from 0.
@@ -120,8 +124,9 @@ func eachEntry(r io.Reader, do func(entry int, h *tar.Header, contents io.Reader
 	}
 }
 
-// Flatten writes the image as one tar: folders first, parents before children, then files in the order of their
-// layers, then hard links. The same image gives the same bytes. It returns the image's errors and w's.
+// Flatten writes the image as one tar: folders first, parents before children, then files in the
+// order of their layers, then hard links. The same image gives the same bytes. It returns the
+// image's errors and w's.
 func (i *Image) Flatten(ctx context.Context, w io.Writer) error {
 	t, err := i.scan(ctx)
 	if err != nil {
@@ -144,7 +149,8 @@ func (i *Image) write(ctx context.Context, t *tree, w io.Writer) (err error) {
 		}
 	}
 	for _, link := range out.links {
-		if err := out.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeLink, Name: link.name, Linkname: link.to.name, Format: tar.FormatPAX}); err != nil {
+		head := &tar.Header{Typeflag: tar.TypeLink, Name: link.name, Linkname: link.to.name, Format: tar.FormatPAX}
+		if err := out.tar.WriteHeader(head); err != nil {
 			return fmt.Errorf("write %.200q: %w", link.name, err)
 		}
 	}
@@ -266,8 +272,8 @@ func (w *writer) layer(ctx context.Context, l layer, files map[int]*inode) error
 	return err
 }
 
-// WriteExt4 writes the image as a read-only ext4 filesystem to path, which must not exist; on an error nothing stays
-// there.
+// WriteExt4 writes the image as a read-only ext4 filesystem to path, which must not exist; on an
+// error nothing stays there.
 func (i *Image) WriteExt4(ctx context.Context, path, label string) error {
 	t, err := i.scan(ctx)
 	if err != nil {

@@ -120,8 +120,8 @@ func TestFlatten(t *testing.T) {
 	}
 }
 
-// toExt4 writes the image's filesystem and lets e2fsck judge it. Of the padding of the inode bitmap, which hcsshim
-// leaves as it is, it always complains; nothing reads it.
+// toExt4 writes the image's filesystem and lets e2fsck judge it. Of the padding of the inode
+// bitmap, which hcsshim leaves as it is, it always complains; nothing reads it.
 func toExt4(t *testing.T, i *Image) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "rootfs.ext4")
@@ -178,7 +178,8 @@ func TestTarHasNoWhiteouts(t *testing.T) {
 	}
 }
 
-// What a guest sees of owners, modes, capabilities and links is what debugfs sees in the filesystem.
+// What a guest sees of owners, modes, capabilities and links is what debugfs sees in the
+// filesystem.
 func TestExt4Content(t *testing.T) {
 	path := toExt4(t, imageOf(tarOf(t,
 		entry{name: "bin/"}, entry{name: "bin/ping", content: "elf", mode: 0o4755, uid: 70000, xattrs: map[string]string{"security.capability": "\x01\x00\x00\x02abcdefghijklmnop", "user.note": "mine"}},
@@ -445,7 +446,8 @@ func FuzzFlatten(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// What came out needs no judging any more: each name once, its parent before it, links to what is there.
+		// What came out needs no judging any more: each name once, its parent before it, links to
+		// what is there.
 		seen := map[string]byte{}
 		in := tar.NewReader(bytes.NewReader(out))
 		for {

@@ -1,10 +1,12 @@
-// Package oci turns container images into root filesystems, without root and without unpacking them.
+// Package oci turns container images into root filesystems, without root and without unpacking
+// them.
 //
-// An image comes from a registry (Registry.Find, its layers kept in a Cache), from an archive that `docker save` or an
-// OCI tool wrote (OpenArchive), or from the tar of a root filesystem (OpenTar). Flatten reads its layers twice: first
-// only their headers, into a tree in memory to which the layers' changes are applied as in package tree.go tells; then
-// their contents, of which it writes what is left as one tar stream. No layer is held in memory, no file of an image is
-// ever written to the host, and no name in an image is ever given to the host's kernel: `..`, absolute names and
+// An image comes from a registry (Registry.Find, its layers kept in a Cache), from an archive that
+// `docker save` or an OCI tool wrote (OpenArchive), or from the tar of a root filesystem (OpenTar).
+// Flatten reads its layers twice: first only their headers, into a tree in memory to which the
+// layers' changes are applied as in package tree.go tells; then their contents, of which it writes
+// what is left as one tar stream. No layer is held in memory, no file of an image is ever written
+// to the host, and no name in an image is ever given to the host's kernel: `..`, absolute names and
 // symlinks can only lead about in the tree.
 //
 // Everything read is bounded by Limits, and nothing is used whose digest is not the announced one.
@@ -63,8 +65,8 @@ type layer struct {
 	forget func(digest string) error // removes the blob from the cache; nil when it is not from there
 }
 
-// Fetch gets the layers of a registry's image, which any use does that needs them. There is nothing to do a second time,
-// nor for an image of a file.
+// Fetch gets the layers of a registry's image, which any use does that needs them. There is nothing
+// to do a second time, nor for an image of a file.
 func (i *Image) Fetch(ctx context.Context) error {
 	if i.fetch == nil {
 		return nil
@@ -76,9 +78,9 @@ func (i *Image) Fetch(ctx context.Context) error {
 	return nil
 }
 
-// Identity says what the root filesystem and the Config are made of: "config:SHA256" or, without a configuration,
-// "tar:SHA256". A configuration names the contents of all layers, so a registry and an archive give the same image
-// the same identity. No layer is fetched for it; a tar is read.
+// Identity says what the root filesystem and the Config are made of: "config:SHA256" or, without a
+// configuration, "tar:SHA256". A configuration names the contents of all layers, so a registry and
+// an archive give the same image the same identity. No layer is fetched for it; a tar is read.
 func (i *Image) Identity(ctx context.Context) (string, error) {
 	if i.config != "" {
 		return "config:" + i.config, nil
@@ -119,8 +121,10 @@ func (i *Image) CompressedBytes() int64 {
 
 // Limits bound what an image may cost. The zero value of each field means its default.
 type Limits struct {
-	Entries       int   // names in all layers together; default 10^6
-	MetadataBytes int64 // their names, links and attributes; default 256 MiB. An entry costs about 300 bytes of memory more
+	Entries int // names in all layers together; default 10^6
+	// their names, links and attributes; default 256 MiB. An entry costs about 300 bytes of memory
+	// more
+	MetadataBytes int64
 	Bytes         int64 // contents of all files together; default 64 GiB
 	Ratio         int64 // how much larger contents may be than the layers as they are stored; default 200
 	FreeBytes     int64 // may come out of layers of any size: small images of zeroes are harmless; default 1 GiB
@@ -155,10 +159,17 @@ func refuse(format string, args ...any) error {
 	return api.Errorf(api.CodeInvalid, "bad image: %w", fmt.Errorf(format, args...))
 }
 
-// configOf checks and takes what banger uses of an image's configuration. diffIDs are those of the layers, in order.
+// configOf checks and takes what banger uses of an image's configuration. diffIDs are those of the
+// layers, in order.
 func configOf(file *v1.ConfigFile) (c Config, diffIDs []string, err error) {
 	if file.OS != "" && file.OS != platform.OS || file.Architecture != "" && file.Architecture != platform.Architecture {
-		return Config{}, nil, api.Errorf(api.CodeUnsupported, "image is made for %.40q on %.40q, not for %s", file.OS, file.Architecture, platform)
+		return Config{}, nil, api.Errorf(
+			api.CodeUnsupported,
+			"image is made for %.40q on %.40q, not for %s",
+			file.OS,
+			file.Architecture,
+			platform,
+		)
 	}
 	for _, h := range file.RootFS.DiffIDs {
 		if h.Algorithm != "sha256" {
@@ -168,7 +179,8 @@ func configOf(file *v1.ConfigFile) (c Config, diffIDs []string, err error) {
 	}
 	c = Config{WorkingDir: file.Config.WorkingDir, User: file.Config.User, Entrypoint: file.Config.Entrypoint, Cmd: file.Config.Cmd}
 	for _, kv := range file.Config.Env {
-		if name, _, ok := strings.Cut(kv, "="); ok && name != "" { // a name alone would be taken from Docker's own environment
+		// a name alone would be taken from Docker's own environment
+		if name, _, ok := strings.Cut(kv, "="); ok && name != "" {
 			c.Env = append(c.Env, kv)
 		}
 	}
@@ -183,7 +195,8 @@ func configOf(file *v1.ConfigFile) (c Config, diffIDs []string, err error) {
 	return c, diffIDs, nil
 }
 
-// openFile opens a file that a user named. Whatever is not a regular file is refused: a pipe would block.
+// openFile opens a file that a user named. Whatever is not a regular file is refused: a pipe would
+// block.
 func openFile(path string) (*os.File, int64, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	switch {

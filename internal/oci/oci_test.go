@@ -107,7 +107,8 @@ func imageOf(layers ...[]byte) *Image {
 	return i
 }
 
-// listing describes each entry of a tar in a line: type, mode, owner, name, and what belongs to its type.
+// listing describes each entry of a tar in a line: type, mode, owner, name, and what belongs to its
+// type.
 func listing(tb testing.TB, archive []byte) []string {
 	tb.Helper()
 	var lines []string

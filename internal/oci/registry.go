@@ -57,8 +57,8 @@ func ParseReference(text string) (Reference, error) {
 // String is the full name: "busybox" is "index.docker.io/library/busybox:latest".
 func (r Reference) String() string { return r.parsed.Name() }
 
-// Find reads an image's manifest and configuration. Its layers come with Fetch, or with the first use. Registries are
-// spoken to over TLS, except on this host itself.
+// Find reads an image's manifest and configuration. Its layers come with Fetch, or with the first
+// use. Registries are spoken to over TLS, except on this host itself.
 func (r Registry) Find(ctx context.Context, ref Reference) (*Image, error) {
 	r = r.withDefaults()
 	s := &session{registry: r, repo: ref.parsed.Context()}
@@ -108,7 +108,8 @@ func (s *session) find(ctx context.Context, ref name.Reference) (*Image, []layer
 	return image, layers, nil
 }
 
-// fetch opens the image's layers; those that are not cached are fetched, several at a time, each as a progress stage.
+// fetch opens the image's layers; those that are not cached are fetched, several at a time, each as
+// a progress stage.
 func (s *session) fetch(ctx context.Context, image *Image, layers []layer) error {
 	opened, err := s.fetchLayers(ctx, layers)
 	image.files = slices.DeleteFunc(slices.Clone(opened), func(f *os.File) bool { return f == nil })
@@ -126,8 +127,8 @@ func (s *session) fetch(ctx context.Context, image *Image, layers []layer) error
 	return nil
 }
 
-// fetchLayers returns an open file for each layer, nil for one that came before in the list. It returns what it opened
-// also on an error.
+// fetchLayers returns an open file for each layer, nil for one that came before in the list. It
+// returns what it opened also on an error.
 func (s *session) fetchLayers(ctx context.Context, layers []layer) ([]*os.File, error) {
 	cache := s.registry.Cache
 	opened := make([]*os.File, len(layers))
@@ -183,7 +184,12 @@ func checkLayers(layers []v1.Descriptor, diffIDs []string, limits Limits) error 
 		case d.Digest.Algorithm != "sha256" || !isDigest(d.Digest.Hex):
 			return refuse("layer %.80q has an unknown hash", d.Digest)
 		case !d.MediaType.IsDistributable() || !d.MediaType.IsLayer():
-			return api.Errorf(api.CodeUnsupported, "layer sha256:%.12s is a %.100q: not one of a Linux root filesystem", d.Digest.Hex, d.MediaType)
+			return api.Errorf(
+				api.CodeUnsupported,
+				"layer sha256:%.12s is a %.100q: not one of a Linux root filesystem",
+				d.Digest.Hex,
+				d.MediaType,
+			)
 		case d.Size < 0 || d.Size > limits.Bytes:
 			return refuse("layer sha256:%.12s has %d bytes", d.Digest.Hex, d.Size)
 		}
@@ -234,14 +240,20 @@ func (s *session) connect(ctx context.Context) error {
 		return err
 	}
 	return s.retry(ctx, "reach registry", func(ctx context.Context) error {
-		s.wrapped, err = transport.NewWithContext(ctx, s.repo.Registry, auth, guard{s.registry.Transport}, []string{s.repo.Scope(transport.PullScope)})
+		s.wrapped, err = transport.NewWithContext(
+			ctx,
+			s.repo.Registry,
+			auth,
+			guard{s.registry.Transport},
+			[]string{s.repo.Scope(transport.PullScope)},
+		)
 		s.client = &http.Client{Transport: s.wrapped, CheckRedirect: checkRedirect}
 		return err
 	})
 }
 
-// credentials asks Docker's configuration, and through it perhaps a helper program, which can not be cancelled: one
-// that hangs is left behind.
+// credentials asks Docker's configuration, and through it perhaps a helper program, which can not
+// be cancelled: one that hangs is left behind.
 func (s *session) credentials(ctx context.Context) (authn.Authenticator, error) {
 	type answer struct {
 		auth authn.Authenticator
@@ -257,11 +269,13 @@ func (s *session) credentials(ctx context.Context) (authn.Authenticator, error) 
 	select {
 	case a := <-answers:
 		if a.err != nil {
-			return nil, api.Errorf(api.CodeInvalid, "read credentials for %s: %w", s.repo.RegistryStr(), a.err).WithHint("check ~/.docker/config.json and the helper it names")
+			return nil, api.Errorf(api.CodeInvalid, "read credentials for %s: %w", s.repo.RegistryStr(), a.err).
+				WithHint("check ~/.docker/config.json and the helper it names")
 		}
 		return a.auth, nil
 	case <-deadline.C:
-		return nil, api.Errorf(api.CodeTimeout, "read credentials for %s: no answer", s.repo.RegistryStr()).WithHint("check the credential helper that ~/.docker/config.json names")
+		return nil, api.Errorf(api.CodeTimeout, "read credentials for %s: no answer", s.repo.RegistryStr()).
+			WithHint("check the credential helper that ~/.docker/config.json names")
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -315,7 +329,8 @@ func parseManifest(text []byte) (*v1.Manifest, error) {
 		return nil, refuse("read manifest: %w", err)
 	}
 	if m.SchemaVersion != 2 {
-		return nil, api.Errorf(api.CodeUnsupported, "image has a manifest of version %d: only 2 is known", m.SchemaVersion).WithHint("push it again with a newer tool")
+		return nil, api.Errorf(api.CodeUnsupported, "image has a manifest of version %d: only 2 is known", m.SchemaVersion).
+			WithHint("push it again with a newer tool")
 	}
 	if m.Config.MediaType != types.DockerConfigJSON && m.Config.MediaType != types.OCIConfigJSON {
 		return nil, api.Errorf(api.CodeUnsupported, "not an image of a root filesystem: its configuration is a %.100q", m.Config.MediaType)

@@ -20,7 +20,8 @@ const (
 	// maxXattrBytes is what surely fits beside an inode: ext4 has one block for it.
 	maxXattrBytes = 3 << 10
 
-	// maxSteps bounds the work that names full of symlinks, or a folder hidden again and again, can cause.
+	// maxSteps bounds the work that names full of symlinks, or a folder hidden again and again, can
+	// cause.
 	maxSteps = 200_000_000
 
 	whiteoutPrefix = ".wh."
@@ -165,8 +166,8 @@ func cleanName(name string) (string, error) {
 	return path.Clean("./" + strings.TrimLeft(name, "/")), nil
 }
 
-// folder returns the folder of that name, through symlinks. It is made when it is missing and create is true;
-// else a missing one is nil.
+// folder returns the folder of that name, through symlinks. It is made when it is missing and
+// create is true; else a missing one is nil.
 func (t *tree) folder(name string, layer int, create bool) (*node, error) {
 	way := []*node{t.root}
 	ahead := strings.Split(name, "/")
@@ -262,8 +263,8 @@ func (t *tree) whiteout(dir, base string, layer int) error {
 	return nil
 }
 
-// hide removes everything below n that no entry of the layer made, and reports whether something of the layer is left
-// there, n itself included.
+// hide removes everything below n that no entry of the layer made, and reports whether something of
+// the layer is left there, n itself included.
 func (t *tree) hide(n *node, layer int) bool {
 	t.steps++
 	for name, child := range n.children {
@@ -308,8 +309,9 @@ func inodeOf(h *tar.Header, at place) (*inode, error) {
 	return n, err
 }
 
-// xattrsOf takes the attributes that mean something in another filesystem: capabilities and users' own. Others belong
-// to the builder's machine (labels of SELinux, marks of overlayfs) or are encoded otherwise on ext4 (access lists).
+// xattrsOf takes the attributes that mean something in another filesystem: capabilities and users'
+// own. Others belong to the builder's machine (labels of SELinux, marks of overlayfs) or are
+// encoded otherwise on ext4 (access lists).
 func xattrsOf(h *tar.Header) (map[string]string, error) {
 	const prefix = "SCHILY.xattr."
 	var kept map[string]string

@@ -1,6 +1,6 @@
-// Package openapi writes the OpenAPI 3.1 document of package api from its table of operations. Shapes come from the Go
-// types, and words from their comments, so that neither is written twice. api/openapi.json is what it gave; a test
-// compares.
+// Package openapi writes the OpenAPI 3.1 document of package api from its table of operations.
+// Shapes come from the Go types, and words from their comments, so that neither is written twice.
+// api/openapi.json is what it gave; a test compares.
 package openapi
 
 import (
@@ -78,7 +78,8 @@ const (
 	streamMedia = "application/x-ndjson" // one JSON value a line
 )
 
-// Generate returns the document. sources is the folder of package api, whose comments become descriptions.
+// Generate returns the document. sources is the folder of package api, whose comments become
+// descriptions.
 func Generate(sources string) ([]byte, error) {
 	words, err := readComments(sources)
 	if err != nil {

@@ -21,7 +21,8 @@ func TestDocumentIsFresh(t *testing.T) {
 	}
 }
 
-// Every operation is described, every reference leads somewhere, and every shape and field has words.
+// Every operation is described, every reference leads somewhere, and every shape and field has
+// words.
 func TestDocumentIsWhole(t *testing.T) {
 	var d document
 	if err := json.Unmarshal(api.OpenAPI, &d); err != nil {

@@ -21,7 +21,8 @@ type shapes struct {
 
 const inComponents = "#/components/schemas/"
 
-// schema returns a type's schema: a reference for the types of package api, the shape itself for all others.
+// schema returns a type's schema: a reference for the types of package api, the shape itself for
+// all others.
 func (b *shapes) schema(t reflect.Type) (*jsonschema.Schema, error) {
 	known, err := b.known(t)
 	if err != nil {
@@ -35,7 +36,8 @@ func (b *shapes) schema(t reflect.Type) (*jsonschema.Schema, error) {
 	return schema, nil
 }
 
-// known returns references to the api types that a type is made of, itself included, and adds those to the components.
+// known returns references to the api types that a type is made of, itself included, and adds those
+// to the components.
 func (b *shapes) known(t reflect.Type) (map[reflect.Type]*jsonschema.Schema, error) {
 	found := map[reflect.Type]*jsonschema.Schema{
 		reflect.TypeFor[netip.Addr]():      {Type: "string", Description: "An IP address."},
@@ -121,8 +123,8 @@ func (b *shapes) event(result reflect.Type) (*jsonschema.Schema, error) {
 	return event, nil
 }
 
-// neverNull says that a list or a pointer is left out where it is nil, as all of package api's are, and that what a newer
-// daemon adds is no error.
+// neverNull says that a list or a pointer is left out where it is nil, as all of package api's are,
+// and that what a newer daemon adds is no error.
 func neverNull(s *jsonschema.Schema) {
 	s.Types = slices.DeleteFunc(s.Types, func(t string) bool { return t == "null" })
 	switch len(s.Types) {

@@ -1,7 +1,7 @@
 // Package progress carries the stages of long work from where it is done to whoever watches it.
 //
-// The watcher puts a Reporter into the context; the worker opens stages with Start. Without a Reporter a stage
-// costs nothing and reports to nobody, so packages report unconditionally.
+// The watcher puts a Reporter into the context; the worker opens stages with Start. Without a
+// Reporter a stage costs nothing and reports to nobody, so packages report unconditionally.
 package progress
 
 import (
@@ -16,8 +16,8 @@ import (
 // advanceEvery bounds how often a stage reports that bytes moved.
 const advanceEvery = 100 * time.Millisecond
 
-// Reporter receives each event. It is called from any goroutine, one event of a stage at a time, and must not block
-// for long: the work waits for it.
+// Reporter receives each event. It is called from any goroutine, one event of a stage at a time,
+// and must not block for long: the work waits for it.
 type Reporter func(api.Progress)
 
 type contextKey struct{}
@@ -85,7 +85,8 @@ func (s *Stage) Reader(r io.Reader) io.Reader {
 	return &countingReader{r: r, stage: s}
 }
 
-// update changes the event and reports it; changes that are not now are reported at most every advanceEvery.
+// update changes the event and reports it; changes that are not now are reported at most every
+// advanceEvery.
 func (s *Stage) update(now bool, change func(*api.Progress)) {
 	if s == nil {
 		return

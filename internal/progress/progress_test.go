@@ -100,7 +100,8 @@ func TestReader(t *testing.T) {
 	}
 }
 
-// Events of one stage come in order although many goroutines advance it, and nothing follows the end.
+// Events of one stage come in order although many goroutines advance it, and nothing follows the
+// end.
 func TestConcurrentOrder(t *testing.T) {
 	ctx, events := record(t.Context())
 	stage := Start(ctx, "unpack")

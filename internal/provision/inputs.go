@@ -45,7 +45,8 @@ func (p program) fetch(ctx context.Context, cache *download.Cache) error {
 	}
 	if err != nil {
 		return api.Errorf(api.CodeUnavailable, "step %s: download %s: %w", p.name, p.source, err).
-			WithHint("set %s to a source that this host reaches: https://HOST/FILE#sha256=HEX or npm:PACKAGE@VERSION; see: banger config show", p.key)
+			WithHint("set %s to a source that this host reaches: https://HOST/FILE#sha256=HEX or npm:PACKAGE@VERSION", p.key).
+			WithRemedy(api.OpStatus.Remedy(api.None{}, "see what it is"))
 	}
 	*p.path = got
 	return nil
@@ -57,7 +58,8 @@ func (p program) write(drive *tar.Writer) error {
 		return fmt.Errorf("step %s: %w", p.name, err)
 	}
 	defer content.Close()
-	if err := drive.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "bin/" + p.name, Mode: 0o755, Size: content.SizeBytes}); err != nil {
+	head := &tar.Header{Typeflag: tar.TypeReg, Name: "bin/" + p.name, Mode: 0o755, Size: content.SizeBytes}
+	if err := drive.WriteHeader(head); err != nil {
 		return err
 	}
 	if _, err := io.Copy(drive, content); err != nil {
@@ -138,8 +140,8 @@ func (f hostFile) copyEntries(to *tar.Writer, from *tar.Reader, change func(*tar
 	}
 }
 
-// InputsSHA256 identifies what the build is made of, besides the packages that the archive has at the time: the same
-// image, steps, sources and files give the same hash, in hex.
+// InputsSHA256 identifies what the build is made of, besides the packages that the archive has at
+// the time: the same image, steps, sources and files give the same hash, in hex.
 func (p Plan) InputsSHA256(ctx context.Context, imageID string) (string, error) {
 	sum := sha256.New()
 	type told struct {

@@ -1,9 +1,10 @@
-// Package provision makes an image out of a running VM: which steps a build has, what each of them is given, and running
-// them through the agent.
+// Package provision makes an image out of a running VM: which steps a build has, what each of them
+// is given, and running them through the agent.
 //
-// A step is one shell script of steps/, idempotent, that takes what it needs from its environment. What comes from the
-// host (programs, repositories, the user's files) lies on a read-only drive of its own, which the first step mounts at
-// $INPUTS: the guest itself needs nothing but its package archive.
+// A step is one shell script of steps/, idempotent, that takes what it needs from its environment.
+// What comes from the host (programs, repositories, the user's files) lies on a read-only drive of
+// its own, which the first step mounts at $INPUTS: the guest itself needs nothing but its package
+// archive.
 package provision
 
 import (
@@ -78,7 +79,13 @@ func NewPlan(want api.BuildImage, c config.Config) (Plan, error) {
 	}
 	p.script(step{name: "mount"})
 	p.script(step{name: "base"})
-	p.script(step{name: "packages", env: []string{"PACKAGES=" + strings.Join(p.Packages, " "), "MIRROR=" + strings.TrimRight(mirror, "/")}, sources: []string{"sources.debian_mirror"}})
+	p.script(
+		step{
+			name:    "packages",
+			env:     []string{"PACKAGES=" + strings.Join(p.Packages, " "), "MIRROR=" + strings.TrimRight(mirror, "/")},
+			sources: []string{"sources.debian_mirror"},
+		},
+	)
 	p.script(step{name: "modules"})
 	for _, name := range preset.steps {
 		if err := p.optional(name, c); err != nil {
@@ -86,7 +93,13 @@ func NewPlan(want api.BuildImage, c config.Config) (Plan, error) {
 		}
 	}
 	if want.Docker {
-		p.script(step{name: "docker", env: []string{"REPOSITORY=" + strings.TrimRight(c.DockerRepository, "/")}, sources: []string{"sources.debian_mirror", "sources.docker_repository"}})
+		p.script(
+			step{
+				name:    "docker",
+				env:     []string{"REPOSITORY=" + strings.TrimRight(c.DockerRepository, "/")},
+				sources: []string{"sources.debian_mirror", "sources.docker_repository"},
+			},
+		)
 	}
 	if err := p.addFiles(want.Files); err != nil {
 		return Plan{}, err
@@ -135,8 +148,8 @@ func (p *Plan) program(s step, key, source string) error {
 	return nil
 }
 
-// tmux adds the step that clones tmux's plugins. A repository on this host goes along as an input; others the guest
-// clones itself.
+// tmux adds the step that clones tmux's plugins. A repository on this host goes along as an input;
+// others the guest clones itself.
 func (p *Plan) tmux(c config.Config) error {
 	s := step{name: "tmux"}
 	var lines []string
@@ -171,7 +184,8 @@ type repository struct {
 
 var gitRef = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]*$`)
 
-// parseRepository reads URL[#REF] of a git repository; file:///PATH and an absolute path are on this host.
+// parseRepository reads URL[#REF] of a git repository; file:///PATH and an absolute path are on
+// this host.
 func parseRepository(text string) (repository, error) {
 	url, ref, _ := strings.Cut(text, "#")
 	bad := func(why string) (repository, error) {
@@ -209,7 +223,8 @@ func checkPackages(names []string) error {
 		return api.Errorf(api.CodeInvalid, "%d packages: at most %d", len(names), maxPackages)
 	}
 	for _, name := range names {
-		if !packageName.MatchString(name) || strings.HasSuffix(name, "-") || strings.HasSuffix(name, "+") && !strings.HasSuffix(name, "++") {
+		if !packageName.MatchString(name) || strings.HasSuffix(name, "-") ||
+			strings.HasSuffix(name, "+") && !strings.HasSuffix(name, "++") {
 			return api.Errorf(api.CodeInvalid, "%q is no name of a package", name)
 		}
 	}
@@ -253,7 +268,14 @@ func (p *Plan) addScripts(scripts []string) error {
 			argv = []string{"sh", argv[0]}
 		}
 		p.inputs = append(p.inputs, hostFile{at: at, path: script, why: "script", program: true})
-		p.steps = append(p.steps, step{name: "script " + filepath.Base(script), argv: argv, env: []string{"INPUTS=" + inputsDir, "DEBIAN_FRONTEND=noninteractive"}})
+		p.steps = append(
+			p.steps,
+			step{
+				name: "script " + filepath.Base(script),
+				argv: argv,
+				env:  []string{"INPUTS=" + inputsDir, "DEBIAN_FRONTEND=noninteractive"},
+			},
+		)
 	}
 	return nil
 }

@@ -254,7 +254,8 @@ func TestPresets(t *testing.T) {
 	}
 }
 
-// The hash of the inputs says whether a build would do anything else, so it must see each of these, and no times.
+// The hash of the inputs says whether a build would do anything else, so it must see each of these,
+// and no times.
 func TestInputsSHA256(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")

@@ -46,8 +46,8 @@ func readPreset(name string) (preset, error) {
 	return p, nil
 }
 
-// Stale reports whether a preset has changed since the image was built whose manifest holds this hash of it. An image
-// without a preset is never stale.
+// Stale reports whether a preset has changed since the image was built whose manifest holds this
+// hash of it. An image without a preset is never stale.
 func Stale(name, sha256 string) bool {
 	if name == "" {
 		return false

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// stepTimeout ends a step that hangs; a large preset under emulation takes a quarter of an hour.
+	// stepTimeout ends a step that hangs; a large preset under emulation takes a quarter of an
+	// hour.
 	stepTimeout = 2 * time.Hour
 	bootTimeout = 10 * time.Minute
 
@@ -30,7 +31,8 @@ type agent interface {
 	WaitBooted(ctx context.Context) (state string, err error)
 }
 
-// Run does the steps in a VM whose root is the image to be. What they write goes to log as it comes.
+// Run does the steps in a VM whose root is the image to be. What they write goes to log as it
+// comes.
 func (p Plan) Run(ctx context.Context, a agent, log io.Writer) error {
 	for _, s := range p.steps {
 		if s.booted {
@@ -60,10 +62,19 @@ func (s step) run(ctx context.Context, a agent, log io.Writer) (err error) {
 	stage := progress.Start(ctx, "step "+s.name)
 	defer func() { stage.End(err) }()
 	fmt.Fprintf(log, "== %s\n", s.name)
-	ctx, cancel := context.WithTimeoutCause(ctx, stepTimeout, api.Errorf(api.CodeTimeout, "step %s took longer than %s", s.name, stepTimeout))
+	ctx, cancel := context.WithTimeoutCause(
+		ctx,
+		stepTimeout,
+		api.Errorf(api.CodeTimeout, "step %s took longer than %s", s.name, stepTimeout),
+	)
 	defer cancel()
 	last := &tail{}
-	exit, err := execute(ctx, a, guest.ExecSpec{Argv: s.argv, Env: s.env, Dir: "/", NoStdin: true}, io.MultiWriter(log, last, detail{stage}))
+	exit, err := execute(
+		ctx,
+		a,
+		guest.ExecSpec{Argv: s.argv, Env: s.env, Dir: "/", NoStdin: true},
+		io.MultiWriter(log, last, detail{stage}),
+	)
 	if err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -76,8 +87,8 @@ func (s step) run(ctx context.Context, a agent, log io.Writer) (err error) {
 	return s.failed(exit, last.String())
 }
 
-// failed says how a step ended, with its last lines and, where it takes things from the net, the settings that say from
-// where.
+// failed says how a step ended, with its last lines and, where it takes things from the net, the
+// settings that say from where.
 func (s step) failed(exit guest.Exit, last string) error {
 	if exit.Error != "" {
 		last = exit.Error
@@ -110,7 +121,8 @@ func execute(ctx context.Context, a agent, spec guest.ExecSpec, output io.Writer
 	}
 }
 
-// tail keeps the last lines that were written to it. They are the guest's: each is cut, and holds no control characters.
+// tail keeps the last lines that were written to it. They are the guest's: each is cut, and holds
+// no control characters.
 type tail struct {
 	lines []string
 	line  []byte // begun, not ended yet
@@ -169,13 +181,18 @@ const maxListBytes = 8 << 20
 // errListTooLong is a package list that no distribution has.
 var errListTooLong = errors.New("the list is too long")
 
-// Installed asks a Debian guest for what is installed: "name version", by name, and the architecture.
+// Installed asks a Debian guest for what is installed: "name version", by name, and the
+// architecture.
 func Installed(ctx context.Context, a agent) (packages []string, architecture string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	list := &limited{most: maxListBytes}
 	exit, err := execute(ctx, a, guest.ExecSpec{
-		Argv: []string{"sh", "-c", `dpkg --print-architecture && dpkg-query -W -f '${db:Status-Status}\t${Package} ${Version}\n' | LC_ALL=C sort`}, NoStdin: true,
+		Argv: []string{
+			"sh",
+			"-c",
+			`dpkg --print-architecture && dpkg-query -W -f '${db:Status-Status}\t${Package} ${Version}\n' | LC_ALL=C sort`,
+		}, NoStdin: true,
 	}, list)
 	if err == nil && exit.Code != 0 {
 		err = fmt.Errorf("exit status %d", exit.Code)

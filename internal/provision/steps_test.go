@@ -12,15 +12,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// runStep runs a step's script on this host, in a folder that stands for the guest's root: every absolute path that the
-// script writes below one of those folders is moved there.
+// runStep runs a step's script on this host, in a folder that stands for the guest's root: every
+// absolute path that the script writes below one of those folders is moved there.
 func runStep(t *testing.T, name, root string, folders []string, env ...string) {
 	t.Helper()
 	text, err := stepFiles.ReadFile("steps/" + name + ".sh")
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := strings.ReplaceAll(string(text), "root:root", fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid())) // whoever tests
+	// whoever tests
+	script := strings.ReplaceAll(string(text), "root:root", fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid()))
 	for _, folder := range folders {
 		script = strings.ReplaceAll(script, folder, root+folder)
 	}
@@ -132,7 +133,8 @@ func TestBaseStep(t *testing.T) {
 	}
 }
 
-// mise is activated once in a shell, whichever of the two files it reads, and its shims stand in PATH of any.
+// mise is activated once in a shell, whichever of the two files it reads, and its shims stand in
+// PATH of any.
 func TestMiseStep(t *testing.T) {
 	root := t.TempDir()
 	inputs := filepath.Join(root, "inputs")

@@ -9,7 +9,8 @@ import (
 // balloonID is QEMU's id of the one balloon.
 const balloonID = "balloon"
 
-// Limits bound a drive's traffic; 0 is no bound. A Burst is what may be used at once beyond the rate.
+// Limits bound a drive's traffic; 0 is no bound. A Burst is what may be used at once beyond the
+// rate.
 type Limits struct {
 	BytesPerSecond, BytesBurst int64
 	OpsPerSecond, OpsBurst     int64
@@ -38,7 +39,8 @@ type driveFiles struct {
 	unused  []string // whose removal is due: of an exchange that failed, or that was not taken away then
 }
 
-// filesOf gives a drive's files; of a drive that was never exchanged they are those of [Drive.args].
+// filesOf gives a drive's files; of a drive that was never exchanged they are those of
+// [Drive.args].
 func (m *Machine) filesOf(drive string) *driveFiles {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -48,8 +50,8 @@ func (m *Machine) filesOf(drive string) *driveFiles {
 	return m.drives[drive]
 }
 
-// ReplaceDrive puts another file, of sizeBytes, under a drive. The guest is told of the new size. When it fails before
-// the guest has the new file it keeps the old one.
+// ReplaceDrive puts another file, of sizeBytes, under a drive. The guest is told of the new size.
+// When it fails before the guest has the new file it keeps the old one.
 func (m *Machine) ReplaceDrive(ctx context.Context, d Drive, sizeBytes int64) error {
 	files := m.filesOf(d.ID)
 	files.newest++

@@ -74,7 +74,8 @@ func TestReplaceDrive(t *testing.T) {
 	}
 }
 
-// Whichever command QEMU refuses, the drive keeps a file, and the next exchange leaves none behind that nobody uses.
+// Whichever command QEMU refuses, the drive keeps a file, and the next exchange leaves none behind
+// that nobody uses.
 func TestReplaceDriveFails(t *testing.T) {
 	for _, refused := range []string{"blockdev-add", "blockdev-reopen", "blockdev-del", "block_resize"} {
 		t.Run(refused, func(t *testing.T) {

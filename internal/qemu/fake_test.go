@@ -27,8 +27,9 @@ func fakeBinary(t *testing.T, act string) string {
 	return path
 }
 
-// playQEMU is the fake's main. It answers each command with success. An act is a list of words: "version X" is what
-// --version says; the others come after a command, "capabilities" by itself and all else after cont.
+// playQEMU is the fake's main. It answers each command with success. An act is a list of words:
+// "version X" is what --version says; the others come after a command, "capabilities" by itself and
+// all else after cont.
 //
 //	say TEXT     on the console
 //	complain X   on stderr

@@ -145,7 +145,8 @@ func (m *Machine) event(e Event) {
 	}
 }
 
-// PortClosed receives when the guest's program has closed the port behind Vsock and not opened it again since.
+// PortClosed receives when the guest's program has closed the port behind Vsock and not opened it
+// again since.
 func (m *Machine) PortClosed() <-chan struct{} { return m.closed }
 
 // Vsock is the host's end of the virtio-serial port, nil when there is none.

@@ -377,7 +377,8 @@ func TestDiesWithOwner(t *testing.T) {
 	})
 }
 
-// A port that was opened again is not closed: who hears of the old news would give up the new session.
+// A port that was opened again is not closed: who hears of the old news would give up the new
+// session.
 func TestPortClosed(t *testing.T) {
 	m := &Machine{closed: make(chan struct{}, 1)}
 	tests := []struct {

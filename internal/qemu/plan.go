@@ -27,7 +27,8 @@ const MaxDevices = 24
 // devicesWithoutIOAPIC2 is how many it has places for with one.
 const devicesWithoutIOAPIC2 = 8
 
-// A Plan says what a machine consists of. Fields that hold file descriptors number them as QEMU sees them, see [Start].
+// A Plan says what a machine consists of. Fields that hold file descriptors number them as QEMU
+// sees them, see [Start].
 type Plan struct {
 	Accel     Accel
 	TSCKHz    int // rate of the host's TSC, used under TCG only
@@ -68,7 +69,8 @@ type NIC struct {
 	MTU int    // not told to the guest if 0
 }
 
-// Entropy is a virtio random device. It gives the guest MaxBytes per PeriodMs, without limit if either is 0.
+// Entropy is a virtio random device. It gives the guest MaxBytes per PeriodMs, without limit if
+// either is 0.
 type Entropy struct{ MaxBytes, PeriodMs int64 }
 
 // Balloon is a virtio memory balloon. Its target is set with [Machine.SetBalloon].
@@ -126,7 +128,8 @@ func (p Plan) cpu() string {
 	if p.Accel == KVM {
 		return "host"
 	}
-	// Without its two "fast string" features a guest copies by words: TCG performs rep movsb byte by byte.
+	// Without its two "fast string" features a guest copies by words: TCG performs rep movsb byte
+	// by byte.
 	return "max,-erms,-fsrm"
 }
 
@@ -183,13 +186,15 @@ func (s Serial) chardev() string {
 	return "stdio,id=serial,signal=off"
 }
 
-// nodeName names the block node that the device of drive id is attached to; the file under it can be exchanged.
+// nodeName names the block node that the device of drive id is attached to; the file under it can
+// be exchanged.
 func nodeName(id string) string { return "node-" + id }
 
 // fileNode names the file under a drive's node. Each exchange takes a new one.
 func fileNode(id string, generation int) string { return fmt.Sprintf("file-%s-%d", id, generation) }
 
-// args leaves file locks out: Firecracker takes none, and a drive may be exchanged for the file it already has.
+// args leaves file locks out: Firecracker takes none, and a drive may be exchanged for the file it
+// already has.
 func (d Drive) args() []string {
 	return []string{
 		"-blockdev", fmt.Sprintf("driver=file,node-name=%s,filename=%s,read-only=%s,cache.no-flush=%s,locking=off",

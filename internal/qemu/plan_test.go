@@ -173,7 +173,8 @@ func TestTransports(t *testing.T) {
 	}
 }
 
-// A limit of entropy needs both its halves, threads need a second CPU, and TCG's words stand behind the user's.
+// A limit of entropy needs both its halves, threads need a second CPU, and TCG's words stand behind
+// the user's.
 func TestArgsOfFeatures(t *testing.T) {
 	tests := []struct {
 		name string

@@ -24,7 +24,8 @@ type Verdict struct {
 	TSCKHz      int    `json:"tsc_khz"`
 }
 
-// The limits of a trial boot: a working guest's first output comes within 0.2 s and its end within 1 s.
+// The limits of a trial boot: a working guest's first output comes within 0.2 s and its end within
+// 1 s.
 const (
 	trialFirstOutput = 2 * time.Second
 	trialEnd         = 5 * time.Second

@@ -16,7 +16,8 @@ import (
 // stderrTail is how much of QEMU's stderr is kept for the error that says why it died.
 const stderrTail = 4 << 10
 
-// outputDelay is how long output is awaited after QEMU's end, should something else hold its pipes open.
+// outputDelay is how long output is awaited after QEMU's end, should something else hold its pipes
+// open.
 const outputDelay = 2 * time.Second
 
 // process is a child that dies with this process, whichever way that ends.

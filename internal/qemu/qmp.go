@@ -10,10 +10,12 @@ import (
 	"sync"
 )
 
-// maxMessage bounds one line of QMP. The longest answers of the commands used here are below 10 KiB.
+// maxMessage bounds one line of QMP. The longest answers of the commands used here are below 10
+// KiB.
 const maxMessage = 1 << 20
 
-// ErrMonitorClosed is the error of a command whose answer can no longer come, because QEMU has gone.
+// ErrMonitorClosed is the error of a command whose answer can no longer come, because QEMU has
+// gone.
 var ErrMonitorClosed = errors.New("qemu: monitor closed")
 
 // An Event is an asynchronous message of QEMU, see its qapi/run-state.json.

@@ -179,7 +179,8 @@ func TestFilesOfQEMU(t *testing.T) {
 	}
 }
 
-// Console in, console out: the guest's serial port is QEMU's stdin and stdout where the plan has no file.
+// Console in, console out: the guest's serial port is QEMU's stdin and stdout where the plan has no
+// file.
 func TestConsole(t *testing.T) {
 	var out bytes.Buffer
 	m, err := Start(testContext(t), fakeBinary(t, "say hello; exit 0"), Plan{Accel: TCG}, nil, "",
@@ -255,7 +256,8 @@ func TestAlignedInitrdOfOther(t *testing.T) {
 	}
 }
 
-// The rate is that of this CPU, whose clock is not at hand otherwise, so that two measurements must agree.
+// The rate is that of this CPU, whose clock is not at hand otherwise, so that two measurements must
+// agree.
 func TestMeasureTSC(t *testing.T) {
 	first, err := measureTSC(t.Context())
 	if err != nil {

@@ -22,7 +22,8 @@ func fakeHost(t *testing.T, act string) (p Prober, kernel string) {
 	return Prober{Binary: fakeBinary(t, act), CacheDir: filepath.Join(dir, "cache"), KVMPath: dir + "/kvm"}, kernel
 }
 
-// KVM is believed in when a kernel has spoken and ended under it, and only then. Why not is said in one line.
+// KVM is believed in when a kernel has spoken and ended under it, and only then. Why not is said in
+// one line.
 func TestTrialBoot(t *testing.T) {
 	const failed = "opens, but a trial boot under KVM did not work: "
 	tests := []struct {
@@ -158,7 +159,8 @@ func TestTryWithoutRight(t *testing.T) {
 	}
 }
 
-// What an earlier program kept, or somebody wrote by hand, counts only when a machine can be made of it.
+// What an earlier program kept, or somebody wrote by hand, counts only when a machine can be made
+// of it.
 func TestKeptVerdict(t *testing.T) {
 	whole := Verdict{Accel: TCG, Why: "kept", QEMUVersion: "10.0.2", TSCKHz: 2_000_000}
 	tests := []struct {
@@ -216,7 +218,8 @@ func TestWatcher(t *testing.T) {
 	}
 }
 
-// Whatever a program answers to --version, it is a version of ours or an error that says what to install.
+// Whatever a program answers to --version, it is a version of ours or an error that says what to
+// install.
 func FuzzParseVersion(f *testing.F) {
 	f.Add([]byte("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2+deb13u1~bpo12+1)\n"))
 	f.Add([]byte("version 8.2.version 7"))
@@ -234,7 +237,8 @@ func FuzzParseVersion(f *testing.F) {
 	})
 }
 
-// A QEMU that a guest has taken over may say what it likes: the monitor answers or ends, and nobody waits for ever.
+// A QEMU that a guest has taken over may say what it likes: the monitor answers or ends, and nobody
+// waits for ever.
 func FuzzMonitor(f *testing.F) {
 	f.Add([]byte(`{"QMP":{}}` + "\n" + `{"id":1,"return":{"value":1}}`))
 	f.Add([]byte(`{"id":1,"error":{"class":"x","desc":"y"}}` + "\n" + `{"event":"STOP","data":[]}`))

@@ -14,12 +14,14 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 )
 
-// AgentVariable names the socket of an ssh agent, to ssh and to what runs in a session that an agent is lent to; ssh-agent(1).
+// AgentVariable names the socket of an ssh agent, to ssh and to what runs in a session that an
+// agent is lent to; ssh-agent(1).
 const AgentVariable = "SSH_AUTH_SOCK"
 
 const agentTimeout = time.Second
 
-// AgentAnswers reports whether an agent listens at the socket: one that has ended leaves its socket in the environment.
+// AgentAnswers reports whether an agent listens at the socket: one that has ended leaves its socket
+// in the environment.
 func AgentAnswers(ctx context.Context, socket string) bool {
 	if socket == "" {
 		return false
@@ -33,8 +35,8 @@ func AgentAnswers(ctx context.Context, socket string) bool {
 	return true
 }
 
-// ServeAgent serves an agent that has the owner's key alone, until end, which does not wait for its clients. EnsureKey has
-// made the key.
+// ServeAgent serves an agent that has the owner's key alone, until end, which does not wait for its
+// clients. EnsureKey has made the key.
 func (d Dir) ServeAgent() (socket string, end func() error, err error) {
 	text, err := d.keyText()
 	if err != nil {

@@ -19,11 +19,12 @@ import (
 // maxConfigBytes bounds a user's ~/.ssh/config.
 const maxConfigBytes = 8 << 20
 
-// plainPath matches what ssh's configuration, its tokens and globs, and a shell in quotes take for itself.
+// plainPath matches what ssh's configuration, its tokens and globs, and a shell in quotes take for
+// itself.
 var plainPath = regexp.MustCompile(`^/[A-Za-z0-9 ._/@+,:=~-]*$`)
 
-// Options are the settings for a connection to a VM: who proxies it, and which keys count. The first one that ssh gets
-// to know of each counts.
+// Options are the settings for a connection to a VM: who proxies it, and which keys count. The
+// first one that ssh gets to know of each counts.
 func (d Dir) Options(h home.Dir, program, vm string) ([][2]string, error) {
 	for _, path := range []string{string(h), program} {
 		if !plainPath.MatchString(path) {
@@ -58,8 +59,9 @@ func (d Dir) ConfigText(h home.Dir, program string) (string, error) {
 	return text.String(), nil
 }
 
-// Install makes the user's configuration, usually ~/.ssh/config, include this home's, whose text it writes. It reports
-// whether the user's file was changed: one that includes it already is left alone.
+// Install makes the user's configuration, usually ~/.ssh/config, include this home's, whose text it
+// writes. It reports whether the user's file was changed: one that includes it already is left
+// alone.
 func (d Dir) Install(userConfig, text string) (changed bool, err error) {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return false, fmt.Errorf("make folder: %w", err)
@@ -126,7 +128,8 @@ func (d Dir) marks() (begin, end string) {
 	return "# banger: ssh NAME.vm; gone with: banger ssh-config --uninstall", fmt.Sprintf("\nInclude \"%s\"\n\n", d.Config())
 }
 
-// include is what Install puts at the top of the file: further down an Include would belong to the Host above it.
+// include is what Install puts at the top of the file: further down an Include would belong to the
+// Host above it.
 func (d Dir) include(made string) string {
 	begin, end := d.marks()
 	return begin + made + end
@@ -154,7 +157,8 @@ func (d Dir) openUserConfig(path string) (real, made string, err error) {
 		return "", "", fmt.Errorf("find ssh's configuration: %w", err)
 	}
 	if _, err := os.Lstat(path); err == nil {
-		return "", "", api.Errorf(api.CodeConflict, "%s is a link to a file that is not there", path).WithHint("make that file, or remove the link")
+		return "", "", api.Errorf(api.CodeConflict, "%s is a link to a file that is not there", path).
+			WithHint("make that file, or remove the link")
 	}
 	switch err := os.Mkdir(filepath.Dir(path), 0o700); {
 	case err == nil:

@@ -14,7 +14,8 @@ import (
 const (
 	// RunDir is banger's own folder there; it is gone with the boot.
 	RunDir = "/run/banger"
-	// authorizedKeys has the owner's key. The images that banger builds have their listening sshd read it too.
+	// authorizedKeys has the owner's key. The images that banger builds have their listening sshd
+	// read it too.
 	authorizedKeys = RunDir + "/" + AuthorizedName
 	// AuthorizedName is the same, below RunDir.
 	AuthorizedName = "ssh/authorized_keys"
@@ -31,7 +32,8 @@ const MaxPreparedBytes = 16 << 10
 //go:embed prepare.sh
 var prepareScript string
 
-// PrepareCommand makes a guest ready for ServeCommand: the owner's key is let in, and there is a host key.
+// PrepareCommand makes a guest ready for ServeCommand: the owner's key is let in, and there is a
+// host key.
 func PrepareCommand(ownersKey string) []string {
 	return []string{"/bin/sh", "-c", prepareScript, "banger-ssh-prepare", ownersKey, authorizedKeys}
 }
@@ -64,9 +66,10 @@ func ParsePrepared(printed []byte) (Prepared, error) {
 	return Prepared{Server: server, HostKey: publicLine(key)}, nil
 }
 
-// ServeCommand serves one connection on its standard input and output. The guest's own sshd_config counts, but for who
-// is let in and how: the owner's key and the user's own, and no password. While systemd still boots PAM is left out: it
-// would wait for logind, up to the end of the boot; a login then has no session of logind's.
+// ServeCommand serves one connection on its standard input and output. The guest's own sshd_config
+// counts, but for who is let in and how: the owner's key and the user's own, and no password. While
+// systemd still boots PAM is left out: it would wait for logind, up to the end of the boot; a login
+// then has no session of logind's.
 func ServeCommand(server string, booting bool) []string {
 	argv := []string{
 		server, "-i",

@@ -1,8 +1,8 @@
-// Package ssh is what a home folder has for its owner's ssh: one key for all VMs, the VMs' pinned host keys, the text
-// for ssh's configuration, and what is run in a guest to serve one connection.
+// Package ssh is what a home folder has for its owner's ssh: one key for all VMs, the VMs' pinned
+// host keys, the text for ssh's configuration, and what is run in a guest to serve one connection.
 //
-// No sshd needs to listen in a guest: `sshd -i` serves the one connection that the agent carries (package vm runs it),
-// so it works seconds after a start, and without a network.
+// No sshd needs to listen in a guest: `sshd -i` serves the one connection that the agent carries
+// (package vm runs it), so it works seconds after a start, and without a network.
 package ssh
 
 import (
@@ -35,7 +35,8 @@ func (d Dir) Key() string { return filepath.Join(string(d), "id_ed25519") }
 // PublicKey is its public half, as a line.
 func (d Dir) PublicKey() string { return d.Key() + ".pub" }
 
-// KnownHosts has the host keys of the VMs that were spoken to; it is written anew from the daemon's records.
+// KnownHosts has the host keys of the VMs that were spoken to; it is written anew from the daemon's
+// records.
 func (d Dir) KnownHosts() string { return filepath.Join(string(d), "known_hosts") }
 
 // Config is what the user's ~/.ssh/config includes.
@@ -44,8 +45,8 @@ func (d Dir) Config() string { return filepath.Join(string(d), "config") }
 // maxKeyBytes bounds a key file and a public key; an ed25519 key has a few hundred bytes.
 const maxKeyBytes = 16 << 10
 
-// EnsureKey returns the owner's public key as a line without its end, and makes the key when there is none. Of callers
-// at once, also in several processes, all get the same key.
+// EnsureKey returns the owner's public key as a line without its end, and makes the key when there
+// is none. Of callers at once, also in several processes, all get the same key.
 func (d Dir) EnsureKey() (string, error) {
 	public, err := d.readKey()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -109,7 +110,8 @@ func (d Dir) makeKey() error {
 	return err
 }
 
-// publicLine is a public key as known_hosts and authorized_keys have it, without a comment and the line's end.
+// publicLine is a public key as known_hosts and authorized_keys have it, without a comment and the
+// line's end.
 func publicLine(key ssh.PublicKey) string {
 	return strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(key)), "\n")
 }

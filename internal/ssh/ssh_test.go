@@ -112,7 +112,8 @@ func TestParsePrepared(t *testing.T) {
 	}
 }
 
-// What a guest prints never makes a second line in the file of known hosts, nor another type of key.
+// What a guest prints never makes a second line in the file of known hosts, nor another type of
+// key.
 func FuzzParsePrepared(f *testing.F) {
 	for _, tt := range preparedTests {
 		f.Add([]byte(tt.printed))

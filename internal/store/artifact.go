@@ -15,8 +15,8 @@ import (
 // Artifact is the record of an image or of a kernel bundle whose folder is in place.
 type Artifact struct {
 	ID string // 64 hex digits that tell its content
-	// Name is one name, such as debian:trixie. Written, it is given to the artifact (empty gives none); read, it is
-	// the first of Names, or the id when there is none.
+	// Name is one name, such as debian:trixie. Written, it is given to the artifact (empty gives
+	// none); read, it is the first of Names, or the id when there is none.
 	Name      string
 	Names     []string // all, the oldest first; only read
 	Source    string
@@ -34,9 +34,9 @@ type (
 	Kernel = Artifact
 )
 
-// PutArtifact records an artifact, and gives it a name when a.Name is not empty. Recording an id again updates the
-// record and keeps its other names; a name that belonged to another artifact of the kind moves to this one, and the
-// other may end without any (VMs may still use it).
+// PutArtifact records an artifact, and gives it a name when a.Name is not empty. Recording an id
+// again updates the record and keeps its other names; a name that belonged to another artifact of
+// the kind moves to this one, and the other may end without any (VMs may still use it).
 func (s *Store) PutArtifact(ctx context.Context, k *Kind, a Artifact) error {
 	statement, args := k.columns(&a).insertInto(k.sql("$kinds"))
 	statement += k.sql(` ON CONFLICT (id) DO UPDATE SET source = excluded.source, stamp = excluded.stamp, $own = excluded.$own`)
@@ -120,8 +120,8 @@ func (s *Store) Artifacts(ctx context.Context, k *Kind) ([]Artifact, error) {
 	return all, err
 }
 
-// DeleteArtifact deletes the record and its names; one that VMs (or, for a kernel, images) use is a conflict that
-// names them.
+// DeleteArtifact deletes the record and its names; one that VMs (or, for a kernel, images) use is a
+// conflict that names them.
 func (s *Store) DeleteArtifact(ctx context.Context, k *Kind, id string) error {
 	result, err := s.exec(ctx, k.sql(`DELETE FROM $kinds WHERE id = ?`), id)
 	if isConstraint(err, foreignKeyViolation) {
@@ -140,8 +140,8 @@ func (s *Store) DeleteArtifact(ctx context.Context, k *Kind, id string) error {
 	return nil
 }
 
-// ArtifactUsers returns the names of the VMs that use the artifact; those of images that name a kernel follow as "image
-// NAME".
+// ArtifactUsers returns the names of the VMs that use the artifact; those of images that name a
+// kernel follow as "image NAME".
 func (s *Store) ArtifactUsers(ctx context.Context, k *Kind, id string) ([]string, error) {
 	var users []string
 	for _, statement := range k.users {
@@ -162,10 +162,17 @@ func scanString(row scanner) (v string, err error) {
 	return v, err
 }
 
-// resolve finds the one row whose id is ref, or that is named ref (named is the condition, on ?1), or whose id starts with
-// ref (four digits at least). A whole id comes first: callers come back with the id they got, and a name may look like
-// one.
-func resolve[T any](ctx context.Context, db *sql.DB, columns, named string, what entity, ref string, scan func(scanner) (T, error)) (T, error) {
+// resolve finds the one row whose id is ref, or that is named ref (named is the condition, on ?1),
+// or whose id starts with ref (four digits at least). A whole id comes first: callers come back
+// with the id they got, and a name may look like one.
+func resolve[T any](
+	ctx context.Context,
+	db *sql.DB,
+	columns, named string,
+	what entity,
+	ref string,
+	scan func(scanner) (T, error),
+) (T, error) {
 	var none T
 	found, err := scan(db.QueryRowContext(ctx, columns+` WHERE id = ?1 OR `+named+` ORDER BY id = ?1 DESC LIMIT 1`, ref))
 	if err == nil {
@@ -177,14 +184,16 @@ func resolve[T any](ctx context.Context, db *sql.DB, columns, named string, what
 	if !isIDPrefix(ref) {
 		return none, notFound(what, ref)
 	}
-	rows, err := query(ctx, db, scan, columns+` WHERE id >= ? AND id < ? LIMIT 2`, ref, ref+"g") // "g" sorts after every hex digit
+	// "g" sorts after every hex digit
+	rows, err := query(ctx, db, scan, columns+` WHERE id >= ? AND id < ? LIMIT 2`, ref, ref+"g")
 	switch {
 	case err != nil:
 		return none, err
 	case len(rows) == 0:
 		return none, notFound(what, ref)
 	case len(rows) > 1:
-		return none, api.Errorf(api.CodeInvalid, "%q is the start of more than one %s id", ref, what.name).WithHint("give more digits, or the name")
+		return none, api.Errorf(api.CodeInvalid, "%q is the start of more than one %s id", ref, what.name).
+			WithHint("give more digits, or the name")
 	}
 	return rows[0], nil
 }

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// pointer is what a column's place points to: it is that itself, or a value that holds nothing else.
+// pointer is what a column's place points to: it is that itself, or a value that holds nothing
+// else.
 func pointer(t *testing.T, c column) uintptr {
 	t.Helper()
 	v := reflect.ValueOf(c.at)
@@ -25,8 +26,8 @@ func pointer(t *testing.T, c column) uintptr {
 	return v.Pointer()
 }
 
-// Every field of a record is a column, and every column of the table is a field: what is added to one
-// of the two alone fails here.
+// Every field of a record is a column, and every column of the table is a field: what is added to
+// one of the two alone fails here.
 func TestColumnsAreFields(t *testing.T) {
 	s := open(t)
 	for _, tt := range []struct {
@@ -71,7 +72,8 @@ func TestColumnsAreFields(t *testing.T) {
 	}
 }
 
-// Empty values come back as they went in, and what the database holds that nobody wrote is an error.
+// Empty values come back as they went in, and what the database holds that nobody wrote is an
+// error.
 func TestValues(t *testing.T) {
 	s := open(t)
 	var at time.Time

@@ -12,7 +12,8 @@ import (
 // errForwardTaken is inside the error about a port of the host that leads to a VM already.
 var errForwardTaken = errors.New("forwarded already")
 
-// AddForward records that a port of the host leads to the VM. A port that leads to one already is a conflict.
+// AddForward records that a port of the host leads to the VM. A port that leads to one already is a
+// conflict.
 func (s *Store) AddForward(ctx context.Context, id string, f api.Forward) error {
 	err := s.transaction(ctx, func(tx *sql.Tx) error { return insertForward(ctx, tx, id, f) })
 	if isConstraint(err, foreignKeyViolation) {
@@ -23,7 +24,14 @@ func (s *Store) AddForward(ctx context.Context, id string, f api.Forward) error 
 
 // DeleteForward deletes the record; there being none is no error.
 func (s *Store) DeleteForward(ctx context.Context, id string, f api.Forward) error {
-	_, err := s.exec(ctx, `DELETE FROM forwards WHERE vm_id = ? AND protocol = ? AND host = ? AND host_port = ?`, id, f.Protocol, f.Host.String(), f.HostPort)
+	_, err := s.exec(
+		ctx,
+		`DELETE FROM forwards WHERE vm_id = ? AND protocol = ? AND host = ? AND host_port = ?`,
+		id,
+		f.Protocol,
+		f.Host.String(),
+		f.HostPort,
+	)
 	if err != nil {
 		return fmt.Errorf("delete forward %s: %w", f, err)
 	}

@@ -1,7 +1,8 @@
 package store
 
-// migrations bring an empty database to the newest schema, one step each; PRAGMA user_version counts the steps done.
-// A step that has landed is never edited: a change of the schema is a new step.
+// migrations bring an empty database to the newest schema, one step each; PRAGMA user_version
+// counts the steps done. A step that has landed is never edited: a change of the schema is a new
+// step.
 var migrations = []string{
 	`
 CREATE TABLE images (
@@ -67,9 +68,9 @@ CREATE TABLE forwards (
 ) STRICT;
 CREATE INDEX forwards_vm ON forwards (vm_id);
 `,
-	// Artifacts have any number of names, and an image may name its kernel. SQLite cannot drop a UNIQUE column: the tables are
-	// made anew, and the references of VMs to them are checked at the end of the transaction. A name equal to the id stood
-	// for none.
+	// Artifacts have any number of names, and an image may name its kernel. SQLite cannot drop a
+	// UNIQUE column: the tables are made anew, and the references of VMs to them are checked at the
+	// end of the transaction. A name equal to the id stood for none.
 	`
 PRAGMA defer_foreign_keys = 1;
 CREATE TABLE old_images AS SELECT * FROM images;

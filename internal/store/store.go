@@ -1,8 +1,9 @@
 // Package store keeps the daemon's records in one SQLite file: VMs, images and kernels.
 //
-// It holds intent and truth (what should exist and what was taken), never bulk data: disks, bundles and logs are
-// folders beside it. One daemon at a time opens it; the daemon's lock file sees to that. Methods return *api.Error
-// for what a user caused (not found, name taken) and plain errors for faults of the database.
+// It holds intent and truth (what should exist and what was taken), never bulk data: disks, bundles
+// and logs are folders beside it. One daemon at a time opens it; the daemon's lock file sees to
+// that. Methods return *api.Error for what a user caused (not found, name taken) and plain errors
+// for faults of the database.
 package store
 
 import (
@@ -23,17 +24,17 @@ import (
 // Store is an open database. It is safe for concurrent use.
 type Store struct {
 	db *sql.DB
-	// writer lets one write at a time through. SQLite has a lock of its own for that, but those who wait for it poll
-	// and may starve: 200 creates at once ran into its timeout.
+	// writer lets one write at a time through. SQLite has a lock of its own for that, but those who
+	// wait for it poll and may starve: 200 creates at once ran into its timeout.
 	writer chan struct{}
 }
 
-// pragmas stand in the DSN, because the pool opens connections whenever it likes and each needs them.
-// synchronous=FULL: a record survives a power cut, not only a crash of the daemon.
+// pragmas stand in the DSN, because the pool opens connections whenever it likes and each needs
+// them. synchronous=FULL: a record survives a power cut, not only a crash of the daemon.
 var pragmas = []string{"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"}
 
-// Open opens the database file at path, makes it when it is missing (mode 0600) and brings its schema up to date.
-// A database written by a newer banger is refused and left untouched.
+// Open opens the database file at path, makes it when it is missing (mode 0600) and brings its
+// schema up to date. A database written by a newer banger is refused and left untouched.
 func Open(ctx context.Context, path string) (*Store, error) {
 	if err := refuseNewer(ctx, path); err != nil {
 		return nil, err
@@ -63,8 +64,8 @@ func dsn(path string, query url.Values) string {
 	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: query.Encode()}).String()
 }
 
-// refuseNewer looks at the schema's number through a read-only connection, so that a database of a newer banger is
-// not even switched to another journal mode.
+// refuseNewer looks at the schema's number through a read-only connection, so that a database of a
+// newer banger is not even switched to another journal mode.
 func refuseNewer(ctx context.Context, path string) error {
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -94,7 +95,8 @@ func schemaVersion(ctx context.Context, db interface {
 	return version, err
 }
 
-// migrate runs the steps that are missing, each in a transaction of its own together with its number.
+// migrate runs the steps that are missing, each in a transaction of its own together with its
+// number.
 func (s *Store) migrate(ctx context.Context) error {
 	version, err := schemaVersion(ctx, s.db)
 	if err != nil {

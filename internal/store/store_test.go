@@ -80,7 +80,8 @@ func TestOpenMigratesFromEmpty(t *testing.T) {
 	}
 }
 
-// Schema 2 had one name in each record, which was the id when there was none. VMs, and what they use, come through.
+// Schema 2 had one name in each record, which was the id when there was none. VMs, and what they
+// use, come through.
 func TestMigrateNames(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	db, err := sql.Open("sqlite", dsn(path, url.Values{"_pragma": pragmas}))
@@ -206,7 +207,8 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-// A migration that fails leaves the schema's number where it was, so that the next start tries again.
+// A migration that fails leaves the schema's number where it was, so that the next start tries
+// again.
 func TestMigrationIsAtomic(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	openAt(t, path).Close()

@@ -96,8 +96,9 @@ func scanVM(row scanner) (v VM, err error) {
 	return v, err
 }
 
-// InsertVM records a new VM. A name that is taken is a conflict. For a VM with a network, lease chooses its address from
-// those that no VM has: both happen in one transaction, so no address is ever given twice.
+// InsertVM records a new VM. A name that is taken is a conflict. For a VM with a network, lease
+// chooses its address from those that no VM has: both happen in one transaction, so no address is
+// ever given twice.
 func (s *Store) InsertVM(ctx context.Context, v *VM, lease func(taken map[netip.Addr]bool) (netip.Addr, error)) error {
 	err := s.transaction(ctx, func(tx *sql.Tx) (err error) {
 		if v.Network == api.NetworkUser {
@@ -204,7 +205,8 @@ func (s *Store) SetStopped(ctx context.Context, id, reason string, at time.Time)
 		api.StateStopped, reason, toMillis(at))
 }
 
-// SetPolicy records what the VM may reach: the world beyond the other VMs, and which of the host's ports.
+// SetPolicy records what the VM may reach: the world beyond the other VMs, and which of the host's
+// ports.
 func (s *Store) SetPolicy(ctx context.Context, id string, nat bool, hostServices []int) error {
 	services, err := json.Marshal(hostServices)
 	if err != nil {

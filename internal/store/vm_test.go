@@ -16,8 +16,8 @@ import (
 	"banger/api"
 )
 
-// Every field of a VM's record survives. A field that is added to VM and not to the statements fails here, because the
-// test insists that all of them have a value.
+// Every field of a VM's record survives. A field that is added to VM and not to the statements
+// fails here, because the test insists that all of them have a value.
 func TestVMEveryFieldSurvives(t *testing.T) {
 	s := open(t)
 	image, kernel := withArtifacts(t, s)

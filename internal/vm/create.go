@@ -71,7 +71,8 @@ func (m *Manager) Create(ctx context.Context, want api.CreateMachine) (api.Machi
 func (m *Manager) plan(want api.CreateMachine) (store.VM, error) {
 	rec := store.VM{
 		ID: newID(), Name: want.Name,
-		CPUs: cmp.Or(want.CPUs, m.config.CPUs), MemoryMiB: cmp.Or(want.MemoryMiB, m.config.MemoryMiB), DiskMiB: cmp.Or(want.DiskMiB, m.config.DiskMiB),
+		CPUs:      cmp.Or(want.CPUs, m.config.CPUs),
+		MemoryMiB: cmp.Or(want.MemoryMiB, m.config.MemoryMiB), DiskMiB: cmp.Or(want.DiskMiB, m.config.DiskMiB),
 		Network: cmp.Or(want.Network, m.config.Network), Isolated: want.Isolated, HostServices: want.HostServices,
 		Env: want.Env, AutoRemove: want.AutoRemove, Leased: want.Lease, State: api.StateCreating, Forwards: want.Forwards,
 	}

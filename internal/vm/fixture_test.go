@@ -72,7 +72,8 @@ func testOptions(dir string, db *store.Store, self string) Options {
 			Network: api.NetworkNone, Subnet: network.DefaultSubnet,
 			BootTimeout: 20 * time.Second, StopTimeout: 10 * time.Second,
 		},
-		Network:     network.NewClient(homefolder.Dir(dir), true, []string{self, keepFlag, dir}), // of VMs without a network it is never asked
+		// of VMs without a network it is never asked
+		Network:     network.NewClient(homefolder.Dir(dir), true, []string{self, keepFlag, dir}),
 		PickVMM:     func(context.Context, string) (string, error) { return self, nil },
 		GuestBinary: filepath.Join(dir, "banger-guest"),
 		Log:         slog.New(slog.DiscardHandler),

@@ -15,7 +15,8 @@ type step struct {
 	do   func(context.Context) error
 	undo func(context.Context) error // idempotent; nil when do takes nothing, or leads only forward
 	uses bool                        // while its undo fails, what was taken before it is in use, and stays
-	note bool                        // do only notes for the next daemon what is under way: that it cannot stops nothing
+	// do only notes for the next daemon what is under way: that it cannot stops nothing
+	note bool
 }
 
 // flow is one change of a VM: a list of steps. What a flow takes for the VM are resources

@@ -6,8 +6,8 @@
 //
 // What a VM has on the host are resources (machine.go): each knows how it is taken and given back.
 // A change is a flow (flow.go), a list of named steps, most of which take or give a resource; it
-// runs as the VM's only operation (operation.go). A flow that fails is undone, and one that leads to
-// an end, or whose undo failed too, is settled (teardown.go). Rollback, remove and the sweep at
+// runs as the VM's only operation (operation.go). A flow that fails is undone, and one that leads
+// to an end, or whose undo failed too, is settled (teardown.go). Rollback, remove and the sweep at
 // daemon start give back the same resources, so a new flow needs no teardown of its own.
 //
 // Reading a VM and talking to its guest never wait for an operation, so a VM that hangs blocks

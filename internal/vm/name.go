@@ -23,7 +23,8 @@ var (
 		"able", "agile", "amber", "apt", "azure", "bold", "brave", "brisk", "calm", "clever", "cosy", "crisp", "deft", "eager", "early",
 		"fair", "fast", "fleet", "fond", "fresh", "gentle", "glad", "golden", "grand", "green", "happy", "hardy", "keen", "kind", "light",
 		"lively", "lucid", "lucky", "mellow", "merry", "mild", "neat", "nimble", "noble", "patient", "plucky", "polite", "proud", "quick",
-		"quiet", "rapid", "ready", "royal", "sharp", "silent", "smart", "snug", "solid", "spry", "steady", "sunny", "swift", "tidy", "warm", "wise",
+		"quiet", "rapid", "ready", "royal", "sharp", "silent", "smart", "snug", "solid", "spry", "steady", "sunny",
+		"swift", "tidy", "warm", "wise",
 	}
 	animals = []string{
 		"ant", "badger", "bat", "bear", "beaver", "bee", "bison", "crane", "crow", "deer", "dove", "duck", "eagle", "falcon", "ferret",

@@ -1,6 +1,6 @@
-// Package vmtest gives tests machines without a kernel: a VMM that only answers Firecracker's calls, whose guest is this
-// repository's agent running the host's own programs, and an image and a kernel of nonsense. A test's binary is the VMM
-// itself: its TestMain calls Main first.
+// Package vmtest gives tests machines without a kernel: a VMM that only answers Firecracker's
+// calls, whose guest is this repository's agent running the host's own programs, and an image and a
+// kernel of nonsense. A test's binary is the VMM itself: its TestMain calls Main first.
 //
 // A guest changes nothing of the host: of the agent only Exec is the real one.
 package vmtest

@@ -75,7 +75,8 @@ func (c *Conn) Accepted(ctx context.Context) error {
 	return err
 }
 
-// Read returns io.EOF after the peer's CloseWrite or Close, and ErrSessionEnded, never io.EOF, when the session ended.
+// Read returns io.EOF after the peer's CloseWrite or Close, and ErrSessionEnded, never io.EOF, when
+// the session ended.
 func (c *Conn) Read(b []byte) (int, error) {
 	c.reading.Lock()
 	defer c.reading.Unlock()
@@ -149,7 +150,8 @@ func (c *Conn) unlessClosed(err error) error {
 	return err
 }
 
-// put sends as much of b as may be sent. When that is nothing, room is what to wait for, besides c.writable.
+// put sends as much of b as may be sent. When that is nothing, room is what to wait for, besides
+// c.writable.
 func (c *Conn) put(b []byte) (n int, room <-chan struct{}, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -174,7 +176,8 @@ func (c *Conn) put(b []byte) (n int, room <-chan struct{}, err error) {
 	return n, nil, nil
 }
 
-// CloseWrite gives the peer EOF once it has read what was written. The other direction stays open without limit.
+// CloseWrite gives the peer EOF once it has read what was written. The other direction stays open
+// without limit.
 func (c *Conn) CloseWrite() error {
 	c.mu.Lock()
 	if c.closed {
@@ -192,7 +195,8 @@ func (c *Conn) CloseWrite() error {
 	return nil
 }
 
-// Close closes both directions. What was written is still delivered; the peer's blocked and later writes fail with EPIPE.
+// Close closes both directions. What was written is still delivered; the peer's blocked and later
+// writes fail with EPIPE.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	if c.closed {
@@ -213,7 +217,8 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// forget takes a connection that is over out of the session. What it has received can still be read.
+// forget takes a connection that is over out of the session. What it has received can still be
+// read.
 func (c *Conn) forget(over bool) {
 	if !over {
 		return
@@ -306,7 +311,8 @@ func (c *Conn) peerEnds() {
 	c.forget(over)
 }
 
-// peerCloses ends both directions: a blocked Write, for nobody reads it any more, and Read behind what has come.
+// peerCloses ends both directions: a blocked Write, for nobody reads it any more, and Read behind
+// what has come.
 func (c *Conn) peerCloses() {
 	c.mu.Lock()
 	c.left, c.sawEnd, c.sentEnd = true, true, true
@@ -316,7 +322,8 @@ func (c *Conn) peerCloses() {
 	c.forget(true)
 }
 
-// LocalAddr is the port of the connection, the same at both ends: the dialing side has no port of its own.
+// LocalAddr is the port of the connection, the same at both ends: the dialing side has no port of
+// its own.
 func (c *Conn) LocalAddr() net.Addr { return c.addr }
 
 // RemoteAddr is LocalAddr.

@@ -8,19 +8,22 @@ import (
 	"sync"
 )
 
-// A session is made of frames: a kind, 24 bits of number, 32 bits of the connection's id, both big-endian. The ids of the
-// connections that the host dials are odd, those of the guest's are even. No kind is the first byte of a hello.
+// A session is made of frames: a kind, 24 bits of number, 32 bits of the connection's id, both
+// big-endian. The ids of the connections that the host dials are odd, those of the guest's are
+// even. No kind is the first byte of a hello.
 //
-// A connection is over at either end once that end has sent and seen an end, or has sent or seen a close. Frames for one that
-// is over are dropped, and no id comes again for long.
+// A connection is over at either end once that end has sent and seen an end, or has sent or seen a
+// close. Frames for one that is over are dropped, and no id comes again for long.
 const (
-	frameOpen   = iota + 1 // number: none; four bytes follow, the port that is asked for. Data may follow before the answer.
-	frameAccept            // the answer to open
-	frameRefuse            // the other answer to open; the connection is over
-	frameData              // number: of bytes that follow
-	frameCredit            // number: of bytes that the sender has read, and the receiver may send in their place
-	frameEnd               // the sender writes no more
-	frameClose             // the sender neither writes nor reads any more
+	// number: none; four bytes follow, the port that is asked for. Data may follow before the
+	// answer.
+	frameOpen   = iota + 1
+	frameAccept // the answer to open
+	frameRefuse // the other answer to open; the connection is over
+	frameData   // number: of bytes that follow
+	frameCredit // number: of bytes that the sender has read, and the receiver may send in their place
+	frameEnd    // the sender writes no more
+	frameClose  // the sender neither writes nor reads any more
 )
 
 const (
@@ -30,7 +33,8 @@ const (
 	chunkBytes = 64 << 10
 	// queueBytes of frames may wait for the byte stream before writers of data have to.
 	queueBytes = 128 << 10
-	// queueLimit is what no peer that reads brings about: answers go to one that asks and asks and does not read.
+	// queueLimit is what no peer that reads brings about: answers go to one that asks and asks and
+	// does not read.
 	queueLimit = 1 << 20
 )
 
@@ -63,8 +67,9 @@ func readHeader(r io.Reader) (header, error) {
 
 var errNotRead = errors.New("the peer does not read")
 
-// outbox holds the frames on their way to the byte stream. What comes while a write is at work goes out together in the
-// next: each write is a virtqueue buffer, and in an emulated guest a trap that costs more than its bytes.
+// outbox holds the frames on their way to the byte stream. What comes while a write is at work goes
+// out together in the next: each write is a virtqueue buffer, and in an emulated guest a trap that
+// costs more than its bytes.
 type outbox struct {
 	kick chan struct{} // has one when there are frames
 

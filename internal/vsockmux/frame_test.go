@@ -46,7 +46,8 @@ func TestOpen(t *testing.T) {
 	wantNoConns(t, host, guest)
 }
 
-// More is written than a window takes, to a port that refuses: the writer ends, and nothing is left.
+// More is written than a window takes, to a port that refuses: the writer ends, and nothing is
+// left.
 func TestOpenRefused(t *testing.T) {
 	host, guest := pair(t)
 	requests := make(chan *Request)

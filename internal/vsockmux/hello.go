@@ -10,14 +10,15 @@ import (
 	"time"
 )
 
-// The hello lets both ends agree on the byte at which a session begins, whatever is still in the port:
+// The hello lets both ends agree on the byte at which a session begins, whatever is still in the
+// port:
 //
 //	guest → host  hello(nonce), again every helloInterval until answered
 //	host → guest  reply(nonce), once per nonce
 //	guest → host  start(nonce), and from here on the session's frames in both directions
 //
-// Everything that is not the awaited frame is skipped. The magic begins with a byte which is no kind of frame, so an end that still
-// runs the old session gives it up when it meets a frame.
+// Everything that is not the awaited frame is skipped. The magic begins with a byte which is no
+// kind of frame, so an end that still runs the old session gives it up when it meets a frame.
 const (
 	magic         = "\xffvsockmx"
 	version       = 2
@@ -26,7 +27,8 @@ const (
 	helloInterval = 250 * time.Millisecond
 )
 
-// ErrVersion is the error of Host and Guest when the other end speaks another version of the protocol.
+// ErrVersion is the error of Host and Guest when the other end speaks another version of the
+// protocol.
 var ErrVersion = errors.New("vsockmux: the other end speaks another protocol version")
 
 type kind byte
@@ -49,7 +51,8 @@ func (f frame) append(b []byte) []byte {
 	return append(b, f.nonce[:]...)
 }
 
-// readFrame skips to the next frame. The magic's first byte occurs nowhere else in it, so one byte of look-back is enough.
+// readFrame skips to the next frame. The magic's first byte occurs nowhere else in it, so one byte
+// of look-back is enough.
 func readFrame(r *bufio.Reader) (frame, error) {
 	for matched := 0; matched < len(magic); {
 		c, err := r.ReadByte()
@@ -74,8 +77,9 @@ func readFrame(r *bufio.Reader) (frame, error) {
 	return f, nil
 }
 
-// helloHost answers the guest's hello and returns when the guest has said start. It begins by breaking a session which the guest may
-// still believe in (its VMM was restored, or this end gave up on a session alone).
+// helloHost answers the guest's hello and returns when the guest has said start. It begins by
+// breaking a session which the guest may still believe in (its VMM was restored, or this end gave
+// up on a session alone).
 func helloHost(r *bufio.Reader, w io.Writer) error {
 	if _, err := w.Write([]byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff")); err != nil {
 		return fmt.Errorf("reset guest: %w", err)

@@ -30,8 +30,9 @@ func (r *Request) Accept() (net.Conn, error) {
 // Refuse answers no: the peer's Dial returns ErrRefused.
 func (r *Request) Refuse() { r.conn.refuse() }
 
-// Handle has f called, each time in a goroutine of its own, for requests to ports that nobody listens on. Without it they are refused.
-// Requests that arrive before the first call of Handle or Listen wait for it. Close waits for f to return: f ends when its connection does.
+// Handle has f called, each time in a goroutine of its own, for requests to ports that nobody
+// listens on. Without it they are refused. Requests that arrive before the first call of Handle or
+// Listen wait for it. Close waits for f to return: f ends when its connection does.
 func (s *Session) Handle(f func(*Request)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,7 +133,8 @@ func (l *listener) Accept() (net.Conn, error) {
 		case <-l.session.Done():
 			return nil, ErrSessionEnded
 		case r := <-l.queue:
-			// A peer that has gone meanwhile is no reason to stop listening; the end of the session is, and the next turn sees it.
+			// A peer that has gone meanwhile is no reason to stop listening; the end of the session
+			// is, and the next turn sees it.
 			if conn, err := r.Accept(); err == nil {
 				return conn, nil
 			}

@@ -311,12 +311,14 @@ func TestTooManyConns(t *testing.T) {
 	}
 }
 
-// port is a carrier that outlives sessions, as a virtio-serial port does: closing it ends the I/O of its user alone.
+// port is a carrier that outlives sessions, as a virtio-serial port does: closing it ends the I/O
+// of its user alone.
 type port struct{ net.Conn }
 
 func (p port) Close() error { return p.SetDeadline(time.Unix(0, 1)) }
 
-// A guest whose agent was killed in the middle of a frame, and a host which has garbage of the old session in its port, find together again.
+// A guest whose agent was killed in the middle of a frame, and a host which has garbage of the old
+// session in its port, find together again.
 func TestNewSessionOnUsedPort(t *testing.T) {
 	a, b := wire(t)
 	for round := range 3 {

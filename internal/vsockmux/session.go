@@ -1,12 +1,14 @@
-// Package vsockmux carries vsock-like connections over one byte stream, such as a virtio-serial port.
+// Package vsockmux carries vsock-like connections over one byte stream, such as a virtio-serial
+// port.
 //
-// firecracker-qemu holds the host's end ([Host]) of the port called [PortName], the agent in the guest holds the other ([Guest]). Either end
-// dials ports of the other. A connection can be closed one way ([Conn.CloseWrite]) for as long as it lives, and a full Close makes the peer's
-// writes fail. Data may follow the request for a connection at once ([Session.Open]): in an emulated guest each answer that is awaited costs
-// milliseconds.
+// firecracker-qemu holds the host's end ([Host]) of the port called [PortName], the agent in the
+// guest holds the other ([Guest]). Either end dials ports of the other. A connection can be closed
+// one way ([Conn.CloseWrite]) for as long as it lives, and a full Close makes the peer's writes
+// fail. Data may follow the request for a connection at once ([Session.Open]): in an emulated guest
+// each answer that is awaited costs milliseconds.
 //
-// A session has no keepalive and no write timeout: a paused VM is silent for as long as it is paused. Memory is bounded by two
-// windows per connection and by [MaxConns] connections.
+// A session has no keepalive and no write timeout: a paused VM is silent for as long as it is
+// paused. Memory is bounded by two windows per connection and by [MaxConns] connections.
 package vsockmux
 
 import (
@@ -34,7 +36,8 @@ var (
 	ErrRefused = errors.New("vsockmux: connection refused")
 	// ErrSessionEnded is the error of everything that needs a session which has ended.
 	ErrSessionEnded = errors.New("vsockmux: session ended")
-	// ErrTooManyConns is the error of a dialer when the session carries MaxConns connections already.
+	// ErrTooManyConns is the error of a dialer when the session carries MaxConns connections
+	// already.
 	ErrTooManyConns = errors.New("vsockmux: too many connections")
 )
 
@@ -55,14 +58,15 @@ type Session struct {
 	lastID    uint32           // of a connection that was dialed here
 }
 
-// Host makes the VMM's end. It waits for the guest's hello until ctx ends. conn belongs to the session from the call on: it is closed when Host
-// returns an error and when the session ends.
+// Host makes the VMM's end. It waits for the guest's hello until ctx ends. conn belongs to the
+// session from the call on: it is closed when Host returns an error and when the session ends.
 func Host(ctx context.Context, conn io.ReadWriteCloser) (*Session, error) {
 	return open(ctx, conn, func(r *bufio.Reader) error { return helloHost(r, conn) }, 1)
 }
 
-// Guest makes the guest's end. It says hello until the host answers or ctx ends. conn belongs to the session from the call on, as with Host.
-// A guest whose session ends opens the port again and calls Guest again.
+// Guest makes the guest's end. It says hello until the host answers or ctx ends. conn belongs to
+// the session from the call on, as with Host. A guest whose session ends opens the port again and
+// calls Guest again.
 func Guest(ctx context.Context, conn io.ReadWriteCloser) (*Session, error) {
 	return open(ctx, conn, func(r *bufio.Reader) error { return helloGuest(ctx, r, conn) }, 2)
 }
@@ -95,8 +99,9 @@ func open(ctx context.Context, conn io.ReadWriteCloser, hello func(*bufio.Reader
 	return s, nil
 }
 
-// Open asks for a connection to port at the other end. What is written to it goes along with the request; whether it was
-// accepted is told by Conn.Accepted, which must be called. What is written to a port that refuses is lost.
+// Open asks for a connection to port at the other end. What is written to it goes along with the
+// request; whether it was accepted is told by Conn.Accepted, which must be called. What is written
+// to a port that refuses is lost.
 func (s *Session) Open(port uint32) (*Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,7 +121,8 @@ func (s *Session) Open(port uint32) (*Conn, error) {
 	return c, nil
 }
 
-// Dial connects to port at the other end. The error is ErrRefused when nothing listens there, and ctx's when it ends first.
+// Dial connects to port at the other end. The error is ErrRefused when nothing listens there, and
+// ctx's when it ends first.
 func (s *Session) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	c, err := s.Open(port)
 	if err == nil {

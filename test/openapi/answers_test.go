@@ -22,8 +22,8 @@ var notAsked = map[string]string{
 	"BuildLog":   "there is none without a build; its refusals are judged",
 }
 
-// TestAnswers asks for every operation over the socket, as a client in another language would, first without a guest and
-// then with one. Each request and each answer is judged.
+// TestAnswers asks for every operation over the socket, as a client in another language would,
+// first without a guest and then with one. Each request and each answer is judged.
 func TestAnswers(t *testing.T) {
 	h := newHome(t)
 	for _, part := range []struct {

@@ -149,7 +149,8 @@ func (c call) String() string {
 	return fmt.Sprintf("%s %s %.200q", c.op.Describe().Name, c.path, c.body)
 }
 
-// request makes the call's request, which must be as the document says, unless the call is to be refused for it.
+// request makes the call's request, which must be as the document says, unless the call is to be
+// refused for it.
 func (h *home) request(t *testing.T, ctx context.Context, c call) *http.Request {
 	t.Helper()
 	spec := c.op.Describe()

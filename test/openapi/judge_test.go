@@ -1,5 +1,6 @@
-// Package openapi lets a validator that nobody here wrote hold the daemon's real requests and answers against
-// api/openapi.json. It is a module of its own, since the product must not depend on the validator.
+// Package openapi lets a validator that nobody here wrote hold the daemon's real requests and
+// answers against api/openapi.json. It is a module of its own, since the product must not depend on
+// the validator.
 package openapi
 
 import (
@@ -25,7 +26,8 @@ const (
 	streamMedia = "application/x-ndjson"
 )
 
-// judge holds messages against the document. What the document does not name is a fault, though clients have to bear it.
+// judge holds messages against the document. What the document does not name is a fault, though
+// clients have to bear it.
 type judge struct{ validator.Validator }
 
 func newJudge(t *testing.T) judge {

@@ -1,5 +1,5 @@
-// Package sdk drives firecracker-qemu with the public, unmodified Firecracker Go SDK: a client which nobody here wrote. It is a module of its own, since
-// the product must not depend on the SDK.
+// Package sdk drives firecracker-qemu with the public, unmodified Firecracker Go SDK: a client
+// which nobody here wrote. It is a module of its own, since the product must not depend on the SDK.
 package sdk
 
 import (

@@ -1,4 +1,5 @@
-// Package controltest gives tests a Control of a home folder of its own, whose machines are vmtest's.
+// Package controltest gives tests a Control of a home folder of its own, whose machines are
+// vmtest's.
 package controltest
 
 import (
@@ -22,8 +23,8 @@ import (
 	"banger/internal/vmtest"
 )
 
-// New returns a Control until the test's end, when no machine may be left. Its image has those defaults, and its VMM
-// behaves like how.
+// New returns a Control until the test's end, when no machine may be left. Its image has those
+// defaults, and its VMM behaves like how.
 func New(t *testing.T, how string, defaults api.ImageDefaults) *control.Control {
 	t.Helper()
 	t.Setenv(vmtest.Variable, how)

@@ -1,8 +1,9 @@
-// Package tarcopy copies files and folders as a tar stream between the host and a guest, as `cp` names them. Both ends
-// use it: Pack where the files are, Unpack where they go.
+// Package tarcopy copies files and folders as a tar stream between the host and a guest, as `cp`
+// names them. Both ends use it: Pack where the files are, Unpack where they go.
 //
-// Kept are modes, modification times, symlinks as they are and, inside one stream, hard links that the sender's tar
-// holds. Owners are not: what is unpacked belongs to whoever unpacks. Memory does not grow with the copy.
+// Kept are modes, modification times, symlinks as they are and, inside one stream, hard links that
+// the sender's tar holds. Owners are not: what is unpacked belongs to whoever unpacks. Memory does
+// not grow with the copy.
 package tarcopy
 
 import (
@@ -16,9 +17,9 @@ import (
 	"strings"
 )
 
-// Pack writes path as a tar stream. The root entry is path's base name, or "." when path ends in "/." and so means the
-// content of a folder. A symlink as path is followed when it ends in a slash, as cp does. Sockets are left out; a file
-// that vanishes or shrinks during the copy is an error.
+// Pack writes path as a tar stream. The root entry is path's base name, or "." when path ends in
+// "/." and so means the content of a folder. A symlink as path is followed when it ends in a slash,
+// as cp does. Sockets are left out; a file that vanishes or shrinks during the copy is an error.
 func Pack(w io.Writer, path string) error {
 	name := filepath.Base(path)
 	if content := strings.HasSuffix(path, "/.") || path == "."; content {

@@ -18,7 +18,8 @@ import (
 
 var stamp = time.Date(2020, 2, 3, 4, 5, 6, 789, time.UTC)
 
-// tree lays out files below a fresh folder: a name ending in "/" is a folder, a content of "-> x" a symlink.
+// tree lays out files below a fresh folder: a name ending in "/" is a folder, a content of "-> x" a
+// symlink.
 func tree(t *testing.T, files map[string]string) string {
 	t.Helper()
 	root := t.TempDir()

@@ -16,14 +16,17 @@ import (
 // maxDepth bounds the folders within folders of a stream, and with them what Unpack remembers.
 const maxDepth = 1024
 
-// ErrUnsafe says that a tar stream tries to write outside of its destination. What came before it is unpacked.
+// ErrUnsafe says that a tar stream tries to write outside of its destination. What came before it
+// is unpacked.
 var ErrUnsafe = errors.New("leads out of the destination")
 
-// Unpack writes a tar stream to dest with the semantics of cp: below dest when that is a folder, else as dest itself,
-// whose parent must exist. A file replaces a file; a folder replaces nothing, it is joined with the folder of its name.
+// Unpack writes a tar stream to dest with the semantics of cp: below dest when that is a folder,
+// else as dest itself, whose parent must exist. A file replaces a file; a folder replaces nothing,
+// it is joined with the folder of its name.
 //
-// A stream of several roots needs a folder as dest. Names with "..", absolute names, and paths through symlinks that
-// leave dest are ErrUnsafe; a symlink itself may point anywhere. Devices are refused.
+// A stream of several roots needs a folder as dest. Names with "..", absolute names, and paths
+// through symlinks that leave dest are ErrUnsafe; a symlink itself may point anywhere. Devices are
+// refused.
 func Unpack(r io.Reader, dest string) error {
 	tr := tar.NewReader(r)
 	first, err := tr.Next()
@@ -55,7 +58,8 @@ func Unpack(r io.Reader, dest string) error {
 	return drain(r)
 }
 
-// drain reads the padding behind a tar's end, so that the sender is not cut off while it still writes.
+// drain reads the padding behind a tar's end, so that the sender is not cut off while it still
+// writes.
 func drain(r io.Reader) error {
 	_, err := io.Copy(io.Discard, r)
 	return err
@@ -69,7 +73,8 @@ type unpacker struct {
 	buf     []byte
 }
 
-// folder is one whose mode and time are set when its content is complete: a read-only folder takes no content.
+// folder is one whose mode and time are set when its content is complete: a read-only folder takes
+// no content.
 type folder struct {
 	name string
 	mode fs.FileMode
@@ -215,7 +220,8 @@ func (u *unpacker) enterFolder(name string, h *tar.Header) error {
 	return nil
 }
 
-// leaveFolders completes the folders that name is not in. A tar of folders in the usual order visits each once.
+// leaveFolders completes the folders that name is not in. A tar of folders in the usual order
+// visits each once.
 func (u *unpacker) leaveFolders(name string) error {
 	for len(u.folders) > 0 {
 		last := u.folders[len(u.folders)-1]

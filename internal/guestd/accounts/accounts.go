@@ -1,5 +1,5 @@
-// Package accounts reads users and groups from an image's /etc/passwd and /etc/group. The agent is a static binary that
-// serves any image, so it can not ask the image's C library.
+// Package accounts reads users and groups from an image's /etc/passwd and /etc/group. The agent is
+// a static binary that serves any image, so it can not ask the image's C library.
 package accounts
 
 import (
@@ -35,9 +35,10 @@ type User struct {
 	Shell  string
 }
 
-// Lookup finds the user that spec names: "name", "uid", and either with ":group" or ":gid" for another main group.
-// An empty spec is root. A number without an account is a user with home / and shell /bin/sh, as containers have them,
-// and so is root in an image without a passwd file. etc is the folder of the files, /etc but for tests.
+// Lookup finds the user that spec names: "name", "uid", and either with ":group" or ":gid" for
+// another main group. An empty spec is root. A number without an account is a user with home / and
+// shell /bin/sh, as containers have them, and so is root in an image without a passwd file. etc is
+// the folder of the files, /etc but for tests.
 func Lookup(etc, spec string) (User, error) {
 	name, group, hasGroup := strings.Cut(spec, ":")
 	if name == "" {
@@ -117,7 +118,8 @@ func findGroup(path, name string) (uint32, error) {
 	return gid, nil
 }
 
-// memberships lists the groups whose member list, name:password:gid:a,b,c of group(5), has the user.
+// memberships lists the groups whose member list, name:password:gid:a,b,c of group(5), has the
+// user.
 func memberships(path string, u User) ([]uint32, error) {
 	var gids []uint32
 	err := eachLine(path, 4, func(f []string) bool {
@@ -133,7 +135,8 @@ func memberships(path string, u User) ([]uint32, error) {
 	return gids, err
 }
 
-// eachLine calls do with the fields of each line that has as many as it should, until do returns false.
+// eachLine calls do with the fields of each line that has as many as it should, until do returns
+// false.
 func eachLine(path string, fields int, do func([]string) bool) error {
 	f, err := os.Open(path)
 	if err != nil {

@@ -1,8 +1,9 @@
-// Package agent is the server in a guest through which the host runs commands, copies files and ends the VM: the guest
-// side of proto/agent/v1.
+// Package agent is the server in a guest through which the host runs commands, copies files and
+// ends the VM: the guest side of proto/agent/v1.
 //
-// It runs as a process of its own beside any init, reads users, processes and sockets from files alone, and needs no
-// program of the image but for asking its init whether it has booted and to reboot.
+// It runs as a process of its own beside any init, reads users, processes and sockets from files
+// alone, and needs no program of the image but for asking its init whether it has booted and to
+// reboot.
 package agent
 
 import (
@@ -21,8 +22,9 @@ import (
 	"banger/proto/agent/v1/agentv1connect"
 )
 
-// HTTP/2 windows. All that one stream's process has not read yet counts against the connection's window, which the
-// standard library bounds to 4 MiB: with these, 60 processes that do not read their input leave room for others.
+// HTTP/2 windows. All that one stream's process has not read yet counts against the connection's
+// window, which the standard library bounds to 4 MiB: with these, 60 processes that do not read
+// their input leave room for others.
 const (
 	streamWindowBytes = 64 << 10
 	connWindowBytes   = 4<<20 - 1
@@ -87,7 +89,8 @@ func New(config Config) *Server {
 	return s
 }
 
-// Serve answers connections of l until l fails or the server is closed. One server serves many listeners.
+// Serve answers connections of l until l fails or the server is closed. One server serves many
+// listeners.
 func (s *Server) Serve(l net.Listener) error { return s.http.Serve(l) }
 
 // Close ends all calls, which kills the processes of Exec, and stops watching the boot.

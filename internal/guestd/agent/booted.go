@@ -60,8 +60,8 @@ func (w *bootWatch) isDone() bool {
 	}
 }
 
-// bootWaiter gives the way to wait for the kind of init there is; it returns the state reached, empty when ctx ended.
-// It is nil for an init that has nothing to say.
+// bootWaiter gives the way to wait for the kind of init there is; it returns the state reached,
+// empty when ctx ended. It is nil for an init that has nothing to say.
 func bootWaiter(config Config) func(context.Context) string {
 	switch config.Record.Init {
 	case system.InitSystemd:
@@ -99,8 +99,8 @@ func waitSystemd(ctx context.Context, run string) string {
 	}
 }
 
-// openRCBooted reports whether the default runlevel is reached: its name is there before its services are started, and
-// rc.starting for as long as they are.
+// openRCBooted reports whether the default runlevel is reached: its name is there before its
+// services are started, and rc.starting for as long as they are.
 func openRCBooted(run string) bool {
 	level, err := os.ReadFile(filepath.Join(run, "softlevel"))
 	if err != nil || strings.TrimSpace(string(level)) != "default" {
@@ -110,8 +110,9 @@ func openRCBooted(run string) bool {
 	return os.IsNotExist(err)
 }
 
-// scriptWatch looks at the children of an init that starts scripts, rcS and rcN or rc, one after another. Between two
-// scripts it is wrong for a moment; it is a heuristic, as these inits tell nobody that they are done.
+// scriptWatch looks at the children of an init that starts scripts, rcS and rcN or rc, one after
+// another. Between two scripts it is wrong for a moment; it is a heuristic, as these inits tell
+// nobody that they are done.
 type scriptWatch struct {
 	proc  string
 	begun bool // the image's init has had a child of its own

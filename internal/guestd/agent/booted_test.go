@@ -13,7 +13,8 @@ import (
 	agentv1 "banger/proto/agent/v1"
 )
 
-// Each kind of init has its way to say that it has booted; what none is known of counts as booted at once.
+// Each kind of init has its way to say that it has booted; what none is known of counts as booted
+// at once.
 func TestBootWaiter(t *testing.T) {
 	for kind, waits := range map[string]bool{
 		system.InitSystemd: true, system.InitOpenRC: true, system.InitSysvinit: true, system.InitBusybox: true,
@@ -93,7 +94,8 @@ func TestWaitSystemdEnds(t *testing.T) {
 	}
 }
 
-// The agent tells of the boot from the moment on at which it has happened, and a caller who left waits no longer.
+// The agent tells of the boot from the moment on at which it has happened, and a caller who left
+// waits no longer.
 func TestWaitBooted(t *testing.T) {
 	root := t.TempDir()
 	server := New(Config{Record: system.Record{Init: system.InitOpenRC}, Root: root, Log: slog.New(slog.DiscardHandler)})

@@ -92,7 +92,8 @@ func checkStart(start *agentv1.ExecStart) error {
 	return nil
 }
 
-// environment is what login gives, with the request's on top; of a name given twice the last one counts.
+// environment is what login gives, with the request's on top; of a name given twice the last one
+// counts.
 func environment(user accounts.User, start *agentv1.ExecStart) []string {
 	env := []string{
 		"HOME=" + user.Home, "USER=" + user.Name, "LOGNAME=" + user.Name, "SHELL=" + user.Shell, "PATH=" + system.DefaultPath,
@@ -121,7 +122,8 @@ func environment(user accounts.User, start *agentv1.ExecStart) []string {
 	return env
 }
 
-// findDir settles the working folder: the one asked for must be there, a missing home gives way to /.
+// findDir settles the working folder: the one asked for must be there, a missing home gives way to
+// /.
 func (c *command) findDir() error {
 	asked := c.dir != ""
 	if !asked {
@@ -143,7 +145,8 @@ func (c *command) findDir() error {
 	return nil
 }
 
-// lookPath finds a command as execvp does: along PATH when it has no slash, else from the working folder.
+// lookPath finds a command as execvp does: along PATH when it has no slash, else from the working
+// folder.
 func lookPath(name, dir string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
 		if !filepath.IsAbs(name) {
@@ -183,7 +186,8 @@ func executable(path string) error {
 	return nil
 }
 
-// startError gives the exit code for what stat or execve said, and leaves alone what is no fault of the command.
+// startError gives the exit code for what stat or execve said, and leaves alone what is no fault of
+// the command.
 func startError(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):

@@ -18,11 +18,12 @@ import (
 	agentv1 "banger/proto/agent/v1"
 )
 
-// reloadTimeout bounds how long systemd may take to reload its services, which waits while it still boots.
+// reloadTimeout bounds how long systemd may take to reload its services, which waits while it still
+// boots.
 const reloadTimeout = 10 * time.Second
 
-// Configure tells this guest who it is now. Nothing is changed unless all of the request is in order; calls wait for
-// each other.
+// Configure tells this guest who it is now. Nothing is changed unless all of the request is in
+// order; calls wait for each other.
 func (s *Server) Configure(ctx context.Context, r *agentv1.ConfigureRequest) (*agentv1.ConfigureResponse, error) {
 	who, network, err := parseConfigure(r)
 	if err != nil {
@@ -63,13 +64,15 @@ func (s *Server) configureNetwork(ctx context.Context, at netcfg.Folders, want n
 	return nil
 }
 
-// managers are those of systemd that keep in mind what they read, by the folder of /run that each has once it has run.
+// managers are those of systemd that keep in mind what they read, by the folder of /run that each
+// has once it has run.
 var managers = []struct{ ran, unit string }{
 	{"systemd/netif", "systemd-networkd.service"},   // gives old addresses once more when the card's link comes back
 	{"systemd/resolve", "systemd-resolved.service"}, // asks the old name servers
 }
 
-// reloadManagers has the managers that run read their files again. One that does not run is not started.
+// reloadManagers has the managers that run read their files again. One that does not run is not
+// started.
 func reloadManagers(ctx context.Context, run string) error {
 	args := []string{"try-reload-or-restart"} // and wait for it, so that none acts on what it read before
 	none := len(args)
@@ -102,7 +105,8 @@ func parseConfigure(r *agentv1.ConfigureRequest) (identity.Spec, netcfg.Config, 
 	return who, network, err
 }
 
-// parseNetwork reads and checks a request's network as the boot does what the kernel command line says.
+// parseNetwork reads and checks a request's network as the boot does what the kernel command line
+// says.
 func parseNetwork(n *agentv1.Network) (netcfg.Config, error) {
 	if n == nil {
 		return netcfg.Config{}, nil

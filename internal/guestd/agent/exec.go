@@ -85,13 +85,15 @@ func (p *process) pumpTo(f *os.File, send func([]byte) error) error {
 	defer chunks.Put(buf)
 	err := p.pump(f, *buf, send)
 	if err != nil {
-		// Nobody reads any more: the process is to learn so by SIGPIPE rather than to wait for ever.
+		// Nobody reads any more: the process is to learn so by SIGPIPE rather than to wait for
+		// ever.
 		_ = f.Close()
 	}
 	return err
 }
 
-// feed hands the stream's input to the process. Once that reads no more, input is thrown away, as a shell's pipe does.
+// feed hands the stream's input to the process. Once that reads no more, input is thrown away, as a
+// shell's pipe does.
 func feed(stream *execStream, p *process, start *agentv1.ExecStart) {
 	_, err := p.stdin.Write(start.Stdin)
 	if start.StdinClosed {

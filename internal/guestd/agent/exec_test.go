@@ -279,7 +279,8 @@ func TestControl(t *testing.T) {
 	checkCode(t, "a process that has ended", err, connect.CodeNotFound, "no process")
 }
 
-// The terminal has the size that was asked for, bounded to what a kernel knows, and then another one.
+// The terminal has the size that was asked for, bounded to what a kernel knows, and then another
+// one.
 func TestTerminalSize(t *testing.T) {
 	_, agent := serveAgent(t, "/")
 	pid, stream := begin(t, agent, &agentv1.ExecStart{

@@ -12,8 +12,8 @@ type oomScore struct {
 	file *os.File
 }
 
-// Protect keeps the kernel from ending the agent when memory runs out, for nobody would start it again. The processes
-// of Exec are not protected. It is called before Serve.
+// Protect keeps the kernel from ending the agent when memory runs out, for nobody would start it
+// again. The processes of Exec are not protected. It is called before Serve.
 func (s *Server) Protect() error {
 	f, err := os.OpenFile("/proc/self/oom_score_adj", os.O_WRONLY, 0)
 	if err != nil {

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// scoreFile stands for /proc/self/oom_score_adj: what is written there is its content from the start.
+// scoreFile stands for /proc/self/oom_score_adj: what is written there is its content from the
+// start.
 func scoreFile(t *testing.T) (o *oomScore, score func() string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "oom_score_adj")
@@ -26,7 +27,8 @@ func scoreFile(t *testing.T) (o *oomScore, score func() string) {
 	}
 }
 
-// A child is forked while the score is an ordinary one, and the agent's is back afterwards, also when that failed.
+// A child is forked while the score is an ordinary one, and the agent's is back afterwards, also
+// when that failed.
 func TestLendScore(t *testing.T) {
 	failed := errors.New("no such program")
 	for _, want := range []error{nil, failed} {

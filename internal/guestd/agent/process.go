@@ -16,8 +16,9 @@ import (
 	agentv1 "banger/proto/agent/v1"
 )
 
-// drainIdle is how long output may pause once the process has ended, before whoever still holds its pipes (a daemon it
-// left behind) is no longer listened to. All that was written before the end is in the pipe by then.
+// drainIdle is how long output may pause once the process has ended, before whoever still holds its
+// pipes (a daemon it left behind) is no longer listened to. All that was written before the end is
+// in the pipe by then.
 const drainIdle = 200 * time.Millisecond
 
 // endOfInput is what a terminal takes for the end of input (VEOF, control-D).
@@ -57,8 +58,8 @@ func (s *Server) startProcess(c *command, start *agentv1.ExecStart) (*process, e
 	return p, nil
 }
 
-// openStreams sets the command's input and output, and gives its ends of them, also with an error: they are closed once
-// it has started, or is not to.
+// openStreams sets the command's input and output, and gives its ends of them, also with an error:
+// they are closed once it has started, or is not to.
 func (p *process) openStreams(c *command, start *agentv1.ExecStart) (theirs []*os.File, err error) {
 	if p.tty {
 		return p.openTerminal(c, start.Terminal)
@@ -84,7 +85,8 @@ func (p *process) openStreams(c *command, start *agentv1.ExecStart) (theirs []*o
 	return theirs, nil
 }
 
-// openStdin gives the command's end of its input: of a pipe, or of nothing when no input is to come.
+// openStdin gives the command's end of its input: of a pipe, or of nothing when no input is to
+// come.
 func (p *process) openStdin(start *agentv1.ExecStart) (*os.File, error) {
 	if start.StdinClosed && len(start.Stdin) == 0 {
 		return os.Open(os.DevNull)
@@ -183,8 +185,8 @@ func (p *process) ended() bool {
 	return p.reaped
 }
 
-// pump hands on what is read of f until it ends, or until it falls silent after the process has ended. A send that
-// blocks holds back the process: nothing is buffered in between.
+// pump hands on what is read of f until it ends, or until it falls silent after the process has
+// ended. A send that blocks holds back the process: nothing is buffered in between.
 func (p *process) pump(f *os.File, buf []byte, send func([]byte) error) error {
 	for {
 		n, err := f.Read(buf)

@@ -11,8 +11,8 @@ import (
 	agentv1 "banger/proto/agent/v1"
 )
 
-// checkProtocol refuses requests of another protocol, in words that a user of either version can act on, and says its
-// own number in each response.
+// checkProtocol refuses requests of another protocol, in words that a user of either version can
+// act on, and says its own number in each response.
 func checkProtocol(own int, next http.Handler) http.Handler {
 	number := strconv.Itoa(own)
 	refusal := connect.NewErrorWriter()

@@ -24,8 +24,8 @@ const (
 	reopenPause = 100 * time.Millisecond // between sessions, for an end without a host reports EOF at once
 )
 
-// ServeHost answers the host on every way there is, until ctx ends: AF_VSOCK where the guest has it, and the
-// virtio-serial port of vsockmux whenever there is one.
+// ServeHost answers the host on every way there is, until ctx ends: AF_VSOCK where the guest has
+// it, and the virtio-serial port of vsockmux whenever there is one.
 func (s *Server) ServeHost(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
@@ -43,7 +43,8 @@ func (s *Server) ServeHost(ctx context.Context) error {
 	return group.Wait()
 }
 
-// hostOnly drops the peers that are not the host: processes of the guest, which could otherwise become root.
+// hostOnly drops the peers that are not the host: processes of the guest, which could otherwise
+// become root.
 type hostOnly struct{ net.Listener }
 
 func (l hostOnly) Accept() (net.Conn, error) {
@@ -104,7 +105,8 @@ func (s *Server) serveSession(ctx context.Context, path string) error {
 	return served.Wait()
 }
 
-// waitPort waits for the port called vsockmux.PortName, whose device number moves with the order of the drives.
+// waitPort waits for the port called vsockmux.PortName, whose device number moves with the order of
+// the drives.
 func waitPort(ctx context.Context, class, dev string) (string, error) {
 	pause := portPoll
 	for {

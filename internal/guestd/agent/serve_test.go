@@ -19,8 +19,8 @@ import (
 	"banger/proto/agent/v1/agentv1connect"
 )
 
-// serveAgent serves a guest's agent, whose root is this machine's, on a unix socket, and gives the generated client of
-// it: what internal/guest never sends can be sent with that.
+// serveAgent serves a guest's agent, whose root is this machine's, on a unix socket, and gives the
+// generated client of it: what internal/guest never sends can be sent with that.
 func serveAgent(t testing.TB, root string) (*Server, agentv1connect.AgentClient) {
 	t.Helper()
 	server := New(Config{Record: system.Record{Init: system.InitNone}, Root: root, Log: slog.New(slog.DiscardHandler)})
@@ -106,7 +106,8 @@ func TestHostOnly(t *testing.T) {
 	}
 }
 
-// An agent on a machine that has neither vsock nor the port waits for them until it is ended, and that is no error.
+// An agent on a machine that has neither vsock nor the port waits for them until it is ended, and
+// that is no error.
 func TestServeHostEnds(t *testing.T) {
 	server := New(Config{Record: system.Record{Init: system.InitNone}, Root: "/", Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(t.Context())

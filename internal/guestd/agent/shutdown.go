@@ -21,8 +21,8 @@ const (
 	askLimit    = 2 * time.Minute        // then the VM is reset all the same
 )
 
-// Shutdown ends the VM by a reset, under Firecracker the only end there is. A second call changes nothing unless it is
-// forced.
+// Shutdown ends the VM by a reset, under Firecracker the only end there is. A second call changes
+// nothing unless it is forced.
 func (s *Server) Shutdown(_ context.Context, r *agentv1.ShutdownRequest) (*agentv1.ShutdownResponse, error) {
 	unix.Sync()
 	if r.Force {

@@ -79,8 +79,8 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// A call that had nobody to ask must fail, and so must the next one; it must not keep a later one from ending the
-// machine either.
+// A call that had nobody to ask must fail, and so must the next one; it must not keep a later one
+// from ending the machine either.
 func TestShutdownAfterFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEnding(t)

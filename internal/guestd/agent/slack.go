@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	// timerSlack is how late the agent's threads may wake from a sleep. While there is work a thread
-	// of Go's runtime looks after the others every 20 µs: in an emulated guest, where work takes
-	// milliseconds, most of the agent's switches and a third of all timer interrupts were that.
+	// timerSlack is how late the agent's threads may wake from a sleep. While there is work a
+	// thread of Go's runtime looks after the others every 20 µs: in an emulated guest, where work
+	// takes milliseconds, most of the agent's switches and a third of all timer interrupts were
+	// that.
 	timerSlack = time.Millisecond
 	// usualSlack is the kernel's own, for the processes that the agent starts.
 	usualSlack = 50 * time.Microsecond

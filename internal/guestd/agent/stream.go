@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	// connectTimeout is how long a socket of the guest itself may take to accept; a full backlog makes it wait.
+	// connectTimeout is how long a socket of the guest itself may take to accept; a full backlog
+	// makes it wait.
 	connectTimeout = 10 * time.Second
 	// openTimeout is how long the host may take to say which socket it means.
 	openTimeout = 10 * time.Second
@@ -37,7 +38,8 @@ func newStreams() *streams {
 	return s
 }
 
-// ServeStreams connects what comes through l to sockets of the guest, until l fails or the server is closed.
+// ServeStreams connects what comes through l to sockets of the guest, until l fails or the server
+// is closed.
 func (s *Server) ServeStreams(l net.Listener) error { return s.streams.serve(l) }
 
 func (s *streams) serve(l net.Listener) error {
@@ -111,7 +113,8 @@ func reset(socket net.Conn) {
 	socket.Close()
 }
 
-// connectSocket connects to the target, at whichever of the guest's own addresses has a listener unless it names one.
+// connectSocket connects to the target, at whichever of the guest's own addresses has a listener
+// unless it names one.
 func connectSocket(ctx context.Context, target agentv1.StreamTarget) (conn net.Conn, err error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
@@ -134,7 +137,8 @@ func connectSocket(ctx context.Context, target agentv1.StreamTarget) (conn net.C
 	return conn, err // of the last one: all are refused alike
 }
 
-// ownAddresses lists where a service of the guest may listen besides loopback. The kernel takes long to say.
+// ownAddresses lists where a service of the guest may listen besides loopback. The kernel takes
+// long to say.
 func ownAddresses() (addresses []netip.Addr) {
 	all, _ := net.InterfaceAddrs() // without them loopback answers for most
 	for _, a := range all {

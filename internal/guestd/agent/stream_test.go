@@ -88,7 +88,8 @@ func frame(data []byte) []byte {
 	return append([]byte{0, 0, byte(len(data) >> 8), byte(len(data))}, data...)
 }
 
-// What the host sends along with its line reaches the socket, whose answer and end come back; then both sides are done.
+// What the host sends along with its line reaches the socket, whose answer and end come back; then
+// both sides are done.
 func TestCarry(t *testing.T) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -124,7 +125,8 @@ func TestCarry(t *testing.T) {
 	}
 }
 
-// A frame that is longer than may be, or cut short, resets the socket: its peer must not take what came for all.
+// A frame that is longer than may be, or cut short, resets the socket: its peer must not take what
+// came for all.
 func TestCarryBrokenHost(t *testing.T) {
 	for name, sent := range map[string][]byte{
 		"TooLong": {0, 0xff, 0, 0, 'x'}, "CutShort": {0, 0, 0, 9, 'x'}, "NoEnd": frame([]byte("x")),

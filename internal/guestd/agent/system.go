@@ -134,7 +134,8 @@ func (s *Server) SetTime(_ context.Context, r *agentv1.SetTimeRequest) (*agentv1
 	return &agentv1.SetTimeResponse{}, nil
 }
 
-// AddEntropy gives the kernel bytes nobody else knows, and has it use them at once: random(4), RNDADDENTROPY.
+// AddEntropy gives the kernel bytes nobody else knows, and has it use them at once: random(4),
+// RNDADDENTROPY.
 func (s *Server) AddEntropy(_ context.Context, r *agentv1.AddEntropyRequest) (*agentv1.AddEntropyResponse, error) {
 	if len(r.Data) == 0 || len(r.Data) > agentv1.MaxEntropyBytes {
 		err := fmt.Errorf("add entropy: want 1 to %d bytes", agentv1.MaxEntropyBytes)
@@ -157,7 +158,8 @@ func (s *Server) AddEntropy(_ context.Context, r *agentv1.AddEntropyRequest) (*a
 	return &agentv1.AddEntropyResponse{}, nil
 }
 
-// poolInfo is struct rand_pool_info of linux/random.h: int entropy_count in bits, int buf_size in bytes, the bytes.
+// poolInfo is struct rand_pool_info of linux/random.h: int entropy_count in bits, int buf_size in
+// bytes, the bytes.
 func poolInfo(data []byte) []byte {
 	b := binary.NativeEndian.AppendUint32(nil, uint32(len(data)*8))
 	b = binary.NativeEndian.AppendUint32(b, uint32(len(data)))

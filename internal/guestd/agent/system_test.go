@@ -70,7 +70,8 @@ func TestSystemRefuses(t *testing.T) {
 	}
 }
 
-// A process that may not set the clock or feed the kernel is told so. Root of a user namespace of its own is one.
+// A process that may not set the clock or feed the kernel is told so. Root of a user namespace of
+// its own is one.
 func TestSystemErrors(t *testing.T) {
 	if !nstest.In(t, unix.CLONE_NEWUSER) {
 		return

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/term"
 )
 
-// rawTerminal makes a pseudo-terminal that passes all bytes as they are, as a serial port does, and links it at path.
-// It gives the host's end.
+// rawTerminal makes a pseudo-terminal that passes all bytes as they are, as a serial port does, and
+// links it at path. It gives the host's end.
 func rawTerminal(t *testing.T, path string) *os.File {
 	t.Helper()
 	master, slave, err := pty.Open()

@@ -43,7 +43,8 @@ const (
 	failPause  = 100 * time.Millisecond // lets the console's last line out before the reset
 )
 
-// Run boots the VM. It does not return: it ends in the image's init, as PID 1 itself, or in a reset.
+// Run boots the VM. It does not return: it ends in the image's init, as PID 1 itself, or in a
+// reset.
 func Run(ctx context.Context, log *slog.Logger) {
 	if err := run(ctx, log); err != nil {
 		fmt.Fprintf(os.Stderr, "banger-guest: boot stopped: %v\n", err)

@@ -116,7 +116,8 @@ func mkfs(t *testing.T, path, label string) {
 	}
 }
 
-// foreign is the UUID of an image that banger did not make; as a label it stands for a file system with it.
+// foreign is the UUID of an image that banger did not make; as a label it stands for a file system
+// with it.
 const foreign = "0123456789abcdef0123456789abcdef"
 
 func TestReadVolume(t *testing.T) {

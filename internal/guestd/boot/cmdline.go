@@ -22,8 +22,9 @@ type Cmdline struct {
 	Network  netcfg.Config // banger.address and the other keys of netcfg.Parse
 }
 
-// ParseCmdline reads the keys "banger.*" of a kernel command line. Unknown keys are ignored, so that a newer host can
-// boot an older guest; of a key given twice the last one counts, as for the kernel.
+// ParseCmdline reads the keys "banger.*" of a kernel command line. Unknown keys are ignored, so
+// that a newer host can boot an older guest; of a key given twice the last one counts, as for the
+// kernel.
 func ParseCmdline(line string) (Cmdline, error) {
 	given := map[string]string{}
 	for word := range strings.FieldsSeq(line) {

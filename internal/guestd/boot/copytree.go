@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// copyTree copies a file or folder with owners, modes, times and extended attributes. Symlinks stay as they are,
-// sockets are left out. The destination must not exist.
+// copyTree copies a file or folder with owners, modes, times and extended attributes. Symlinks stay
+// as they are, sockets are left out. The destination must not exist.
 func copyTree(from, to string) error {
 	info, err := os.Lstat(from)
 	if err != nil {
@@ -95,7 +95,8 @@ func copyMeta(from, to string, info os.FileInfo) error {
 	return unix.UtimesNanoAt(unix.AT_FDCWD, to, times, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// copyXattrs copies what the destination can hold: a file system without extended attributes has none to lose.
+// copyXattrs copies what the destination can hold: a file system without extended attributes has
+// none to lose.
 func copyXattrs(from, to string) error {
 	names := make([]byte, 64<<10) // XATTR_LIST_MAX
 	n, err := unix.Llistxattr(from, names)

@@ -74,8 +74,9 @@ func missingDisks(d Disks, image string, seen []string) error {
 	return fmt.Errorf("no drive with %s (there is: %s)", what, drives)
 }
 
-// scanDisks reads the label of every virtio-blk drive, and lists what it saw as "vda (label)" for an error's sake.
-// The first drive of a label counts; with a UUID the image is the drive that has it, whatever its label.
+// scanDisks reads the label of every virtio-blk drive, and lists what it saw as "vda (label)" for
+// an error's sake. The first drive of a label counts; with a UUID the image is the drive that has
+// it, whatever its label.
 func scanDisks(sysBlock, dev, image string) (d Disks, seen []string) {
 	drives, _ := filepath.Glob(filepath.Join(sysBlock, "vd*"))
 	for _, drive := range drives {
@@ -112,8 +113,9 @@ func readVolume(node string) (label, uuid string, err error) {
 // ErrNotExt4 says that a drive holds no ext4 (or ext2, ext3) file system.
 var ErrNotExt4 = errors.New("no ext4 superblock")
 
-// ReadVolume reads the volume's name and its UUID (32 hex digits) from an ext4 superblock: kernel documentation,
-// filesystems/ext4/globals, s_magic at 0x38, s_uuid at 0x68 and s_volume_name at 0x78 of the block at byte 1024.
+// ReadVolume reads the volume's name and its UUID (32 hex digits) from an ext4 superblock: kernel
+// documentation, filesystems/ext4/globals, s_magic at 0x38, s_uuid at 0x68 and s_volume_name at
+// 0x78 of the block at byte 1024.
 func ReadVolume(r io.ReaderAt) (label, uuid string, err error) {
 	var sb [0x88]byte
 	if n, err := r.ReadAt(sb[:], 1024); n < len(sb) {

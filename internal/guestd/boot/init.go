@@ -18,7 +18,8 @@ type Init struct {
 	Kind string
 }
 
-// initPaths are tried in order: the kernel's own list, then where systemd lives in an image without systemd-sysv.
+// initPaths are tried in order: the kernel's own list, then where systemd lives in an image without
+// systemd-sysv.
 var initPaths = []string{"/sbin/init", "/etc/init", "/bin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd"}
 
 // findInit looks for an executable init in root.

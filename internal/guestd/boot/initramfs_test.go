@@ -19,8 +19,9 @@ import (
 	"banger/internal/guestd/system"
 )
 
-// inInitramfs makes a file system in memory the root of the second run, as the kernel does with an initramfs: /init and
-// /modules are there, and a newRoot with those of an image's files that the test gives, "path>target" for a symlink.
+// inInitramfs makes a file system in memory the root of the second run, as the kernel does with an
+// initramfs: /init and /modules are there, and a newRoot with those of an image's files that the
+// test gives, "path>target" for a symlink.
 func inInitramfs(t *testing.T, image ...string) *state {
 	t.Helper()
 	base := t.TempDir()
@@ -66,8 +67,8 @@ func inInitramfs(t *testing.T, image ...string) *state {
 	return &state{log: slog.New(slog.DiscardHandler)}
 }
 
-// The image's root is the root afterwards, with the kernel's file systems on it, this program on /run, and nothing left
-// of the initramfs. A mount point that is a symlink does not lead elsewhere.
+// The image's root is the root afterwards, with the kernel's file systems on it, this program on
+// /run, and nothing left of the initramfs. A mount point that is a symlink does not lead elsewhere.
 func TestSwitchRoot(t *testing.T) {
 	if !nstest.In(t, 0) {
 		return
@@ -127,7 +128,8 @@ func TestSwitchRootErrors(t *testing.T) {
 	checkErr(t, s.switchRoot(t.Context()), "keep program on /run: mkdir /run/banger: not a directory")
 }
 
-// Identity and network go to the new root's /etc, wherever a symlink of the image leads it, and to this kernel.
+// Identity and network go to the new root's /etc, wherever a symlink of the image leads it, and to
+// this kernel.
 func TestWriteIdentityAndNetwork(t *testing.T) {
 	if !nstest.In(t, unix.CLONE_NEWUTS|unix.CLONE_NEWNET) {
 		return

@@ -13,12 +13,13 @@ import (
 	"banger/internal/guestd/smallfile"
 )
 
-// laterMark stands in the load order between what the boot waits for and what it does not; package kernel writes it.
+// laterMark stands in the load order between what the boot waits for and what it does not; package
+// kernel writes it.
 const laterMark = "# later"
 
-// loadModules loads the initramfs's modules in their order, those behind the mark beside the steps that follow. A
-// module that does not load is only told: it may be built in or loaded already, and what it was needed for says so by
-// itself.
+// loadModules loads the initramfs's modules in their order, those behind the mark beside the steps
+// that follow. A module that does not load is only told: it may be built in or loaded already, and
+// what it was needed for says so by itself.
 func (s *state) loadModules(context.Context) error {
 	order, err := smallfile.Read(filepath.Join(initramfs, "order"), maxOrderBytes)
 	if errors.Is(err, os.ErrNotExist) {
@@ -36,8 +37,8 @@ func (s *state) loadModules(context.Context) error {
 // maxOrderBytes is far above what a few dozen names take.
 const maxOrderBytes = 64 << 10
 
-// finishModules waits for the modules that load beside: the network needs some, and the initramfs that they come from
-// is about to be freed.
+// finishModules waits for the modules that load beside: the network needs some, and the initramfs
+// that they come from is about to be freed.
 func (s *state) finishModules(context.Context) error {
 	s.loading.Wait()
 	return nil
@@ -64,7 +65,8 @@ func loadModule(path string) error {
 	return err
 }
 
-// mountModules puts the modules drive over the root's lib/modules, which in a merged-usr image is below usr.
+// mountModules puts the modules drive over the root's lib/modules, which in a merged-usr image is
+// below usr.
 func (s *state) mountModules(context.Context) error {
 	if s.disks.Modules == "" {
 		s.log.Warn("no modules drive: modules can not be loaded later", "label", LabelModules)

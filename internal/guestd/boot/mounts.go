@@ -16,8 +16,8 @@ type mount struct {
 	data                   string
 }
 
-// kernelFilesystems are what every init expects to find, with the options systemd would give them: it keeps what is
-// mounted already.
+// kernelFilesystems are what every init expects to find, with the options systemd would give them:
+// it keeps what is mounted already.
 var kernelFilesystems = []mount{
 	{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
 	{"sysfs", "/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
@@ -47,8 +47,8 @@ func (m mount) do() error {
 	return nil
 }
 
-// inRoot resolves path inside root as a process chrooted there would, and gives the outer path: symlinks of an image
-// never lead out of it.
+// inRoot resolves path inside root as a process chrooted there would, and gives the outer path:
+// symlinks of an image never lead out of it.
 func inRoot(root, path string) (string, error) {
 	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -63,7 +63,8 @@ func inRoot(root, path string) (string, error) {
 	return os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f))
 }
 
-// makeInRoot is inRoot for a folder, which it makes when it is missing. Folders above it are made as well.
+// makeInRoot is inRoot for a folder, which it makes when it is missing. Folders above it are made
+// as well.
 func makeInRoot(root, path string, mode os.FileMode) (string, error) {
 	at := root
 	outer := "/"

@@ -15,7 +15,8 @@ func (s *state) writeIdentity(context.Context) error {
 	return identity.Apply(etc, s.cmdline.Identity, s.cmdline.Network)
 }
 
-// setUpNetwork raises loopback and, if the host gave the VM an address, configures its network card.
+// setUpNetwork raises loopback and, if the host gave the VM an address, configures its network
+// card.
 func (s *state) setUpNetwork(ctx context.Context) error {
 	if err := netcfg.Raise("lo"); err != nil {
 		return err

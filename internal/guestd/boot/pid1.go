@@ -21,8 +21,8 @@ const (
 	powerSignal       = unix.SIGTERM          // asks this PID 1 to end the VM, as it does busybox init
 )
 
-// serveAsInit is the whole init of an image that has none: it keeps the agent running, reaps orphans, and ends the VM
-// when it is asked to. It returns nothing but an error.
+// serveAsInit is the whole init of an image that has none: it keeps the agent running, reaps
+// orphans, and ends the VM when it is asked to. It returns nothing but an error.
 func serveAsInit(ctx context.Context, log *slog.Logger) error {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGCHLD, powerSignal, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2)
@@ -55,8 +55,8 @@ func serveAsInit(ctx context.Context, log *slog.Logger) error {
 	}
 }
 
-// reap waits for all children that have ended, and reports whether others are left. PID 1 without children is alone
-// with the kernel: whatever loses its parent becomes its child.
+// reap waits for all children that have ended, and reports whether others are left. PID 1 without
+// children is alone with the kernel: whatever loses its parent becomes its child.
 func reap(ended func(pid int)) (left bool) {
 	for {
 		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
@@ -89,7 +89,8 @@ func endVM(ctx context.Context, signals <-chan os.Signal) error {
 	return system.Reset()
 }
 
-// waitNoChildren waits until no process is left, at most for terminateGrace, and reports whether none is.
+// waitNoChildren waits until no process is left, at most for terminateGrace, and reports whether
+// none is.
 func waitNoChildren(ctx context.Context, signals <-chan os.Signal) bool {
 	ctx, cancel := context.WithTimeout(ctx, terminateGrace)
 	defer cancel()
@@ -108,8 +109,8 @@ func waitNoChildren(ctx context.Context, signals <-chan os.Signal) bool {
 	}
 }
 
-// remountReadOnly makes every file system clean, also those beneath the overlay which have no mount point: sysrq u.
-// Best-effort: all is synced already.
+// remountReadOnly makes every file system clean, also those beneath the overlay which have no mount
+// point: sysrq u. Best-effort: all is synced already.
 func remountReadOnly() {
 	_ = os.WriteFile("/proc/sysrq-trigger", []byte("u"), 0o200)
 }

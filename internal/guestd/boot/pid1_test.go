@@ -19,8 +19,8 @@ import (
 
 const testFolder = "BANGER_TEST_FOLDER" // that of the first run, in the environment of the second
 
-// asPID1 gives the second run a /run and a /proc of its own, and the agent that script is. What asks the kernel to
-// remount all file systems read-only writes into a file.
+// asPID1 gives the second run a /run and a /proc of its own, and the agent that script is. What
+// asks the kernel to remount all file systems read-only writes into a file.
 func asPID1(t *testing.T, script string) {
 	t.Helper()
 	if os.Getpid() != 1 { // or the signals to all processes would be to this machine's
@@ -40,8 +40,9 @@ func asPID1(t *testing.T, script string) {
 	}
 }
 
-// An agent that dies is started again, what it leaves behind is reaped, and whoever asks by SIGTERM ends the machine:
-// all processes first, also one that does not want to, then the disks' dirt, then a reset.
+// An agent that dies is started again, what it leaves behind is reaped, and whoever asks by SIGTERM
+// ends the machine: all processes first, also one that does not want to, then the disks' dirt, then
+// a reset.
 func TestServeAsInit(t *testing.T) {
 	folder := t.TempDir()
 	if !nstest.InUntil(t, syscall.CLONE_NEWPID, unix.SIGHUP, testFolder+"="+folder) {
@@ -52,7 +53,8 @@ func TestServeAsInit(t *testing.T) {
 		}
 		return
 	}
-	// The first agent leaves an orphan and dies. The second one has a process that obeys, one that does not, and asks.
+	// The first agent leaves an orphan and dies. The second one has a process that obeys, one that
+	// does not, and asks.
 	asPID1(t, `
 		echo agent >> agents
 		if [ "$(wc -l < agents)" = 1 ]; then (sh -c 'exit 7' &); exit 3; fi
@@ -155,14 +157,14 @@ func TestStartAgent(t *testing.T) {
 	if err := s.startAgent(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// An init that there is would be in this process from here on. Of the images that have none it is this one, which
-	// starts an agent of its own.
+	// An init that there is would be in this process from here on. Of the images that have none it
+	// is this one, which starts an agent of its own.
 	s.init.Kind = system.InitNone
 	t.Fatal(s.startInit(t.Context()))
 }
 
-// A step that fails ends the boot: one line on the console that names the step, and a reset. What came before it is not
-// undone, for nothing is left of it.
+// A step that fails ends the boot: one line on the console that names the step, and a reset. What
+// came before it is not undone, for nothing is left of it.
 func TestRunStopsAtAStep(t *testing.T) {
 	folder := t.TempDir()
 	if !nstest.InUntil(t, syscall.CLONE_NEWPID, unix.SIGHUP, testFolder+"="+folder) {

@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownFolder is a folder of the root that lives on the VM's disk itself, because file systems made for it do not stack
-// on an overlay (Docker's overlay2) or because it should outlive a change of image.
+// ownFolder is a folder of the root that lives on the VM's disk itself, because file systems made
+// for it do not stack on an overlay (Docker's overlay2) or because it should outlive a change of
+// image.
 type ownFolder struct {
 	path string
 	mode os.FileMode // when the image has none
@@ -42,8 +43,8 @@ func (p rootPlan) drives(d Disks) []mount {
 	}
 }
 
-// overlay lets folders of the image be renamed (redirect_dir); index stays off, so that a copied disk works under
-// another image file with the same content.
+// overlay lets folders of the image be renamed (redirect_dir); index stays off, so that a copied
+// disk works under another image file with the same content.
 func (p rootPlan) overlay() mount {
 	data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,redirect_dir=on,index=off", p.image, p.upper(), p.work())
 	return mount{"overlay", p.root, "overlay", unix.MS_NOATIME, data}
@@ -85,8 +86,8 @@ func (p rootPlan) join() error {
 	return p.overlay().do()
 }
 
-// bindOwn fills the folder on the disk once and mounts it over the root's. A path that is no folder in the image (a
-// symlink elsewhere, say) is left as the image has it.
+// bindOwn fills the folder on the disk once and mounts it over the root's. A path that is no folder
+// in the image (a symlink elsewhere, say) is left as the image has it.
 func (p rootPlan) bindOwn(f ownFolder) error {
 	info, err := os.Lstat(filepath.Join(p.root, f.path))
 	if err == nil && !info.IsDir() {
@@ -105,8 +106,8 @@ func (p rootPlan) bindOwn(f ownFolder) error {
 	return mount{p.own(f.path), target, "", unix.MS_BIND, ""}.do()
 }
 
-// fillOwn copies the image's folder onto the disk: beside its name first, then renamed, so that a boot cut short
-// starts over and a filled folder is never touched again.
+// fillOwn copies the image's folder onto the disk: beside its name first, then renamed, so that a
+// boot cut short starts over and a filled folder is never touched again.
 func (p rootPlan) fillOwn(f ownFolder) error {
 	own := p.own(f.path)
 	if _, err := os.Lstat(own); err == nil {

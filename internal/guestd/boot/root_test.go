@@ -13,8 +13,9 @@ import (
 	"banger/internal/guestd/nstest"
 )
 
-// The root is joined of plain folders here; all but the ext4 mounts is as in a VM. The second boot must find what the
-// first one's user left, and not what a newer image brings to the VM's own folders.
+// The root is joined of plain folders here; all but the ext4 mounts is as in a VM. The second boot
+// must find what the first one's user left, and not what a newer image brings to the VM's own
+// folders.
 func TestJoinRoot(t *testing.T) {
 	if !nstest.In(t, 0) {
 		return

@@ -13,8 +13,9 @@ import (
 	"banger/internal/guestd/system"
 )
 
-// switchRoot makes newRoot the root: it finds the init while the image's paths can still be told from ours, keeps this
-// program on /run, frees what the initramfs holds in memory and moves the kernel's file systems over.
+// switchRoot makes newRoot the root: it finds the init while the image's paths can still be told
+// from ours, keeps this program on /run, frees what the initramfs holds in memory and moves the
+// kernel's file systems over.
 func (s *state) switchRoot(context.Context) error {
 	s.init = findInit(newRoot)
 	s.record.Init = s.init.Kind
@@ -63,7 +64,8 @@ func keepBinary() error {
 	return errors.Join(err, out.Close())
 }
 
-// replaceSymlink makes way for a mount point: a mount would follow a symlink of the image, into the initramfs.
+// replaceSymlink makes way for a mount point: a mount would follow a symlink of the image, into the
+// initramfs.
 func replaceSymlink(path string) error {
 	info, err := os.Lstat(path)
 	if err != nil || info.Mode().Type() != os.ModeSymlink {

@@ -8,7 +8,8 @@ import (
 	"banger/internal/guestd/netcfg"
 )
 
-// hostsMark ends the VM's own lines in /etc/hosts, by which a later boot finds them when address or name have changed.
+// hostsMark ends the VM's own lines in /etc/hosts, by which a later boot finds them when address or
+// name have changed.
 const hostsMark = "# banger"
 
 // hostsFor gives the hosts file in which own are the lines of the machine itself, in place of those
@@ -44,7 +45,8 @@ func hostsFor(old []byte, own []string) []byte {
 	return out.Bytes()
 }
 
-// ownNames are the names of a VM in /etc/hosts, the full one first, which makes it the answer of hostname -f.
+// ownNames are the names of a VM in /etc/hosts, the full one first, which makes it the answer of
+// hostname -f.
 func ownNames(hostname, search string) string {
 	short, _, full := strings.Cut(hostname, ".")
 	switch {

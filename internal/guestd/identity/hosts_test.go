@@ -61,7 +61,8 @@ func TestOwnHosts(t *testing.T) {
 	}
 }
 
-// Whatever a user's file holds, his lines stay in their order, ours are there once, and a second time changes nothing.
+// Whatever a user's file holds, his lines stay in their order, ours are there once, and a second
+// time changes nothing.
 func FuzzHostsFor(f *testing.F) {
 	f.Add("127.0.0.1 localhost\n127.0.1.1 old\n# end")
 	f.Add("172.30.0.9\told\t# banger\r\n\n\x00\n127.0.1.1")

@@ -25,7 +25,8 @@ type Spec struct {
 	MachineID string // 32 lower-case hex digits; empty keeps what is there, or makes one where none is
 }
 
-// Check refuses what the kernel would not take, or what a file's reader would take for something else.
+// Check refuses what the kernel would not take, or what a file's reader would take for something
+// else.
 func (s Spec) Check() error {
 	if s.Hostname != "" && (len(s.Hostname) > maxHostnameBytes || !netcfg.IsDomain(s.Hostname)) {
 		return fmt.Errorf("%.80q: not a host name", s.Hostname)
@@ -41,9 +42,9 @@ func isMachineID(text string) bool {
 	return len(text) == 32 && strings.Trim(text, "0123456789abcdef") == "" && strings.Trim(text, "0") != ""
 }
 
-// Apply makes the machine the one of s, whose network is the other one's: its addresses stand beside the name in
-// /etc/hosts. etc is /etc, but below the new root while that is not the root yet. It can be repeated, and leaves alone
-// which says the same already.
+// Apply makes the machine the one of s, whose network is the other one's: its addresses stand
+// beside the name in /etc/hosts. etc is /etc, but below the new root while that is not the root
+// yet. It can be repeated, and leaves alone which says the same already.
 func Apply(etc string, s Spec, network netcfg.Config) error {
 	if s.Hostname != "" {
 		if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
@@ -76,8 +77,9 @@ func writeHostname(etc, hostname string, network netcfg.Config) error {
 	return nil
 }
 
-// writeMachineID gives a machine an id of its own where the image holds none, or the one that it is told to have. With
-// one in place systemd does not take each new machine for a first boot, which would apply unit presets anew.
+// writeMachineID gives a machine an id of its own where the image holds none, or the one that it is
+// told to have. With one in place systemd does not take each new machine for a first boot, which
+// would apply unit presets anew.
 func writeMachineID(etc, want string) error {
 	err := smallfile.Update(filepath.Join(etc, "machine-id"), 0o444, func(old []byte) []byte {
 		if want != "" {

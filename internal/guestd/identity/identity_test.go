@@ -78,7 +78,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// A machine-id is made where none is, kept where one is, and replaced when the machine is told to have another.
+// A machine-id is made where none is, kept where one is, and replaced when the machine is told to
+// have another.
 func TestWriteMachineID(t *testing.T) {
 	const told = "0123456789abcdef0123456789abcdef"
 	const own = "fedcba9876543210fedcba9876543210\n"

@@ -41,8 +41,8 @@ func guestFolders(t *testing.T) Folders {
 	return Folders{Etc: t.TempDir(), Run: t.TempDir()}
 }
 
-// show is what the kernel has of eth0, in lines: the link, then its addresses and the routes by it, sorted. It is this
-// kernel that says it, so that what is compared is what a guest would see.
+// show is what the kernel has of eth0, in lines: the link, then its addresses and the routes by it,
+// sorted. It is this kernel that says it, so that what is compared is what a guest would see.
 func show(t *testing.T) []string {
 	t.Helper()
 	link, err := netlink.LinkByName("eth0")
@@ -85,7 +85,8 @@ func checkShow(t *testing.T, when string, want ...string) {
 	}
 }
 
-// checkWay checks from which address the kernel speaks to hosts beyond the gateways, and by which of these.
+// checkWay checks from which address the kernel speaks to hosts beyond the gateways, and by which
+// of these.
 func checkWay(t *testing.T, to, via, from string) {
 	t.Helper()
 	routes, err := netlink.RouteGet(net.ParseIP(to))
@@ -94,8 +95,8 @@ func checkWay(t *testing.T, to, via, from string) {
 	}
 }
 
-// A machine boots, changes its name in the world, and then another time; each time twice, for that must change nothing.
-// What its user added survives, and nothing is left of what it was before.
+// A machine boots, changes its name in the world, and then another time; each time twice, for that
+// must change nothing. What its user added survives, and nothing is left of what it was before.
 func TestApply(t *testing.T) {
 	if !nstest.In(t, unix.CLONE_NEWNET) {
 		return
@@ -163,7 +164,8 @@ func addUsers(t *testing.T, link netlink.Link) {
 	}
 }
 
-// A machine that booted without a network of ours, and by whose card a tunnel is the default route, gets one.
+// A machine that booted without a network of ours, and by whose card a tunnel is the default route,
+// gets one.
 func TestApplyFirst(t *testing.T) {
 	if !nstest.In(t, unix.CLONE_NEWNET) {
 		return
@@ -207,7 +209,8 @@ func TestApplyOutlastsDown(t *testing.T) {
 	}
 }
 
-// A kernel without IPv6, here on one interface, is no error, and network managers are not told of addresses of it.
+// A kernel without IPv6, here on one interface, is no error, and network managers are not told of
+// addresses of it.
 func TestApplyWithoutIPv6(t *testing.T) {
 	if !nstest.In(t, unix.CLONE_NEWNET) {
 		return
@@ -232,7 +235,8 @@ func TestApplyWithoutIPv6(t *testing.T) {
 	}
 }
 
-// Each setting that the kernel refuses is named in the error, and the Apply that follows puts all right.
+// Each setting that the kernel refuses is named in the error, and the Apply that follows puts all
+// right.
 func TestApplyErrors(t *testing.T) {
 	if !nstest.In(t, unix.CLONE_NEWNET) {
 		return

@@ -14,8 +14,8 @@ const (
 	cardPoll = 5 * time.Millisecond
 )
 
-// WaitCard waits for the machine's virtio-net card, at most for cardWait, and gives its name: eth0, with net.ifnames=0.
-// Of several the first one counts.
+// WaitCard waits for the machine's virtio-net card, at most for cardWait, and gives its name: eth0,
+// with net.ifnames=0. Of several the first one counts.
 func WaitCard(ctx context.Context) (string, error) { return waitCard(ctx, "/sys/class/net", cardWait) }
 
 func waitCard(ctx context.Context, sysNet string, deadline time.Duration) (string, error) {
@@ -36,7 +36,8 @@ func waitCard(ctx context.Context, sysNet string, deadline time.Duration) (strin
 	}
 }
 
-// scanCards looks for an interface of the driver virtio_net, and lists the others for an error's sake.
+// scanCards looks for an interface of the driver virtio_net, and lists the others for an error's
+// sake.
 func scanCards(sysNet string) (card string, others []string) {
 	paths, _ := filepath.Glob(filepath.Join(sysNet, "*"))
 	for _, path := range paths {

@@ -21,8 +21,8 @@ const (
 	maxSearchBytes = 253 // of a DNS name, RFC 1035
 )
 
-// Config is the static configuration of the machine's one network card. The zero value is a machine with the loopback
-// interface only.
+// Config is the static configuration of the machine's one network card. The zero value is a machine
+// with the loopback interface only.
 type Config struct {
 	MAC         net.HardwareAddr // empty keeps the card's
 	Address     netip.Prefix     // the machine's own, with the prefix length of its subnet
@@ -46,7 +46,8 @@ const (
 	KeyMTU         = "mtu"
 )
 
-// Parse reads and checks the values that were given, by key; other keys are not its own. Its errors begin with the key.
+// Parse reads and checks the values that were given, by key; other keys are not its own. Its errors
+// begin with the key.
 func Parse(given map[string]string) (Config, error) {
 	var c Config
 	fields := []struct {
@@ -93,7 +94,8 @@ func checkGateway(key string, gateway netip.Addr, own netip.Prefix) error {
 	return nil
 }
 
-// parseMAC wants the address of one card, not of a group (IEEE 802, bit 0) and not the one that stands for none.
+// parseMAC wants the address of one card, not of a group (IEEE 802, bit 0) and not the one that
+// stands for none.
 func parseMAC(value string) (net.HardwareAddr, error) {
 	mac, err := net.ParseMAC(value)
 	if err != nil || len(mac) != macBytes || mac[0]&1 != 0 || bytes.Equal(mac, make([]byte, macBytes)) {

@@ -14,11 +14,12 @@ import (
 
 const maxResolvConfBytes = 4 << 10 // three name servers and a domain
 
-// writeResolvConf writes /etc/resolv.conf: anew at each boot, later only while it is still what was written here, for a
-// VPN's or a resolver's own that came in its place is wanted there. Without name servers it is left alone.
+// writeResolvConf writes /etc/resolv.conf: anew at each boot, later only while it is still what was
+// written here, for a VPN's or a resolver's own that came in its place is wanted there. Without
+// name servers it is left alone.
 //
-// At boot a symlink into the files of systemd-resolved or resolvconf becomes a plain file: names resolve before these
-// run, resolved reads its servers from it, and resolvconf leaves it alone.
+// At boot a symlink into the files of systemd-resolved or resolvconf becomes a plain file: names
+// resolve before these run, resolved reads its servers from it, and resolvconf leaves it alone.
 func (c Config) writeResolvConf(at Folders) error {
 	if len(c.Nameservers) == 0 {
 		return nil
@@ -69,8 +70,8 @@ func (c Config) resolvConf() []byte {
 // managerFile is what one network manager reads below /run.
 type managerFile struct{ path, content string }
 
-// managerFiles tell the network managers that an image may hold that the card is configured, each in its own way. They
-// last as long as the boot.
+// managerFiles tell the network managers that an image may hold that the card is configured, each
+// in its own way. They last as long as the boot.
 //   - systemd-networkd (also under netplan) gets the same configuration, for its wait-online never ends when it manages
 //     no card; it keeps what is there. The name sorts before those of netplan and cloud-init.
 //   - systemd-resolved reads /etc/resolv.conf; when it is installed later and makes a symlink of that, this is left.

@@ -15,9 +15,9 @@ import (
 // maxGivenBytes holds some hundred configurations; there is more than one only after a failure.
 const maxGivenBytes = 64 << 10
 
-// givenFile is where the configurations are kept that this boot gave the card, oldest first. It lies in /run, so that a
-// machine's memory and what it says are of one moment: a machine that is restored from its memory has it, and one that
-// boots has none.
+// givenFile is where the configurations are kept that this boot gave the card, oldest first. It
+// lies in /run, so that a machine's memory and what it says are of one moment: a machine that is
+// restored from its memory has it, and one that boots has none.
 func givenFile(run string) string { return filepath.Join(run, "banger/network.json") }
 
 // Given reports whether the machine's card was given a network in this boot.

@@ -36,8 +36,8 @@ func raise(link netlink.Link) error {
 	return nil
 }
 
-// setLink gives the card its MAC and its MTU, and raises it. virtio-net takes a MAC while it is up, which spares the
-// routes that others added: to set the link down would drop them.
+// setLink gives the card its MAC and its MTU, and raises it. virtio-net takes a MAC while it is up,
+// which spares the routes that others added: to set the link down would drop them.
 func setLink(link netlink.Link, want Config) error {
 	now := link.Attrs()
 	if len(want.MAC) > 0 && !bytes.Equal(now.HardwareAddr, want.MAC) {
@@ -104,7 +104,8 @@ func (s *state) addRoute(family, card int, r netlink.Route) {
 	s.gateways = append(s.gateways, gateway.Unmap())
 }
 
-// dump lists what the kernel has. It asks again when somebody changed that meanwhile and the list may miss a part.
+// dump lists what the kernel has. It asks again when somebody changed that meanwhile and the list
+// may miss a part.
 func dump[T any](list func() ([]T, error)) (all []T, err error) {
 	const tries = 10
 	for range tries {
@@ -122,7 +123,8 @@ func (c change) do(link netlink.Link) error {
 	switch c.verb {
 	case giveAddress:
 		if c.address.Addr().Is6() {
-			// It is nobody else's by the host's rules, so the kernel need not ask before it uses it.
+			// It is nobody else's by the host's rules, so the kernel need not ask before it uses
+			// it.
 			address.Flags = unix.IFA_F_NODAD
 		}
 		if err := netlink.AddrReplace(link, address); err != nil {
@@ -175,7 +177,8 @@ func keepSecondaries(name string) (restore func() error, err error) {
 	return func() error { return os.WriteFile(file, bytes.TrimSpace(old), 0) }, nil
 }
 
-// keepAddresses6 lets IPv6 addresses outlast that somebody sets the interface down and up, as those of IPv4 do.
+// keepAddresses6 lets IPv6 addresses outlast that somebody sets the interface down and up, as those
+// of IPv4 do.
 func keepAddresses6(name string) error {
 	if err := os.WriteFile(settings6+name+"/keep_addr_on_down", []byte("1"), 0); err != nil {
 		return fmt.Errorf("keep addresses of %s: %w", name, err)
@@ -183,8 +186,8 @@ func keepAddresses6(name string) error {
 	return nil
 }
 
-// hasIPv6 reports whether the kernel does, on that interface: it may be built without, told so on its command line, and
-// has none on links with a small MTU.
+// hasIPv6 reports whether the kernel does, on that interface: it may be built without, told so on
+// its command line, and has none on links with a small MTU.
 func hasIPv6(name string) bool {
 	off, err := os.ReadFile(settings6 + name + "/disable_ipv6")
 	return err == nil && strings.TrimSpace(string(off)) == "0"

@@ -18,8 +18,8 @@ const (
 	removeGateway verb = "stop to route by"
 )
 
-// change is one step from what the card has to what it should have. The verbs of addresses use the one field, those of
-// gateways the other.
+// change is one step from what the card has to what it should have. The verbs of addresses use the
+// one field, those of gateways the other.
 type change struct {
 	verb    verb
 	address netip.Prefix
@@ -43,11 +43,13 @@ type state struct {
 	foreign6  bool
 }
 
-// plan lists the changes from now to want. What earlier configurations gave and want does not is removed; all else that
-// the card has is somebody's own and stays. The link's own settings are want's already.
+// plan lists the changes from now to want. What earlier configurations gave and want does not is
+// removed; all else that the card has is somebody's own and stays. The link's own settings are
+// want's already.
 //
-// The order keeps what others added. Linux drops every route of a card when its last IPv4 address goes, so IPv4 gives
-// first. An IPv6 address is there once, whatever its prefix, so IPv6 removes first.
+// The order keeps what others added. Linux drops every route of a card when its last IPv4 address
+// goes, so IPv4 gives first. An IPv6 address is there once, whatever its prefix, so IPv6 removes
+// first.
 func plan(now state, earlier []Config, want Config) []change {
 	wanted := wantedAddresses(now, earlier, want)
 	stale := staleAddresses(now, earlier, wanted)
@@ -71,8 +73,9 @@ func plan(now state, earlier []Config, want Config) []change {
 	return changes
 }
 
-// wantedAddresses are the addresses that the card should have. The link-local one is the kernel's affair until the card
-// gets another MAC: of that the kernel makes none while the link is up, and the host lets no other one through.
+// wantedAddresses are the addresses that the card should have. The link-local one is the kernel's
+// affair until the card gets another MAC: of that the kernel makes none while the link is up, and
+// the host lets no other one through.
 func wantedAddresses(now state, earlier []Config, want Config) []netip.Prefix {
 	var wanted []netip.Prefix
 	if want.Address.IsValid() {
@@ -108,8 +111,8 @@ func staleAddresses(now state, earlier []Config, wanted []netip.Prefix) []netip.
 	return stale
 }
 
-// planGateways removes the default routes of earlier configurations before it adds those of want, for which they would
-// leave no room. A default route that somebody put in the place of ours stays.
+// planGateways removes the default routes of earlier configurations before it adds those of want,
+// for which they would leave no room. A default route that somebody put in the place of ours stays.
 func planGateways(now state, earlier []Config, want Config) []change {
 	wanted := []netip.Addr{want.Gateway}
 	if now.ipv6 {

@@ -1,5 +1,5 @@
-// Package nstest lets a test change what is the whole machine's in a guest, mounts, interfaces, the host's name and
-// PID 1, in namespaces of its own.
+// Package nstest lets a test change what is the whole machine's in a guest, mounts, interfaces, the
+// host's name and PID 1, in namespaces of its own.
 package nstest
 
 import (

@@ -30,7 +30,8 @@ type Port struct {
 	Process string // its name
 }
 
-// Ports lists what listens, at most max, ordered by network and port, with the process that holds each socket.
+// Ports lists what listens, at most max, ordered by network and port, with the process that holds
+// each socket.
 func Ports(proc string, max int) ([]Port, error) {
 	var ports []Port
 	for _, network := range []string{"tcp", "tcp6", "udp", "udp6"} {
@@ -108,8 +109,8 @@ func parseAddress(s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(addr, uint16(n)), nil
 }
 
-// findOwners looks for each socket among the open files of all processes. Processes come and go meanwhile: what can not
-// be read is passed over.
+// findOwners looks for each socket among the open files of all processes. Processes come and go
+// meanwhile: what can not be read is passed over.
 func findOwners(proc string, ports []Port) error {
 	owner := make(map[string]int, len(ports))
 	for i, p := range ports {

@@ -93,7 +93,8 @@ func TestParsePorts(t *testing.T) {
 	}
 }
 
-// A socket belongs to the oldest of those that share it. What is unreadable or has gone has no owner, and is listed.
+// A socket belongs to the oldest of those that share it. What is unreadable or has gone has no
+// owner, and is listed.
 func TestOwners(t *testing.T) {
 	proc := layOut(t, map[string]string{
 		"net/tcp": "heading\n" + line("0100007F:0002", "0A", "2") + line("0100007F:0001", "0A", "1") +

@@ -1,5 +1,5 @@
-// Package procfs reads the few files of /proc that tell how busy a guest is and what listens in it. The tree is read
-// through a path, so that a test can lay out its own.
+// Package procfs reads the few files of /proc that tell how busy a guest is and what listens in it.
+// The tree is read through a path, so that a test can lay out its own.
 package procfs
 
 import (
@@ -157,7 +157,8 @@ func ReadProcess(proc string, pid int) (Process, error) {
 	return parseProcess(b)
 }
 
-// parseProcess reads "PID (NAME) STATE PPID ..."; the name may hold anything, also spaces and brackets.
+// parseProcess reads "PID (NAME) STATE PPID ..."; the name may hold anything, also spaces and
+// brackets.
 func parseProcess(stat []byte) (Process, error) {
 	open, end := bytes.IndexByte(stat, '('), bytes.LastIndexByte(stat, ')')
 	if open < 0 || end < open {

@@ -12,7 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Recorded on Linux 6.12: cat /proc/stat, /proc/meminfo, /proc/loadavg, /proc/net/tcp, /proc/net/udp6, shortened.
+// Recorded on Linux 6.12: cat /proc/stat, /proc/meminfo, /proc/loadavg, /proc/net/tcp,
+// /proc/net/udp6, shortened.
 const (
 	stat = `cpu  100 20 300 4000 50 6 7 8 9 10
 cpu0 50 10 150 2000 25 3 3 4 4 5

@@ -1,5 +1,5 @@
-// Package smallfile reads and changes the small text files of a guest: records and what lies in /etc. Who wrote them is
-// not known, so that all reading is bounded.
+// Package smallfile reads and changes the small text files of a guest: records and what lies in
+// /etc. Who wrote them is not known, so that all reading is bounded.
 package smallfile
 
 import (
@@ -10,7 +10,8 @@ import (
 	"os"
 )
 
-// maxUpdateBytes is how large a file may be that is changed: an /etc/hosts that blocks advertisers has some megabytes.
+// maxUpdateBytes is how large a file may be that is changed: an /etc/hosts that blocks advertisers
+// has some megabytes.
 const maxUpdateBytes = 8 << 20
 
 // ErrTooLong says that a file is longer than it may be.
@@ -33,8 +34,9 @@ func Read(path string, max int64) ([]byte, error) {
 	return b, nil
 }
 
-// Update writes what change makes of a file, if that differs; a missing file is an empty one. A symlink is replaced by
-// a file, for its target may lie outside of the root. Readers see the old content or the new one, whole.
+// Update writes what change makes of a file, if that differs; a missing file is an empty one. A
+// symlink is replaced by a file, for its target may lie outside of the root. Readers see the old
+// content or the new one, whole.
 func Update(path string, mode os.FileMode, change func(old []byte) []byte) error {
 	var old []byte
 	info, err := os.Lstat(path)

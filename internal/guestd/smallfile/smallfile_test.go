@@ -29,7 +29,8 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// Each row begins with what lies at the path, and says what the change is given and what is there afterwards.
+// Each row begins with what lies at the path, and says what the change is given and what is there
+// afterwards.
 func TestUpdate(t *testing.T) {
 	outside := filepath.Join(t.TempDir(), "outside")
 	if err := os.WriteFile(outside, []byte("safe"), 0o644); err != nil {

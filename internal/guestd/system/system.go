@@ -1,6 +1,6 @@
-// Package system is what the two processes of banger-guest, boot and agent, must agree on: where the boot leaves its
-// record and this program, which kinds of init there are, and how the machine is reset. It stands below both, so that
-// neither knows the other.
+// Package system is what the two processes of banger-guest, boot and agent, must agree on: where
+// the boot leaves its record and this program, which kinds of init there are, and how the machine
+// is reset. It stands below both, so that neither knows the other.
 package system
 
 import (

@@ -339,7 +339,8 @@ func TestConnectionsAreBounded(t *testing.T) {
 				one.Want("sent", "connect", internet)
 				names := net.JoinHostPort(internet, "53")
 				one.Want("error", "ask", names)
-				nettest.Check(t, h.SetPolicy(t.Context(), two.Endpoint.ID, network.Policy{NAT: true})) // the count outlives a change
+				// the count outlives a change
+				nettest.Check(t, h.SetPolicy(t.Context(), two.Endpoint.ID, network.Policy{NAT: true}))
 				one.Want("error", "ask", names)
 				one.Want("again", "again", "")
 				two.Want("answered", "ask", names)
@@ -372,7 +373,8 @@ func TestEarlierNamespaceIsTakenOver(t *testing.T) {
 			nettest.Kill(t, before.HolderPID, func() bool { return h.NotHeld() && syscall.Kill(before.HolderPID, 0) != nil })
 			nettest.Check(t, h.Ensure(t.Context()))
 			h.AwaitUplink(t)
-			nettest.Await(t, "answer of the gateway", func() bool { // for which a guest asks every second, once it did in vain
+			// for which a guest asks every second, once it did in vain
+			nettest.Await(t, "answer of the gateway", func() bool {
 				return one.DoWithin(nettest.ShortWait, "ping", "fd62:616e:6765::ac1e:1", "") == "pong"
 			})
 			one.Want("pong", "ping", two.Tap.Address6.Addr().String())

@@ -105,7 +105,8 @@ func spoof(t *testing.T, one, two *nettest.VM) {
 	arp := func(mac, ip, mark string) string {
 		return "0001080006040002" + strings.ReplaceAll(mac, ":", "") + ip + "000000000000ac1e0003" + mark
 	}
-	fragments := func(source, flags, mark string) string { // UDP to 172.30.0.3, with a checksum that br_netfilter believes
+	// UDP to 172.30.0.3, with a checksum that br_netfilter believes
+	fragments := func(source, flags, mark string) string {
 		header, _ := hex.DecodeString("450000200000" + flags + "40110000" + source + "ac1e0003")
 		var sum uint32
 		for i := 0; i < len(header); i += 2 {

@@ -126,7 +126,8 @@ func TestLoopbackIsHidden6(t *testing.T) {
 		if got := one.Do("frame", "", packet.checksummed(t)); got != "sent" {
 			t.Fatal(got)
 		}
-		one.Want("answered", "ask", "["+nettest.InternetAddress6+"]:53") // by then pasta has seen the packet, had it come
+		// by then pasta has seen the packet, had it come
+		one.Want("answered", "ask", "["+nettest.InternetAddress6+"]:53")
 		nettest.Check(t, listener.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
 		if n, from, err := listener.ReadFrom(make([]byte, 9)); err == nil {
 			t.Errorf("%s: the host got %d bytes from %s", to, n, from)

@@ -15,9 +15,10 @@ const (
 
 // State is all that the holder makes links and rules of.
 type State struct {
-	Subnet        netip.Prefix       `json:"subnet"`
-	MTU           int                `json:"mtu"`
-	Veth          bool               `json:"veth"`           // the uplink is one, else pasta, which sets up its end itself
+	Subnet netip.Prefix `json:"subnet"`
+	MTU    int          `json:"mtu"`
+	// the uplink is one, else pasta, which sets up its end itself
+	Veth          bool               `json:"veth"`
 	Endpoints     []network.Endpoint `json:"ports"`          // by id
 	HostAddresses []netip.Addr       `json:"host_addresses"` // IPv4, which no VM may reach through the uplink
 

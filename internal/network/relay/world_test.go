@@ -48,7 +48,8 @@ func testRelay(t *testing.T, rootless bool) {
 		}
 		one = h.Boot(h.Endpoint("one", 2, network.Policy{NAT: true}))
 	}
-	if got := one.Do("tcp", "198.51.100.77:7", ""); !strings.Contains(got, "connection refused") { // nobody has the address
+	// nobody has the address
+	if got := one.Do("tcp", "198.51.100.77:7", ""); !strings.Contains(got, "connection refused") {
 		t.Errorf("a host that is not there: %s", got)
 	}
 }

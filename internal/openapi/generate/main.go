@@ -1,4 +1,5 @@
-// Command generate writes openapi.json into the folder of package api, in which it is run by go generate.
+// Command generate writes openapi.json into the folder of package api, in which it is run by go
+// generate.
 package main
 
 import (

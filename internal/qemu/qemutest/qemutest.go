@@ -46,7 +46,8 @@ func env(t testing.TB, name string) string {
 
 var initrd = sync.OnceValues(build)
 
-// Initrd returns the guest's initrd. It is built once per test process, in a temporary folder that outlives the test.
+// Initrd returns the guest's initrd. It is built once per test process, in a temporary folder that
+// outlives the test.
 func Initrd(t testing.TB) string {
 	t.Helper()
 	env(t, "BANGER_TEST_MODULES")

@@ -1,9 +1,9 @@
-// Package agentv1 is the contract between the host and the agent in a VM: generated messages, the protocol's number
-// and the bounds both ends hold to. The calls themselves are in agentv1connect.
+// Package agentv1 is the contract between the host and the agent in a VM: generated messages, the
+// protocol's number and the bounds both ends hold to. The calls themselves are in agentv1connect.
 package agentv1
 
-// Protocol is the number of this contract. It grows when an older peer would misread a newer one; peers of different
-// numbers refuse each other.
+// Protocol is the number of this contract. It grows when an older peer would misread a newer one;
+// peers of different numbers refuse each other.
 const Protocol = 1
 
 // ProtocolHeader carries Protocol in decimal in each request and each response.

@@ -11,13 +11,15 @@ import (
 	"strings"
 )
 
-// StreamPort is the vsock port through which the host reaches the guest's own sockets: one vsock connection for each
-// connection, so that none waits for another, and no RPC on the way, which an emulated guest would feel.
+// StreamPort is the vsock port through which the host reaches the guest's own sockets: one vsock
+// connection for each connection, so that none waits for another, and no RPC on the way, which an
+// emulated guest would feel.
 //
-// The host begins with one line, "tcp PORT" or "udp PORT", with the address behind it where it matters ("tcp PORT ADDRESS").
-// The guest answers "ok", or "no " and the reason. Behind its line each side sends frames, the host without waiting for the
-// answer: a 32-bit big-endian length and that many bytes. Over udp a frame is a datagram. The length StreamEnd ends a
-// direction. A connection that closes before both directions have ended was reset.
+// The host begins with one line, "tcp PORT" or "udp PORT", with the address behind it where it
+// matters ("tcp PORT ADDRESS"). The guest answers "ok", or "no " and the reason. Behind its line
+// each side sends frames, the host without waiting for the answer: a 32-bit big-endian length and
+// that many bytes. Over udp a frame is a datagram. The length StreamEnd ends a direction. A
+// connection that closes before both directions have ended was reset.
 const StreamPort = 1025
 
 // Bounds of the stream protocol.
@@ -85,7 +87,8 @@ type StreamRefusedError struct{ Reason string }
 
 func (e *StreamRefusedError) Error() string { return e.Reason }
 
-// ReadStreamAnswer reads the guest's first line. Its error is a *StreamRefusedError when the guest said no.
+// ReadStreamAnswer reads the guest's first line. Its error is a *StreamRefusedError when the guest
+// said no.
 func ReadStreamAnswer(r *bufio.Reader) error {
 	line, err := readStreamLine(r)
 	if err != nil {
@@ -128,8 +131,9 @@ func WriteStreamEnd(w io.Writer) error {
 	return err
 }
 
-// NextStreamFrame reads the length of the next frame, which ReadStreamData then reads: a connection at rest needs no buffer.
-// io.EOF says that the direction has ended, io.ErrUnexpectedEOF that the connection was reset.
+// NextStreamFrame reads the length of the next frame, which ReadStreamData then reads: a connection
+// at rest needs no buffer. io.EOF says that the direction has ended, io.ErrUnexpectedEOF that the
+// connection was reset.
 func NextStreamFrame(r io.Reader) (n int, err error) {
 	var header [StreamHeaderBytes]byte
 	if err := ReadStreamData(r, header[:]); err != nil {
