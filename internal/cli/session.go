@@ -141,7 +141,7 @@ func (a *app) exit(frame api.Frame) error {
 }
 
 func brokenConnection(err error) error {
-	if errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) { // which of them depends on what was under way
 		err = io.ErrUnexpectedEOF
 	}
 	return api.Errorf(api.CodeUnavailable, "the connection to the command broke: %w", err).
