@@ -28,7 +28,8 @@ test-images: ## the slow tests of images, such as the developer image built whol
 	@$(MAKE) --no-print-directory -s build
 	@GOFLAGS=-tags=images scripts/test.sh 'TestAgentImage|TestBuildWithoutPackage|TestDiskFullWhileBuilding|TestImageBuildFails|TestOpenRC'
 
-check: ## formatting, vet, linters, shell scripts
+check: ## formatting, vet, linters, shell scripts; widths and lengths are tests of internal/house
+	@scripts/setup.sh test
 	@test -z "$$(gofmt -l api bench cmd internal proto test)" || { gofmt -l api bench cmd internal proto test; exit 1; }
 	$(GO) vet ./...
 	$(GO) run $(LINT) run ./...

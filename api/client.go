@@ -58,7 +58,7 @@ func Call[In, Out any](ctx context.Context, c *Client, op Op[In, Out], in In) (O
 func Stream[In, Out any](
 	ctx context.Context, c *Client, op Op[In, Out], in In, progress func(Progress), log func(lines string),
 ) (Out, error) {
-	response, err := c.send(ctx, op.Spec, in, nil)
+	response, err := c.send(ctx, op.Spec, in, nil) //nolint:bodyclose // events closes it
 	return events[Out](ctx, response, err, progress, log)
 }
 
@@ -81,7 +81,7 @@ func Upload[In, Out any](ctx context.Context, c *Client, op Op[In, Out], in In, 
 func UploadStream[In, Out any](
 	ctx context.Context, c *Client, op Op[In, Out], in In, r io.Reader, progress func(Progress),
 ) (Out, error) {
-	response, err := c.send(ctx, op.Spec, in, r)
+	response, err := c.send(ctx, op.Spec, in, r) //nolint:bodyclose // as above
 	return events[Out](ctx, response, err, progress, nil)
 }
 

@@ -143,7 +143,7 @@ func decodeBody(body io.ReadCloser, to any) error {
 
 // formatField writes a value for a path or a query.
 func formatField(v reflect.Value) (string, error) {
-	if text, ok := v.Interface().(encoding.TextMarshaler); ok {
+	if text, ok := reflect.TypeAssert[encoding.TextMarshaler](v); ok {
 		data, err := text.MarshalText()
 		return string(data), err
 	}
@@ -152,7 +152,7 @@ func formatField(v reflect.Value) (string, error) {
 
 // parseField is the reverse of formatField.
 func parseField(v reflect.Value, text string) error {
-	if to, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	if to, ok := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr()); ok {
 		return to.UnmarshalText([]byte(text))
 	}
 	switch v.Kind() {

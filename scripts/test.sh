@@ -38,9 +38,9 @@ echo "== vet"
 go vet ./...
 go vet -tags images ./internal/e2e
 echo "== unit and integration, with the race detector"
-# The two that take minutes come first, so that the others run beside them.
-slow=(banger/internal/network/keeper banger/internal/fcqemu)
-go list ./... | grep -v '/internal/e2e$' | grep -vxF "$(printf '%s\n' "${slow[@]}")" | xargs go test -count=1 -race -timeout 10m "${slow[@]}"
+# Those that take minutes come first, so that the others run beside them.
+slow=(banger/internal/vm banger/internal/network/keeper banger/internal/fcqemu)
+go list ./... | grep -v '/internal/e2e$' | grep -vxF "$(printf '%s\n' "${slow[@]}")" | xargs go test -count=1 -race -timeout 15m "${slow[@]}"
 echo "== a public Firecracker client, unmodified"
 (cd test/sdk && go test -count=1 -timeout 10m ./...)
 echo "== a public OpenAPI validator, unmodified"

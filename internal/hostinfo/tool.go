@@ -41,8 +41,11 @@ func FindTool(name, pkg string) (string, error) {
 // InstallCommand is how packages are installed on this distribution; their names follow.
 func InstallCommand() string {
 	for _, manager := range []struct{ program, command string }{
-		{"apt-get", "sudo apt-get install"}, {"dnf", "sudo dnf install"}, {"pacman", "sudo pacman -S"},
-		{"apk", "sudo apk add"}, {"zypper", "sudo zypper install"},
+		{"apt-get", "sudo apt-get install"},
+		{"dnf", "sudo dnf install"},
+		{"pacman", "sudo pacman -S"},
+		{"apk", "sudo apk add"},
+		{"zypper", "sudo zypper install"},
 	} {
 		if _, err := LookPath(manager.program); err == nil {
 			return manager.command
