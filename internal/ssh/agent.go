@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"banger/internal/accept"
+
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 )
@@ -63,7 +65,7 @@ func (d Dir) ServeAgent() (socket string, end func() error, err error) {
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		for {
-			conn, err := listener.Accept()
+			conn, err := accept.Next(ctx, listener, func(error) {}) // who waits is served a moment later
 			if err != nil {
 				return
 			}
