@@ -5,7 +5,8 @@
 // into place in one step and recorded last: a crash at any point leaves either the whole artifact
 // or a folder that the next Sweep removes.
 //
-// What lies in a folder is the business of packages image and kernel, which stand on a Shelf each.
+// What lies in a folder is the business of packages image and kernel, which stand on a Repository
+// each.
 package artifact
 
 import (
@@ -21,9 +22,9 @@ import (
 	"banger/internal/store"
 )
 
-// Shelf is where the artifacts of one kind stand: a folder by id below Root. It is safe for
+// Repository is where the artifacts of one kind stand: a folder by id below Root. It is safe for
 // concurrent use, also by several processes.
-type Shelf struct {
+type Repository struct {
 	Kind  *store.Kind
 	Root  string
 	Store *store.Store
@@ -35,7 +36,7 @@ type Shelf struct {
 }
 
 // Fill makes an artifact in dir, an empty folder, and returns its record. Name and Stamp are the
-// shelf's to fill in.
+// repository's to fill in.
 type Fill func(ctx context.Context, dir string) (store.Artifact, error)
 
 // namePattern is what a name may look like: a source such as debian:trixie or
@@ -55,53 +56,53 @@ func CheckName(name string) error {
 }
 
 // Dir returns the folder of the artifact with that id.
-func (s Shelf) Dir(id string) string { return filepath.Join(s.Root, id) }
+func (r Repository) Dir(id string) string { return filepath.Join(r.Root, id) }
 
 // Open returns the artifact of that name or id when its files are right: they are hashed, unless
 // their stamp is still the trusted one.
-func (s Shelf) Open(ctx context.Context, ref string) (store.Artifact, error) {
-	a, err := s.Store.Artifact(ctx, s.Kind, ref)
+func (r Repository) Open(ctx context.Context, ref string) (store.Artifact, error) {
+	a, err := r.Store.Artifact(ctx, r.Kind, ref)
 	if err != nil {
 		return store.Artifact{}, err
 	}
-	stamp, err := s.check(ctx, a)
+	stamp, err := r.check(ctx, a)
 	if errors.Is(err, disk.ErrDamaged) {
-		return store.Artifact{}, api.Errorf(api.CodeUnavailable, "%s %s: %w", s.Kind, a.Name, err).WithRemedy(s.Repair(a))
+		return store.Artifact{}, api.Errorf(api.CodeUnavailable, "%s %s: %w", r.Kind, a.Name, err).WithRemedy(r.Repair(a))
 	}
 	if err != nil || stamp == a.Stamp {
 		return a, err
 	}
 	a.Stamp = stamp
-	return a, s.Store.SetStamp(ctx, s.Kind, a.ID, stamp)
+	return a, r.Store.SetStamp(ctx, r.Kind, a.ID, stamp)
 }
 
-func (s Shelf) check(ctx context.Context, a store.Artifact) (stamp string, err error) {
-	dir := s.Dir(a.ID)
-	id, files, err := s.Contents(dir)
+func (r Repository) check(ctx context.Context, a store.Artifact) (stamp string, err error) {
+	dir := r.Dir(a.ID)
+	id, files, err := r.Contents(dir)
 	if err != nil {
 		return "", err
 	}
 	if id != a.ID {
-		return "", fmt.Errorf("%w: manifest in %s is of another %s", disk.ErrDamaged, dir, s.Kind)
+		return "", fmt.Errorf("%w: manifest in %s is of another %s", disk.ErrDamaged, dir, r.Kind)
 	}
 	return disk.Verify(ctx, dir, files, a.Stamp)
 }
 
 // Ensure returns the artifact of that name or id, as Open does, and makes it when there is none.
-func (s Shelf) Ensure(ctx context.Context, ref string, fill Fill) (store.Artifact, error) {
-	a, err := s.Open(ctx, ref)
+func (r Repository) Ensure(ctx context.Context, ref string, fill Fill) (store.Artifact, error) {
+	a, err := r.Open(ctx, ref)
 	if api.CodeOf(err) != api.CodeNotFound {
 		return a, err
 	}
-	unlock, err := disk.Lock(ctx, s.Root, ref)
+	unlock, err := disk.Lock(ctx, r.Root, ref)
 	if err != nil {
 		return store.Artifact{}, err
 	}
 	defer unlock()
-	if a, err := s.Open(ctx, ref); api.CodeOf(err) != api.CodeNotFound {
+	if a, err := r.Open(ctx, ref); api.CodeOf(err) != api.CodeNotFound {
 		return a, err // somebody else made it while this one waited
 	}
-	return s.make(ctx, ref, fill)
+	return r.make(ctx, ref, fill)
 }
 
 // Find returns the id of an artifact that is what would be made, or "" when there is none.
@@ -111,19 +112,19 @@ type Find func(ctx context.Context) (id string, err error)
 // gives none. Two that make the same name take turns; the last one has the name. The same content
 // replaces its folder (a damaged one is repaired by that) and keeps its other names. On an error
 // nothing of it is left.
-func (s Shelf) Make(ctx context.Context, name string, fill Fill) (store.Artifact, error) {
-	return s.MakeUnless(ctx, name, func(context.Context) (string, error) { return "", nil }, fill)
+func (r Repository) Make(ctx context.Context, name string, fill Fill) (store.Artifact, error) {
+	return r.MakeUnless(ctx, name, func(context.Context) (string, error) { return "", nil }, fill)
 }
 
 // MakeUnless does as Make does, but gives the name to what find finds, if it does; nothing is made
 // then.
-func (s Shelf) MakeUnless(ctx context.Context, name string, find Find, fill Fill) (store.Artifact, error) {
+func (r Repository) MakeUnless(ctx context.Context, name string, find Find, fill Fill) (store.Artifact, error) {
 	if name != "" {
 		if err := CheckName(name); err != nil {
 			return store.Artifact{}, err
 		}
 	}
-	unlock, err := disk.Lock(ctx, s.Root, name)
+	unlock, err := disk.Lock(ctx, r.Root, name)
 	if err != nil {
 		return store.Artifact{}, err
 	}
@@ -133,16 +134,16 @@ func (s Shelf) MakeUnless(ctx context.Context, name string, find Find, fill Fill
 		return store.Artifact{}, err
 	}
 	if id != "" {
-		if a, err := s.Tag(ctx, id, name); api.CodeOf(err) != api.CodeNotFound { // it may be removed meanwhile
+		if a, err := r.Tag(ctx, id, name); api.CodeOf(err) != api.CodeNotFound { // it may be removed meanwhile
 			return a, err
 		}
 	}
-	return s.make(ctx, name, fill)
+	return r.make(ctx, name, fill)
 }
 
 // make does it; the lock of the name must be held.
-func (s Shelf) make(ctx context.Context, name string, fill Fill) (_ store.Artifact, err error) {
-	folder, release, err := disk.NewFolder(s.Root)
+func (r Repository) make(ctx context.Context, name string, fill Fill) (_ store.Artifact, err error) {
+	folder, release, err := disk.NewFolder(r.Root)
 	if err != nil {
 		return store.Artifact{}, err
 	}
@@ -154,35 +155,35 @@ func (s Shelf) make(ctx context.Context, name string, fill Fill) (_ store.Artifa
 		return store.Artifact{}, err
 	}
 	a.Name = name
-	return s.publish(ctx, folder, a)
+	return r.publish(ctx, folder, a)
 }
 
 // publish moves the folder into place and records it. The lock of the id keeps a removal of the
 // same content away; it is always taken after that of a name.
-func (s Shelf) publish(ctx context.Context, folder string, a store.Artifact) (store.Artifact, error) {
-	unlock, err := disk.Lock(ctx, s.Root, a.ID)
+func (r Repository) publish(ctx context.Context, folder string, a store.Artifact) (store.Artifact, error) {
+	unlock, err := disk.Lock(ctx, r.Root, a.ID)
 	if err != nil {
 		return store.Artifact{}, err
 	}
 	defer unlock()
-	_, files, err := s.Contents(folder)
+	_, files, err := r.Contents(folder)
 	if err != nil {
 		return store.Artifact{}, err
 	}
-	dir := s.Dir(a.ID)
+	dir := r.Dir(a.ID)
 	if err := disk.Publish(folder, dir); err != nil {
-		return store.Artifact{}, fmt.Errorf("publish %s %s: %w", s.Kind, a.Name, err)
+		return store.Artifact{}, fmt.Errorf("publish %s %s: %w", r.Kind, a.Name, err)
 	}
 	a.Stamp, err = disk.StampOf(dir, files)
 	if err == nil {
-		err = s.Store.PutArtifact(ctx, s.Kind, a)
+		err = r.Store.PutArtifact(ctx, r.Kind, a)
 	}
 	if err != nil {
 		// Without a record of before, nobody knows the folder.
-		if _, known := s.Store.Artifact(ctx, s.Kind, a.ID); api.CodeOf(known) == api.CodeNotFound {
+		if _, known := r.Store.Artifact(ctx, r.Kind, a.ID); api.CodeOf(known) == api.CodeNotFound {
 			err = errors.Join(err, os.RemoveAll(dir))
 		}
 		return store.Artifact{}, err
 	}
-	return s.Store.Artifact(ctx, s.Kind, a.ID)
+	return r.Store.Artifact(ctx, r.Kind, a.ID)
 }

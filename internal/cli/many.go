@@ -10,8 +10,8 @@ import (
 	"banger/api"
 )
 
-// atOnce bounds how many VMs one command works on at a time.
-const atOnce = 16
+// maxConcurrent bounds how many VMs one command works on at a time.
+const maxConcurrent = 16
 
 // eachVM does the same to many VMs at once; one that fails does not stop the others. When all have
 // ended, the names of those done are printed and then the errors; the command fails when any did.
@@ -25,7 +25,7 @@ func (a *app) eachVM(
 	var failures []error
 	display := a.newDisplay()
 	var group sync.WaitGroup
-	slots := make(chan struct{}, atOnce)
+	slots := make(chan struct{}, maxConcurrent)
 	for _, name := range names {
 		group.Go(func() {
 			slots <- struct{}{}

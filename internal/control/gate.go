@@ -15,12 +15,12 @@ import (
 type Gate struct {
 	mu     sync.Mutex // guards the fields below
 	closed bool
-	inside []*passage
+	inside []*change
 	empty  chan struct{} // closed once the gate is closed and nobody is inside
 }
 
-// passage is one change under way.
-type passage struct {
+// change is one change under way.
+type change struct {
 	what  string
 	began time.Time
 }
@@ -39,15 +39,15 @@ func (g *Gate) Enter(what string) (leave func(), err error) {
 		return nil, api.Errorf(api.CodeReplaced, "the daemon is being replaced, %d left: %s", len(g.inside), strings.Join(g.words(), ", ")).
 			WithHint("try again when they are done")
 	}
-	p := &passage{what, time.Now()}
+	p := &change{what, time.Now()}
 	g.inside = append(g.inside, p)
 	return sync.OnceFunc(func() { g.leave(p) }), nil
 }
 
-func (g *Gate) leave(p *passage) {
+func (g *Gate) leave(p *change) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.inside = slices.DeleteFunc(g.inside, func(other *passage) bool { return other == p })
+	g.inside = slices.DeleteFunc(g.inside, func(other *change) bool { return other == p })
 	if g.closed && len(g.inside) == 0 {
 		close(g.empty)
 	}

@@ -15,8 +15,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A new operation touches few rooms: testdata/new-operation.diff adds one, and in a copy of the tree
-// the client has it, the daemon answers it, the document describes it and the command is there.
+// A new operation touches few rooms: testdata/new-operation.diff adds one, and in a copy of the
+// tree the client has it, the daemon answers it, the document describes it and the command is
+// there.
 func TestNewOperation(t *testing.T) {
 	patch, err := filepath.Abs(filepath.Join("testdata", "new-operation.diff"))
 	if err != nil {

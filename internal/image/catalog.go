@@ -38,8 +38,8 @@ type Catalog struct {
 	Stale func(preset, sha256 string) bool
 }
 
-func (c *Catalog) shelf() artifact.Shelf {
-	return artifact.Shelf{
+func (c *Catalog) repository() artifact.Repository {
+	return artifact.Repository{
 		Kind: store.KindImage, Root: c.Root, Store: c.Store,
 		Contents: func(dir string) (string, []disk.File, error) {
 			m, err := load(dir)
@@ -50,7 +50,7 @@ func (c *Catalog) shelf() artifact.Shelf {
 }
 
 // Dir returns the folder of the image with that id.
-func (c *Catalog) Dir(id string) string { return c.shelf().Dir(id) }
+func (c *Catalog) Dir(id string) string { return c.repository().Dir(id) }
 
 // Rootfs returns the path of the root filesystem of the image with that id.
 func (c *Catalog) Rootfs(id string) string { return filepath.Join(c.Dir(id), rootfsName) }
@@ -58,7 +58,7 @@ func (c *Catalog) Rootfs(id string) string { return filepath.Join(c.Dir(id), roo
 // Ensure returns the image of that name or id, verified, and makes it when ref is a source without
 // an image. Files are no such sources: which image they stand for changes with them.
 func (c *Catalog) Ensure(ctx context.Context, ref string) (store.Image, error) {
-	record, err := c.shelf().Open(ctx, ref)
+	record, err := c.repository().Open(ctx, ref)
 	if api.CodeOf(err) != api.CodeNotFound || !strings.Contains(ref, ":") {
 		return record, err
 	}
@@ -70,7 +70,7 @@ func (c *Catalog) Ensure(ctx context.Context, ref string) (store.Image, error) {
 		return store.Image{}, api.Errorf(api.CodeUnsupported, "image %s: a file is made an image first", ref).
 			WithRemedy(api.OpPullImage.Remedy(api.PullImage{Source: ref}, "make it one"))
 	case source.isDistribution():
-		return c.shelf().
+		return c.repository().
 			Ensure(ctx, ref, sealed(ref, func(ctx context.Context, dir string) (Manifest, error) { return c.bootstrap(ctx, source, dir) }))
 	}
 	return c.convert(ctx, source, ref)
@@ -79,7 +79,7 @@ func (c *Catalog) Ensure(ctx context.Context, ref string) (store.Image, error) {
 // Verify checks the image of that id: its file is hashed, unless its stamp is still the trusted
 // one.
 func (c *Catalog) Verify(ctx context.Context, id string) error {
-	_, err := c.shelf().Open(ctx, id)
+	_, err := c.repository().Open(ctx, id)
 	return err
 }
 
@@ -98,7 +98,7 @@ func (c *Catalog) Make(
 	if err := artifact.CheckName(name); err != nil {
 		return store.Image{}, err
 	}
-	return c.shelf().Make(ctx, name, sealed(name, make))
+	return c.repository().Make(ctx, name, sealed(name, make))
 }
 
 // repair says what to do about an image whose file is not what it was.
@@ -168,7 +168,7 @@ func (m Manifest) record() store.Artifact {
 
 // List returns all images by name, those without one last.
 func (c *Catalog) List(ctx context.Context) ([]api.Image, error) {
-	return artifact.Described(ctx, c.shelf(), c.describe)
+	return artifact.Described(ctx, c.repository(), c.describe)
 }
 
 // Inspect returns the image of that name or id.
@@ -210,7 +210,7 @@ func (c *Catalog) describe(r store.Artifact, users []string) api.Image {
 
 // Tag gives the image of that name or id one more name.
 func (c *Catalog) Tag(ctx context.Context, ref, name string) (api.Image, error) {
-	record, err := c.shelf().Tag(ctx, ref, name)
+	record, err := c.repository().Tag(ctx, ref, name)
 	if err != nil {
 		return api.Image{}, err
 	}
@@ -219,12 +219,14 @@ func (c *Catalog) Tag(ctx context.Context, ref, name string) (api.Image, error) 
 
 // Remove takes the name away, and with the last one the image; an id means all of it. One that VMs
 // use is a conflict.
-func (c *Catalog) Remove(ctx context.Context, ref string) error { return c.shelf().Remove(ctx, ref) }
+func (c *Catalog) Remove(ctx context.Context, ref string) error {
+	return c.repository().Remove(ctx, ref)
+}
 
 // Sweep removes what a crash left: half-made folders, folders without a record, work folders. Call
 // it at the daemon's start, before anything is built.
 func (c *Catalog) Sweep(ctx context.Context) error {
-	errs := []error{c.shelf().Sweep(ctx), c.Layers.Sweep()}
+	errs := []error{c.repository().Sweep(ctx), c.Layers.Sweep()}
 	left, err := filepath.Glob(filepath.Join(workRoot, c.workPrefix()+"*"))
 	errs = append(errs, err)
 	for _, work := range left {

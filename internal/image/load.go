@@ -58,7 +58,7 @@ func (c *Catalog) load(ctx context.Context, stage *progress.Stage, r io.Reader, 
 			return api.Image{}, badArchive(ctx, err)
 		}
 	}
-	record, err := c.shelf().Make(ctx, name, func(ctx context.Context, dir string) (store.Artifact, error) {
+	record, err := c.repository().Make(ctx, name, func(ctx context.Context, dir string) (store.Artifact, error) {
 		if err := disk.RequireFree(dir, l.left); err != nil {
 			return store.Artifact{}, err
 		}

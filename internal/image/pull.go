@@ -59,7 +59,7 @@ func (c *Catalog) convert(ctx context.Context, source Source, name string) (made
 		origin = conversion + identity
 		return c.madeOf(ctx, origin)
 	}
-	return c.shelf().MakeUnless(ctx, name, find, sealed(name, func(ctx context.Context, dir string) (Manifest, error) {
+	return c.repository().MakeUnless(ctx, name, find, sealed(name, func(ctx context.Context, dir string) (Manifest, error) {
 		m := Manifest{
 			Source: strings.TrimSpace(source.String() + " " + from.Source), Origin: origin, Architecture: "amd64",
 			Defaults: api.ImageDefaults{
@@ -84,7 +84,7 @@ func (c *Catalog) madeOf(ctx context.Context, origin string) (string, error) {
 		if m, err := load(c.Dir(a.ID)); err != nil || m.Origin != origin {
 			continue
 		}
-		if _, err := c.shelf().Open(ctx, a.ID); err == nil {
+		if _, err := c.repository().Open(ctx, a.ID); err == nil {
 			return a.ID, nil
 		}
 	}

@@ -74,7 +74,7 @@ const noUUID = "00000000000000000000000000000000"
 // Promote copies a registered image into the store, so that the user's own file is not needed any
 // more. The image keeps its id, its names and its VMs.
 func (c *Catalog) Promote(ctx context.Context, ref string) (api.Image, error) {
-	record, err := c.shelf().Open(ctx, ref) // a file that has changed is refused here
+	record, err := c.repository().Open(ctx, ref) // a file that has changed is refused here
 	if err != nil {
 		return api.Image{}, err
 	}
@@ -89,7 +89,7 @@ func (c *Catalog) Promote(ctx context.Context, ref string) (api.Image, error) {
 	if len(record.Names) == 0 {
 		name = ""
 	}
-	_, err = c.shelf().Make(ctx, name, func(ctx context.Context, dir string) (store.Artifact, error) {
+	_, err = c.repository().Make(ctx, name, func(ctx context.Context, dir string) (store.Artifact, error) {
 		stage := progress.Start(ctx, "copy image")
 		err := disk.Copy(ctx, m.InPlace, RootfsPath(dir))
 		stage.End(err)
@@ -112,7 +112,7 @@ func (c *Catalog) Promote(ctx context.Context, ref string) (api.Image, error) {
 // Prune removes the images that have neither a name nor a VM, and the cached layers, which no image
 // needs once it is made; it says what that gives back, and with dryRun it only says.
 func (c *Catalog) Prune(ctx context.Context, dryRun bool) (api.Pruned, error) {
-	pruned, err := c.shelf().Prune(ctx, dryRun)
+	pruned, err := c.repository().Prune(ctx, dryRun)
 	if err != nil {
 		return pruned, err
 	}

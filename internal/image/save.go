@@ -75,7 +75,7 @@ type savedFile struct {
 }
 
 func (c *Catalog) contentsOf(ctx context.Context, ref string) (head contents, files []savedFile, err error) {
-	record, err := c.shelf().Open(ctx, ref)
+	record, err := c.repository().Open(ctx, ref)
 	if err != nil {
 		return head, nil, err
 	}

@@ -27,8 +27,8 @@ type Catalog struct {
 	Package string         // that depends on the kernel to take; empty is DefaultPackage
 }
 
-func (c *Catalog) shelf() artifact.Shelf {
-	return artifact.Shelf{
+func (c *Catalog) repository() artifact.Repository {
+	return artifact.Repository{
 		Kind: store.KindKernel, Root: c.Root, Store: c.Store,
 		Contents: func(dir string) (string, []disk.File, error) {
 			b, err := Load(dir)
@@ -41,7 +41,7 @@ func (c *Catalog) shelf() artifact.Shelf {
 }
 
 // Dir returns the folder of the bundle with that id.
-func (c *Catalog) Dir(id string) string { return c.shelf().Dir(id) }
+func (c *Catalog) Dir(id string) string { return c.repository().Dir(id) }
 
 // Vmlinux returns the path of the bundle's kernel, an ELF file.
 func (c *Catalog) Vmlinux(id string) string { return filepath.Join(c.Dir(id), vmlinuxName) }
@@ -59,9 +59,9 @@ func (c *Catalog) Modules(id string) string {
 // a bundle.
 func (c *Catalog) Ensure(ctx context.Context, ref string) (store.Kernel, error) {
 	if !strings.HasPrefix(ref, sourcePrefix) {
-		return c.shelf().Open(ctx, ref)
+		return c.repository().Open(ctx, ref)
 	}
-	return c.shelf().Ensure(ctx, ref, c.filled(func(ctx context.Context, dir string) (Bundle, error) {
+	return c.repository().Ensure(ctx, ref, c.filled(func(ctx context.Context, dir string) (Bundle, error) {
 		return Pull(ctx, c.Archive, c.Package, ref, dir)
 	}))
 }
@@ -88,7 +88,7 @@ func (c *Catalog) Pull(ctx context.Context, want api.PullKernel) (api.Kernel, er
 	} else if want.SHA256 != "" {
 		return api.Kernel{}, api.Errorf(api.CodeInvalid, "%s is verified to the archive's key; a sha256 is for a URL", want.Source)
 	}
-	record, err := c.shelf().Make(ctx, name, c.filled(fill))
+	record, err := c.repository().Make(ctx, name, c.filled(fill))
 	if err != nil {
 		return api.Kernel{}, err
 	}
@@ -106,7 +106,7 @@ func (c *Catalog) filled(make func(ctx context.Context, dir string) (Bundle, err
 // Verify checks the bundle of that id: its files are hashed, unless their stamp is still the
 // trusted one.
 func (c *Catalog) Verify(ctx context.Context, id string) error {
-	_, err := c.shelf().Open(ctx, id)
+	_, err := c.repository().Open(ctx, id)
 	return err
 }
 
@@ -122,7 +122,7 @@ func (c *Catalog) Initrd(ctx context.Context, id, guestBinary string) (string, e
 
 // List returns all bundles by name, those without one last.
 func (c *Catalog) List(ctx context.Context) ([]api.Kernel, error) {
-	return artifact.Described(ctx, c.shelf(), c.describe)
+	return artifact.Described(ctx, c.repository(), c.describe)
 }
 
 // Inspect returns the bundle of that name or id.
@@ -144,20 +144,22 @@ func (c *Catalog) describe(r store.Artifact, users []string) api.Kernel {
 
 // Remove takes the name away, and with the last one the bundle; an id means all of it. One that VMs
 // or images use is a conflict.
-func (c *Catalog) Remove(ctx context.Context, ref string) error { return c.shelf().Remove(ctx, ref) }
+func (c *Catalog) Remove(ctx context.Context, ref string) error {
+	return c.repository().Remove(ctx, ref)
+}
 
 // Prune removes the bundles that have neither a name nor a VM nor an image, and says what that
 // gives back; with dryRun it only says.
 func (c *Catalog) Prune(ctx context.Context, dryRun bool) (api.Pruned, error) {
-	return c.shelf().Prune(ctx, dryRun)
+	return c.repository().Prune(ctx, dryRun)
 }
 
 // Drop removes the bundle of that id if it has neither a name nor a user.
 func (c *Catalog) Drop(ctx context.Context, id string) error {
-	_, err := c.shelf().Drop(ctx, id)
+	_, err := c.repository().Drop(ctx, id)
 	return err
 }
 
 // Sweep removes what a crash left in Root: half-made folders and folders without a record. Call it
 // at the daemon's start, before anything is pulled. Initrds go too, they are made again in no time.
-func (c *Catalog) Sweep(ctx context.Context) error { return c.shelf().Sweep(ctx) }
+func (c *Catalog) Sweep(ctx context.Context) error { return c.repository().Sweep(ctx) }

@@ -32,7 +32,7 @@ func (c *Catalog) Import(ctx context.Context, want api.ImportKernel) (api.Kernel
 	if err := checkImport(want); err != nil {
 		return api.Kernel{}, err
 	}
-	record, err := c.shelf().Make(ctx, want.Name, c.filled(func(ctx context.Context, dir string) (Bundle, error) {
+	record, err := c.repository().Make(ctx, want.Name, c.filled(func(ctx context.Context, dir string) (Bundle, error) {
 		work, err := workFolder(dir)
 		if err != nil {
 			return Bundle{}, err
@@ -295,7 +295,7 @@ func (c *Catalog) Load(ctx context.Context, m Manifest, next func(ctx context.Co
 	if err := m.check(); err != nil {
 		return fmt.Errorf("read manifest of kernel: %w", err)
 	}
-	_, err := c.shelf().Make(ctx, "", c.filled(func(ctx context.Context, dir string) (Bundle, error) {
+	_, err := c.repository().Make(ctx, "", c.filled(func(ctx context.Context, dir string) (Bundle, error) {
 		want := m.ID()
 		for _, f := range m.Files {
 			if err := next(ctx, dir, f.Name, f.SizeBytes); err != nil {
