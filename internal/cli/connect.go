@@ -89,7 +89,7 @@ func (a *app) replaceDaemon(ctx context.Context, plain *api.Client, op api.Spec,
 	gone := make(chan error, 1)
 	go func() { gone <- plain.StopDaemon(ctx, api.StopDaemon{Drain: true}) }()
 	var enough <-chan time.Time
-	if !op.Mutates() && status.API == api.Version {
+	if !op.Mutates() && !op.HomeSettings && status.API == api.Version { // a run, too, makes a machine
 		timer := time.NewTimer(handoverPatience)
 		defer timer.Stop()
 		enough = timer.C

@@ -228,23 +228,33 @@ func TestOtherBuildWhileDaemonIsBusy(t *testing.T) {
 	if now := one.status(t); now.PID != before.PID || !now.Draining || len(now.Left) != 1 {
 		t.Errorf("the daemon in between is %+v", now)
 	}
-	change := other.command(ctx, "image", "rm", "nosuch")
-	said := newWatched("wait for the daemon of another build ... POST images/load (")
-	change.Stderr = said
-	if err := change.Start(); err != nil {
-		t.Fatal(err)
+	changes := map[string]*exec.Cmd{
+		`no image named "nosuch"`:         other.command(ctx, "image", "rm", "nosuch"),
+		`unknown image source "nosuch:x"`: other.command(ctx, "run", "--rm", "--image", "nosuch:x"),
 	}
-	select {
-	case <-said.seen:
-	case <-ctx.Done():
-		t.Errorf("the change that waits says %q", said)
+	said := map[string]*watched{}
+	for want, change := range changes {
+		said[want] = newWatched("wait for the daemon of another build ... POST images/load (")
+		change.Stderr = said[want]
+		if err := change.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for want := range changes {
+		select {
+		case <-said[want].seen:
+		case <-ctx.Done():
+			t.Errorf("the change that waits says %q", said[want])
+		}
 	}
 	feed.Close()
 	if err := <-loaded; api.CodeOf(err) != api.CodeInvalid {
 		t.Errorf("the load that was waited for = %v, want its own error", err)
 	}
-	if err := change.Wait(); err == nil || !strings.Contains(said.String(), "nosuch") {
-		t.Errorf("the change that waited ended with %v, %q", err, said)
+	for want, change := range changes {
+		if err := change.Wait(); err == nil || !strings.Contains(said[want].String(), want) {
+			t.Errorf("the change that waited ended with %v, %q; want %q", err, said[want], want)
+		}
 	}
 	if after := one.status(t); after.Build == before.Build || after.Draining {
 		t.Errorf("the daemon at last is %+v", after)
