@@ -50,7 +50,9 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 
 // Call asks for a KindUnary.
 func Call[In, Out any](ctx context.Context, c *Client, op Op[In, Out], in In) (Out, error) {
-	return answer[Out](c.send(ctx, op.Spec, in, nil)) //nolint:bodyclose // answer closes it
+	return untilTaken(c, func() (Out, error) {
+		return answer[Out](c.send(ctx, op.Spec, in, nil)) //nolint:bodyclose // answer closes it
+	})
 }
 
 // Stream asks for a KindProgress. It gives progress, and a log in whole lines, to the callbacks,
@@ -58,8 +60,10 @@ func Call[In, Out any](ctx context.Context, c *Client, op Op[In, Out], in In) (O
 func Stream[In, Out any](
 	ctx context.Context, c *Client, op Op[In, Out], in In, progress func(Progress), log func(lines string),
 ) (Out, error) {
-	response, err := c.send(ctx, op.Spec, in, nil) //nolint:bodyclose // events closes it
-	return events[Out](ctx, response, err, progress, log)
+	return untilTaken(c, func() (Out, error) {
+		response, err := c.send(ctx, op.Spec, in, nil) //nolint:bodyclose // events closes it
+		return events[Out](ctx, response, err, progress, log)
+	})
 }
 
 // Download asks for a KindDownload. A stream that was cut ends with an error, not with io.EOF. The
@@ -191,6 +195,21 @@ func (c *Client) send(ctx context.Context, spec Spec, in any, content io.Reader)
 		return nil, readError(response)
 	}
 	return response, nil
+}
+
+// maxReplaced bounds how often a request is made anew because a daemon that makes way has not taken
+// it. Before each Before waits for the next one.
+const maxReplaced = 10
+
+// untilTaken does a request again that a daemon has refused because it makes way.
+func untilTaken[T any](c *Client, do func() (T, error)) (T, error) {
+	for range maxReplaced {
+		value, err := do()
+		if c.Before == nil || CodeOf(err) != CodeReplaced || err == nil {
+			return value, err
+		}
+	}
+	return do()
 }
 
 // nobodyListened reports whether a connection was not made, so that nothing was sent over it.

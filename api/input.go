@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // maxInputBytes bounds the JSON of a request.
@@ -54,6 +55,9 @@ func InputFields(in reflect.Type) []InputField {
 // encodeInput returns the method, the URL's path with its query, and the body, which is nil when
 // the input has no field for it.
 func encodeInput(spec Spec, in any) (method, target string, body []byte, err error) {
+	if err := checkText(reflect.ValueOf(in)); err != nil {
+		return "", "", nil, err
+	}
 	method, target, _ = strings.Cut(spec.Route, " ")
 	query, hasBody := url.Values{}, false
 	value := reflect.ValueOf(in)
@@ -71,6 +75,9 @@ func encodeInput(spec Spec, in any) (method, target string, body []byte, err err
 		text, err := formatField(field)
 		if err != nil {
 			return "", "", nil, fmt.Errorf("write %s of %s: %w", f.Name, spec.Name, err)
+		}
+		if place(f.Place) == inPath && (text == "" || text == "." || text == "..") { // they would lead to another route
+			return "", "", nil, Errorf(CodeInvalid, "%q is no name of a %s", text, f.Name)
 		}
 		if place(f.Place) == inQuery {
 			query.Set(f.Name, text)
@@ -99,7 +106,15 @@ func DecodeInput[In any](r *http.Request) (In, error) {
 			return in, Errorf(CodeInvalid, "read request: %w", err)
 		}
 	}
-	query := r.URL.Query()
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return in, Errorf(CodeInvalid, "read request: %w", err)
+	}
+	for name, values := range query {
+		if len(values) > 1 {
+			return in, Errorf(CodeInvalid, "parameter %q is given %d times", name, len(values))
+		}
+	}
 	for _, f := range fields {
 		text := ""
 		switch place(f.Place) {
@@ -125,20 +140,64 @@ func DecodeInput[In any](r *http.Request) (In, error) {
 }
 
 func decodeBody(body io.ReadCloser, to any) error {
-	decoder := json.NewDecoder(http.MaxBytesReader(nil, body, maxInputBytes))
+	// Read whole, also so that net/http notices when the client leaves.
+	text, err := io.ReadAll(http.MaxBytesReader(nil, body, maxInputBytes))
+	if err != nil {
+		return err
+	}
+	if !utf8.Valid(text) { // which the decoder would silently change
+		return errors.New("it is not UTF-8")
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
-	err := decoder.Decode(to)
+	err = decoder.Decode(to)
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
 	if err == nil {
-		// Reading on to the end also lets net/http notice when the client leaves.
 		if _, err = decoder.Token(); errors.Is(err, io.EOF) {
 			return nil
 		}
 		err = errors.New("something follows the JSON value")
 	}
 	return err
+}
+
+// checkText refuses text that is not UTF-8: JSON has no way to carry it, and what arrives would be
+// another file's name, say.
+func checkText(v reflect.Value) error {
+	switch v.Kind() {
+	case reflect.String:
+		if !utf8.ValidString(v.String()) {
+			return Errorf(CodeInvalid, "%q is not UTF-8", v.String())
+		}
+	case reflect.Pointer:
+		if !v.IsNil() {
+			return checkText(v.Elem())
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			if err := checkText(v.Index(i)); err != nil {
+				return err
+			}
+		}
+	case reflect.Map:
+		for key, value := range v.Seq2() {
+			if err := errors.Join(checkText(key), checkText(value)); err != nil {
+				return err
+			}
+		}
+	case reflect.Struct:
+		for f, value := range v.Fields() {
+			if !f.IsExported() {
+				continue
+			}
+			if err := checkText(value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // formatField writes a value for a path or a query.

@@ -66,7 +66,6 @@ func TestInputTravels(t *testing.T) {
 		name, wantRequest string
 		in                everything
 	}{
-		{"Zero", `POST /v1/things//do {}`, everything{}},
 		{"Path", `POST /v1/things/a%2Fb%3Fc/do {}`, everything{Machine: "a/b?c"}},
 		{
 			"Query", `POST /v1/things/x/do?count=-3&force=true&host=%3A%3A1&port=80 {}`,
@@ -79,9 +78,6 @@ func TestInputTravels(t *testing.T) {
 			method, target, body, err := encodeInput(opEverything.Spec, tt.in)
 			if got := fmt.Sprintf("%s %s %s", method, target, body); got != tt.wantRequest || err != nil {
 				t.Fatalf("request %s, %v; want %s", got, err, tt.wantRequest)
-			}
-			if tt.in.Machine == "" {
-				return // a path with an empty part meets no route
 			}
 			var got everything
 			mux := http.NewServeMux()
@@ -96,6 +92,25 @@ func TestInputTravels(t *testing.T) {
 	}
 }
 
+// What would reach another route, or another file than was meant, is not sent.
+func TestInputRefused(t *testing.T) {
+	for _, in := range []everything{
+		{}, {Machine: "."}, {Machine: ".."}, {Machine: "caf\xe9"}, {Machine: "x", Names: []string{"ok", "caf\xe9"}},
+	} {
+		if _, target, _, err := encodeInput(opEverything.Spec, in); CodeOf(err) != CodeInvalid || err == nil {
+			t.Errorf("%+v is sent to %s, %v", in, target, err)
+		}
+	}
+	nested := Run{Machine: CreateMachine{Env: []string{"A=\xff"}}}
+	if _, _, _, err := encodeInput(OpRun.Spec, nested); CodeOf(err) != CodeInvalid || err == nil {
+		t.Errorf("a machine's environment that is not UTF-8: %v", err)
+	}
+	request := httptest.NewRequest(http.MethodPost, "/", strings.NewReader("{\"names\":[\"\xff\"]}"))
+	if _, err := DecodeInput[everything](request); CodeOf(err) != CodeInvalid || err == nil {
+		t.Errorf("a body that is not UTF-8: %v", err)
+	}
+}
+
 func TestDecodeQuery(t *testing.T) {
 	tests := []struct{ query, want string }{
 		{"", ""},
@@ -107,6 +122,9 @@ func TestDecodeQuery(t *testing.T) {
 		{"count=1.5", `count: "1.5" is no number`},
 		{"host=nobody", "host: ParseAddr"},
 		{"forced=true", `unknown parameter "forced"`},
+		{"force=1&force=false", `parameter "force" is given 2 times`},
+		{"port=%zz", "invalid URL escape"},
+		{"force=1;count=2", "invalid semicolon"},
 		{"vm=other", `unknown parameter "vm"`},
 	}
 	for _, tt := range tests {

@@ -24,7 +24,10 @@ type Spec struct {
 	// HomeSettings says that it works with settings that the daemon read when it started, such as
 	// the VMM: a client that has others in mind has to replace the daemon first.
 	HomeSettings bool
-	Doc          string // a sentence or two, for people
+	// Session says that it belongs to a session with a machine: a daemon that makes way still takes
+	// it.
+	Session bool
+	Doc     string // a sentence or two, for people
 }
 
 // Kind says how an operation's input and answer travel.
@@ -80,7 +83,7 @@ func (o Op[In, Out]) Types() (in, out reflect.Type) {
 // is being replaced takes no new ones and waits for those under way; what reads, and the
 // connections that carry a session, go on.
 func (s Spec) Mutates() bool {
-	return s.Right == RightWrite && (s.Kind == KindUnary || s.Kind == KindProgress || s.Kind == KindUploadProgress)
+	return s.Right == RightWrite && !s.Session && (s.Kind == KindUnary || s.Kind == KindProgress || s.Kind == KindUploadProgress)
 }
 
 // Remedy says that this operation, with this input, repairs or explains an error. What it does is

@@ -88,7 +88,7 @@ var (
 		Doc: "What listens in a running machine, and where the host reaches it.",
 	}}
 	OpPrepareSSH = Op[PrepareSSH, SSH]{Spec{
-		Name: "PrepareSSH", Route: "POST /v1/machines/{machine}/ssh", Kind: KindUnary, Right: RightWrite,
+		Name: "PrepareSSH", Route: "POST /v1/machines/{machine}/ssh", Kind: KindUnary, Right: RightWrite, Session: true,
 		Doc: "Makes a running machine ready for an ssh connection. It fails when the machine shows another " +
 			"host key than it is known by.",
 	}}

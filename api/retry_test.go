@@ -69,3 +69,29 @@ func TestClientAsksAgain(t *testing.T) {
 		t.Errorf("when no next one is found: %v", err)
 	}
 }
+
+// A daemon that makes way refuses in words what it has not taken; with Before, which waits for the
+// next one, it is asked for again.
+func TestClientAsksNextDaemon(t *testing.T) {
+	var refusals atomic.Int32
+	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		if refusals.Add(-1) >= 0 {
+			say(http.StatusMisdirectedRequest, `{"code":"replaced","message":"being replaced"}`)(w, nil)
+			return
+		}
+		say(http.StatusOK, `{"result":{"name":"web"}}`)(w, nil)
+	})
+	refusals.Store(2)
+	if _, err := c.StartMachine(t.Context(), StartMachine{Machine: "web"}, nil); CodeOf(err) != CodeReplaced {
+		t.Errorf("without Before = %v", err)
+	}
+	c.Before = func(context.Context, Spec) error { return nil }
+	refusals.Store(2)
+	if got, err := c.StartMachine(t.Context(), StartMachine{Machine: "web"}, nil); err != nil || got.Name != "web" {
+		t.Errorf("with Before = %+v, %v", got, err)
+	}
+	refusals.Store(1000)
+	if _, err := c.SetNAT(t.Context(), SetNAT{Machine: "web"}); CodeOf(err) != CodeReplaced {
+		t.Errorf("of one that always refuses = %v", err)
+	}
+}

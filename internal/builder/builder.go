@@ -101,7 +101,8 @@ func withLog(err error, want api.BuildImage) error {
 	}
 	_ = e.WithRemedy(api.OpBuildLog.Remedy(api.BuildLog{Image: want.Name}, "the whole log is kept"))
 	if !want.KeepOnFailure {
-		again := api.BuildImage{Name: want.Name, KeepOnFailure: true}
+		again := want
+		again.KeepOnFailure, again.Sources = true, nil
 		_ = e.WithRemedy(api.OpBuildImage.Remedy(again, "keep the machine the next time, to look around in it"))
 	}
 	return err

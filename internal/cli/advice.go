@@ -78,10 +78,8 @@ var commandLines = []func(api.Remedy) (string, bool){
 		return words("image", "register", in.Name, "--rootfs", in.Rootfs)
 	}),
 	line(api.OpRemoveImage, func(in api.ImageRef) string { return words("image", "rm", in.Image) }),
-	line(api.OpBuildImage, func(in api.BuildImage) string {
-		return "image build" + flag(in.KeepOnFailure, " --keep-on-failure") + option("", in.Name)
-	}),
-	line(api.OpStopDaemon, func(api.StopDaemon) string { return "daemon stop" }),
+	line(api.OpBuildImage, buildLine),
+	line(api.OpStopDaemon, func(in api.StopDaemon) string { return "daemon stop" + flag(in.Drain, " --drain") }),
 	line(api.OpStatus, func(api.None) string { return "config show" }), // which has the settings
 }
 
@@ -94,6 +92,36 @@ func line[In, Out any](op api.Op[In, Out], write func(In) string) func(api.Remed
 		}
 		return write(in), true
 	}
+}
+
+// buildLine repeats a build with all that it was asked for; what is as the settings have it stays
+// out.
+func buildLine(in api.BuildImage) string {
+	var text strings.Builder
+	text.WriteString("image build" + flag(in.KeepOnFailure, " --keep-on-failure") +
+		flag(in.Force, " --force") + flag(in.Docker, " --docker"))
+	text.WriteString(option("--from", in.From) + option("--preset", string(in.Preset)))
+	for _, many := range []struct {
+		flag   string
+		values []string
+	}{{"--package", in.Packages}, {"--script", in.Scripts}} {
+		for _, value := range many.values {
+			text.WriteString(option(many.flag, value))
+		}
+	}
+	for _, file := range in.Files {
+		text.WriteString(option("--file", file.Host+":"+file.Guest))
+	}
+	if in.SizeMiB != 0 {
+		text.WriteString(option("--size", strconv.Itoa(in.SizeMiB)+"MiB"))
+	}
+	if in.CPUs != 0 {
+		text.WriteString(option("--cpus", strconv.Itoa(in.CPUs)))
+	}
+	if in.MemoryMiB != 0 {
+		text.WriteString(option("--memory", strconv.Itoa(in.MemoryMiB)+"MiB"))
+	}
+	return text.String() + option("", in.Name)
 }
 
 func execLine(in api.Exec) string {

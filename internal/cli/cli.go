@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -42,6 +43,7 @@ type app struct {
 	json     bool
 	quiet    bool
 
+	patience   time.Duration // with a daemon that makes way; see handoverPatience
 	daemonTurn chan struct{} // full while a request sees to it that there is a daemon
 
 	mu       sync.Mutex // guards onSignal
@@ -60,7 +62,7 @@ func (e usageError) Unwrap() error { return e.error }
 
 // Run runs one command line and returns the process's exit code.
 func Run(ctx context.Context, p Process) int {
-	a := &app{Process: p, daemonTurn: make(chan struct{}, 1)}
+	a := &app{Process: p, patience: handoverPatience, daemonTurn: make(chan struct{}, 1)}
 	defer func() {
 		if a.client != nil {
 			a.client.CloseIdle()

@@ -27,6 +27,9 @@ const (
 	handoverPatience = 500 * time.Millisecond
 	// handoverInterval is how often that one is asked what it waits for.
 	handoverInterval = 500 * time.Millisecond
+	// maxTries bounds how often one request starts a daemon that another build's command replaces
+	// at once.
+	maxTries = 5
 	// maxLogBytes is where the daemon's log is moved aside at a start.
 	maxLogBytes = 8 << 20
 )
@@ -58,20 +61,27 @@ func (a *app) ensureDaemon(ctx context.Context, op api.Spec) error {
 	}
 	plain := api.NewClient(a.config.Home.Socket())
 	defer plain.CloseIdle()
-	status, err := askStatus(ctx, plain)
-	switch {
-	case nobodyListens(err):
-		return a.startDaemon(ctx, plain)
-	case err != nil:
-		return fmt.Errorf("ask the daemon: %w", err)
-	case status.Build != mine || status.Draining:
-		done, err := a.replaceDaemon(ctx, plain, op, status)
-		if err != nil || !done {
+	for range maxTries {
+		status, err := askStatus(ctx, plain)
+		switch {
+		case nobodyListens(err):
+		case err != nil:
+			return fmt.Errorf("ask the daemon: %w", err)
+		case status.Build != mine || status.Draining:
+			done, err := a.replaceDaemon(ctx, plain, op, status)
+			if err != nil || !done {
+				return err
+			}
+		default:
+			return a.checkSettings(op, status)
+		}
+		// What answers then may be another command's daemon: it is judged as one that was there.
+		if err := a.startDaemon(ctx, plain); err != nil {
 			return err
 		}
-		return a.startDaemon(ctx, plain)
 	}
-	return a.checkSettings(op, status)
+	return api.Errorf(api.CodeUnavailable, "other builds of banger replace the daemon all the time").
+		WithHint("use one build at a time")
 }
 
 func askStatus(ctx context.Context, client *api.Client) (api.DaemonStatus, error) {
@@ -90,7 +100,7 @@ func (a *app) replaceDaemon(ctx context.Context, plain *api.Client, op api.Spec,
 	go func() { gone <- plain.StopDaemon(ctx, api.StopDaemon{Drain: true}) }()
 	var enough <-chan time.Time
 	if !op.Mutates() && !op.HomeSettings && status.API == api.Version { // a run, too, makes a machine
-		timer := time.NewTimer(handoverPatience)
+		timer := time.NewTimer(a.patience)
 		defer timer.Stop()
 		enough = timer.C
 	}
@@ -106,6 +116,7 @@ func (a *app) replaceDaemon(ctx context.Context, plain *api.Client, op api.Spec,
 			}
 			return true, nil
 		case <-enough:
+			a.patience = 0 // it stays busy for the rest of this command, mostly
 			return false, nil
 		case <-tick.C:
 			p := api.Progress{Stage: "wait for the daemon of another build", State: api.ProgressRunning}
@@ -128,7 +139,7 @@ func (a *app) checkSettings(op api.Spec, status api.DaemonStatus) error {
 		if s.Pending != "" {
 			return api.Errorf(api.CodeConflict, "setting %s is %s (from %s), but the daemon that runs was started with %s",
 				s.Key, s.Pending, s.PendingOrigin, s.Value).
-				WithRemedy(api.OpStopDaemon.Remedy(api.StopDaemon{}, "end it, the next command starts one with yours"))
+				WithRemedy(api.OpStopDaemon.Remedy(api.StopDaemon{Drain: true}, "replace it; what is under way goes on"))
 		}
 	}
 	return nil

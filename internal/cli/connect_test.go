@@ -234,7 +234,7 @@ func TestOtherBuildWhileDaemonIsBusy(t *testing.T) {
 	}
 	said := map[string]*watched{}
 	for want, change := range changes {
-		said[want] = newWatched("wait for the daemon of another build ... POST images/load (")
+		said[want] = newWatched("wait for the daemon of another build ... load image (")
 		change.Stderr = said[want]
 		if err := change.Start(); err != nil {
 			t.Fatal(err)
@@ -303,7 +303,7 @@ func TestSettingsOfTheDaemon(t *testing.T) {
 	})
 	got := banger(t, dir, "create", "--name", "web")
 	want := "banger: setting vmm is auto (from default), but the daemon that runs was started with firecracker\n" +
-		"  end it, the next command starts one with yours: banger daemon stop\n"
+		"  replace it; what is under way goes on: banger daemon stop --drain\n"
 	if got.code != exitFailure || got.stderr != want || got.stdout != "" {
 		t.Errorf("create with another setting = %+v", got)
 	}

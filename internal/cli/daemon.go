@@ -81,27 +81,29 @@ func (a *app) running(ctx context.Context) (api.DaemonStatus, error) {
 }
 
 func (a *app) daemonStopCommand() *cobra.Command {
-	var purge bool
+	var purge, drain bool
 	cmd := &cobra.Command{
 		Use:   "stop",
 		Short: "End the daemon; running machines go on",
-		Long: `End the daemon; running machines go on. With --purge-network all that there is of the machines' network goes first,
+		Long: `End the daemon; running machines go on. Commands that are under way end with it, and so do the machines of "run --rm";
+with --drain it waits for changes, and lets sessions go on until they end. With --purge-network all that there is of the machines' network goes first,
 also what killed processes left on this host: namespace, link, route and rules. Machines that use it must be stopped.`,
-		Example: "  banger daemon stop\n  banger daemon stop --purge-network",
+		Example: "  banger daemon stop\n  banger daemon stop --drain\n  banger daemon stop --purge-network",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if purge { // it takes a daemon to know who uses the network
-				return a.client.StopDaemon(cmd.Context(), api.StopDaemon{PurgeNetwork: true})
+				return a.client.StopDaemon(cmd.Context(), api.StopDaemon{PurgeNetwork: true, Drain: drain})
 			}
 			plain := api.NewClient(a.config.Home.Socket())
 			defer plain.CloseIdle()
-			err := plain.StopDaemon(cmd.Context(), api.StopDaemon{})
+			err := plain.StopDaemon(cmd.Context(), api.StopDaemon{Drain: drain})
 			if nobodyListens(err) {
 				return nil
 			}
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&drain, "drain", false, "wait for what is under way")
 	cmd.Flags().BoolVar(&purge, "purge-network", false, "also take down the machines' network")
 	return cmd
 }

@@ -63,20 +63,20 @@ func (a *app) configCommand() *cobra.Command {
 		Example: "  banger config show --json",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			all := config.InForce(a.settings, a.settingsOfDaemon(cmd.Context()))
-			return show(a, all, nil, a.printSettings)
+			ofDaemon, err := a.settingsOfDaemon(cmd.Context())
+			return show(a, config.InForce(a.settings, ofDaemon), err, a.printSettings)
 		},
 	})
 }
 
 // settingsOfDaemon returns those that the daemon works with, or nil when none runs: then the next
 // one takes ours.
-func (a *app) settingsOfDaemon(ctx context.Context) []api.Setting {
+func (a *app) settingsOfDaemon(ctx context.Context) ([]api.Setting, error) {
 	status, err := a.running(ctx)
-	if err != nil {
-		return nil
+	if api.CodeOf(err) == api.CodeUnavailable {
+		return nil, nil
 	}
-	return status.Settings
+	return status.Settings, err
 }
 
 func (a *app) printSettings(all []api.Setting) error {

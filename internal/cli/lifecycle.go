@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"time"
 
@@ -59,7 +58,10 @@ A machine that does not end in time is killed.`,
 
 // stopTimeoutMS is the time that the user gives a machine's own shutdown.
 func (a *app) stopTimeoutMS(flag time.Duration) int64 {
-	return cmp.Or(flag, a.config.StopTimeout).Milliseconds()
+	if flag > 0 {
+		return max(flag.Milliseconds(), 1) // 0 would be the daemon's own
+	}
+	return a.config.StopTimeout.Milliseconds()
 }
 
 func (a *app) restartCommand() *cobra.Command {

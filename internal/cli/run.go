@@ -159,7 +159,10 @@ func (a *app) removeAfterRun(ctx context.Context, conn *api.FrameConn, id string
 			break
 		}
 	}
-	err := a.client.RemoveMachine(ctx, api.RemoveMachine{Machine: id, Force: true})
+	_, err := a.client.Machine(ctx, id) // which a daemon that makes way answers at once
+	if err == nil {
+		err = a.client.RemoveMachine(ctx, api.RemoveMachine{Machine: id, Force: true})
+	}
 	if api.CodeOf(err) == api.CodeNotFound {
 		return nil
 	}

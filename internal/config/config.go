@@ -176,6 +176,7 @@ func Load(getenv func(string) string) (Config, []api.Setting, error) {
 		if v := getenv(s.variable); v != "" {
 			value, origin = v, s.variable
 		}
+		value = strings.TrimSpace(value)
 		if err := s.set(&c, value); err != nil {
 			return Config{}, nil, api.Errorf(api.CodeInvalid, "setting %s (from %s): %w", s.key, origin, err)
 		}
@@ -183,9 +184,17 @@ func Load(getenv func(string) string) (Config, []api.Setting, error) {
 	}
 	for key := range inFile {
 		return Config{}, nil, api.Errorf(api.CodeInvalid, "unknown setting %q in %s", key, path).
-			WithRemedy(api.OpStatus.Remedy(api.None{}, "see the known ones"))
+			WithHint("there are %s", strings.Join(keys(), ", "))
 	}
 	return c, shown, nil
+}
+
+// keys are those of all settings.
+func keys() (all []string) {
+	for _, s := range settings {
+		all = append(all, s.key)
+	}
+	return all
 }
 
 // filePath returns where the settings file is, or would be.
@@ -279,9 +288,16 @@ func setNetwork(to *api.Network, v string) error {
 	return nil
 }
 
-func setSubnet(to *netip.Prefix, v string) (err error) {
-	*to, err = netip.ParsePrefix(v)
-	return err
+func setSubnet(to *netip.Prefix, v string) error {
+	prefix, err := netip.ParsePrefix(v)
+	if err != nil {
+		return fmt.Errorf("%q is no subnet such as 172.30.0.0/16", v)
+	}
+	if prefix != prefix.Masked() {
+		return fmt.Errorf("%s is an address in a subnet, which is %s", v, prefix.Masked())
+	}
+	*to = prefix
+	return nil
 }
 
 func setDuration(to *time.Duration, v string) error {

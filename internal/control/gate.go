@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"banger/api"
 )
@@ -23,6 +24,18 @@ type Gate struct {
 type change struct {
 	what  string
 	began time.Time
+}
+
+// Words are how people read an operation on something: "start machine web" of StartMachine and web.
+func Words(operation, on string) string {
+	var words strings.Builder
+	for i, r := range operation {
+		if i > 0 && unicode.IsUpper(r) {
+			words.WriteByte(' ')
+		}
+		words.WriteRune(unicode.ToLower(r))
+	}
+	return strings.TrimSpace(words.String() + " " + on)
 }
 
 // NewGate returns an open gate.

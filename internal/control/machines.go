@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -61,7 +62,7 @@ func (c *Control) RestartMachine(ctx context.Context, in api.RestartMachine) (ap
 
 // milliseconds checks a timeout of a request; 0 stays the daemon's own.
 func milliseconds(field string, ms int64) (time.Duration, error) {
-	if ms < 0 {
+	if ms < 0 || ms > math.MaxInt64/int64(time.Millisecond) {
 		return 0, api.Errorf(api.CodeInvalid, "%s: a timeout of %d ms", field, ms)
 	}
 	return time.Duration(ms) * time.Millisecond, nil

@@ -11,7 +11,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"banger/api"
@@ -58,12 +61,16 @@ type server struct {
 	http     *http.Server
 	served   chan error
 
-	endRequests context.CancelFunc
+	endRequests func()
 	release     func() // lets go of the home folder
 	stops       chan stopRequest
+	awaited     atomic.Int32  // clients that wait until released
 	cutting     chan struct{} // closed once everything is being cancelled
 	released    chan struct{} // closed once another daemon can take the home folder
 }
+
+// errStopped is why requests end that a stop has cut.
+var errStopped = api.Errorf(api.CodeUnavailable, "the daemon was stopped").WithHint("try again: the next command starts a new one")
 
 // stopRequest is one client's wish that the daemon ends.
 type stopRequest struct{ drain bool }
@@ -93,7 +100,8 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer s.store.Close()
-	requests, endRequests := context.WithCancel(context.WithoutCancel(ctx))
+	requests, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	endRequests := func() { end(errStopped) }
 	defer endRequests()
 	s.endRequests = endRequests
 	if err := s.wire(ctx, requests); err != nil {
@@ -170,6 +178,8 @@ func (s *server) serve(ctx, requests context.Context) error {
 
 // stop asks for the daemon's end and returns when another one can take the home folder.
 func (s *server) stop(ctx context.Context, in api.StopDaemon) error {
+	s.awaited.Add(1)
+	defer s.awaited.Add(-1)
 	select {
 	case s.stops <- stopRequest{in.Drain}:
 	case <-s.released: // another client was faster
@@ -203,8 +213,8 @@ func (s *server) drain(ctx context.Context) error {
 		case <-quiet:
 			waiting = false
 		case <-timeout.C:
-			s.Log.Warn("changes that did not end are cancelled")
-			waiting = false
+			s.Log.Warn("changes did not end", "after", drainTimeout)
+			return s.cut()
 		case stop := <-s.stops:
 			if !stop.drain {
 				return s.cut()
@@ -217,12 +227,33 @@ func (s *server) drain(ctx context.Context) error {
 	s.vms.Retire(retire)
 	cancel()
 	s.letGo()
+	if s.awaited.Load() == 0 {
+		s.startSuccessor()
+	}
 	defer context.AfterFunc(ctx, s.endRequests)()
 	err := s.shutdown(context.WithoutCancel(ctx)) // returns when no request is left, however long that takes
 	s.handler.Wait()
 	s.vms.WaitForwards()
 	s.endRequests()
 	return errors.Join(err, s.vms.Close())
+}
+
+// startSuccessor starts the next daemon where whoever wanted this one's end has not waited for it:
+// machines have forwards and a network that want one. It may be of the same build as this one;
+// another build's command replaces it at once.
+func (s *server) startSuccessor() {
+	if s.Tools.Self == "" {
+		return
+	}
+	command := exec.Command(s.Tools.Self, "daemon", "run") //nolint:noctx // it outlives this process
+	command.Stdout, command.Stderr = os.Stdout, os.Stderr
+	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	command.Dir = "/"
+	if err := command.Start(); err != nil {
+		s.Log.Error("start the next daemon", "error", err)
+		return
+	}
+	go func() { _ = command.Wait() }() // it says in the log why it ends, such as that another one was faster
 }
 
 // cut ends all that clients still do, and then lets go of the home folder.

@@ -96,7 +96,7 @@ func draining(t *testing.T) (r *running, c *change, stopped chan error) {
 	c = r.begin(t)
 	stopped = r.stop(t.Context(), true)
 	status := r.awaitDraining(t)
-	if len(status.Left) != 1 || !strings.HasPrefix(status.Left[0], "POST images/load (") {
+	if len(status.Left) != 1 || !strings.HasPrefix(status.Left[0], "load image (") {
 		t.Errorf("left: %q", status.Left)
 	}
 	return r, c, stopped
@@ -124,7 +124,7 @@ func TestDrainWaitsForChanges(t *testing.T) {
 		"PullKernel":    second(r.client.PullKernel(t.Context(), api.PullKernel{Source: "debian:trixie"}, nil)),
 	} {
 		if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeReplaced ||
-			!strings.Contains(e.Message, "1 left: POST images/load (") {
+			!strings.Contains(e.Message, "1 left: load image (") {
 			t.Errorf("%s while draining = %v", name, err)
 		}
 	}

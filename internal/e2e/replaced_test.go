@@ -148,6 +148,9 @@ func TestDaemonReplacedWhileBusy(t *testing.T) {
 		}
 	}
 	eventually(t, "the old daemon ends", func() bool { return syscall.Kill(old.PID, 0) != nil })
+	// Whoever wanted its end has not waited: it has started the next one itself, for the machines'
+	// forwards.
+	eventually(t, "a daemon runs without a command", func() bool { return h.try("daemon", "status").code == 0 })
 	h.wantState("up", api.StateRunning, "")
 	h.wantState("down", api.StateStopped, "")
 	for _, image := range []string{"built", "loaded", source} {

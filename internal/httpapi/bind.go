@@ -72,7 +72,8 @@ func (s *Server) bindAll(c *control.Control) {
 // unary binds a KindUnary; api.None answers 204.
 func unary[In, Out any](s *Server, op api.Op[In, Out], do func(context.Context, In) (Out, error)) {
 	s.handle(op.Spec, func(w http.ResponseWriter, r *http.Request) {
-		in, err := api.DecodeInput[In](r)
+		in, leave, err := decode[In](s, op.Spec, r)
+		defer leave()
 		if err != nil {
 			fail(w, err)
 			return
@@ -98,7 +99,8 @@ func answer[T any](w http.ResponseWriter, value T, err error) {
 // upload binds a KindUpload.
 func upload[In, Out any](s *Server, op api.Op[In, Out], do func(context.Context, In, io.Reader) (Out, error)) {
 	s.handle(op.Spec, func(w http.ResponseWriter, r *http.Request) {
-		in, err := api.DecodeInput[In](r)
+		in, leave, err := decode[In](s, op.Spec, r)
+		defer leave()
 		if err != nil {
 			fail(w, err)
 			return
@@ -117,7 +119,19 @@ func long[In, Out any](s *Server, op api.Op[In, Out], do func(context.Context, I
 // longWithLog is long for an operation that also has a log to tell.
 func longWithLog[In, Out any](s *Server, op api.Op[In, Out], do func(context.Context, In, io.Writer) (Out, error)) {
 	s.handle(op.Spec, func(w http.ResponseWriter, r *http.Request) {
-		stream(w, r, do)
+		in, leave, err := decode[In](s, op.Spec, r)
+		defer leave()
+		if api.CodeOf(err) == api.CodeReplaced {
+			fail(w, err)
+			return
+		}
+		stream(w, r, func(ctx context.Context, log io.Writer) (Out, error) {
+			if err != nil {
+				var none Out
+				return none, err
+			}
+			return do(ctx, in, log)
+		})
 	})
 }
 
@@ -134,8 +148,14 @@ func longUpload[In, Out any](s *Server, op api.Op[In, Out], do func(context.Cont
 			fail(w, err)
 			return
 		}
+		in, leave, err := decode[In](s, op.Spec, r)
+		defer leave()
+		if err != nil {
+			fail(w, err)
+			return
+		}
 		stop := endsReading(w, r)
-		stream(w, r, func(ctx context.Context, in In, _ io.Writer) (Out, error) { return do(ctx, in, r.Body) })
+		stream(w, r, func(ctx context.Context, _ io.Writer) (Out, error) { return do(ctx, in, r.Body) })
 		if stop() && connection.Flush() == nil && connection.SetReadDeadline(time.Now().Add(leftoverTimeout)) == nil {
 			_, _ = io.Copy(io.Discard, r.Body) // the client is done, or gone
 		}
@@ -152,7 +172,7 @@ func endsReading(w http.ResponseWriter, r *http.Request) (stop func() bool) {
 
 // stream answers with api.Events, one JSON object a line, progress first, the result or the error
 // last.
-func stream[In, Out any](w http.ResponseWriter, r *http.Request, do func(context.Context, In, io.Writer) (Out, error)) {
+func stream[Out any](w http.ResponseWriter, r *http.Request, do func(context.Context, io.Writer) (Out, error)) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	var mu sync.Mutex // stages report from several goroutines
 	encoder, controller := json.NewEncoder(w), http.NewResponseController(w)
@@ -163,14 +183,9 @@ func stream[In, Out any](w http.ResponseWriter, r *http.Request, do func(context
 			_ = controller.Flush() // the client is gone: there is nobody to tell
 		}
 	}
-	in, err := api.DecodeInput[In](r)
-	if err != nil {
-		send(api.Event[Out]{Error: note(w, err)})
-		return
-	}
 	ctx := progress.With(r.Context(), func(p api.Progress) { send(api.Event[Out]{Progress: &p}) })
 	log := &lineWriter{send: func(lines string) { send(api.Event[Out]{Log: lines}) }}
-	value, err := do(ctx, in, log)
+	value, err := do(ctx, log)
 	log.end()
 	if err != nil {
 		send(api.Event[Out]{Error: note(w, err)})
@@ -183,7 +198,8 @@ func stream[In, Out any](w http.ResponseWriter, r *http.Request, do func(context
 // client cannot take a part for the whole.
 func download[In any](s *Server, op api.Op[In, api.None], do func(context.Context, In, control.Stream) error) {
 	s.handle(op.Spec, func(w http.ResponseWriter, r *http.Request) {
-		in, err := api.DecodeInput[In](r)
+		in, leave, err := decode[In](s, op.Spec, r)
+		defer leave()
 		if err != nil {
 			fail(w, err)
 			return
@@ -221,7 +237,8 @@ func (b *body) Flush() error {
 // operation.
 func hold[In any](s *Server, op api.Op[In, api.None], do func(context.Context, In, func()) error) {
 	s.handle(op.Spec, func(w http.ResponseWriter, r *http.Request) {
-		in, err := api.DecodeInput[In](r)
+		in, leave, err := decode[In](s, op.Spec, r)
+		defer leave()
 		if err != nil {
 			fail(w, err)
 			return

@@ -104,7 +104,7 @@ func TestGateIsLeft(t *testing.T) {
 	if _, err := api.Call(t.Context(), s.client, opGreet, greeting{Who: "web"}); api.CodeOf(err) != api.CodeInternal {
 		t.Errorf("the change = %v", err)
 	}
-	if left := await(t, inside, "the change"); len(left) != 1 || left[0] != "POST greet/web (0s)" {
+	if left := await(t, inside, "the change"); len(left) != 1 || left[0] != "greet (0s)" {
 		t.Errorf("under way: %q", left)
 	}
 	await(t, c.Gate.Close(), "the end of all changes")

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -53,26 +52,26 @@ func (s *Server) Wait() { s.sessions.Wait() }
 // handle binds one operation to a handler.
 func (s *Server) handle(spec api.Spec, handler http.HandlerFunc) {
 	s.bound[spec.Name] = true
-	if spec.Mutates() && spec.Name != api.OpStopDaemon.Name { // which is how the daemon comes to be replaced
-		handler = s.gated(handler)
-	}
 	if spec.Right == api.RightWrite && spec.Kind != api.KindUpgrade { // a session tells its own end
 		handler = s.logged(handler)
 	}
 	s.mux.HandleFunc(spec.Route, handler)
 }
 
-// gated lets a change pass while the daemon is not being replaced.
-func (s *Server) gated(next http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		leave, err := s.gate.Enter(r.Method + " " + strings.TrimPrefix(r.URL.Path, "/v1/"))
-		if err != nil {
-			fail(w, err)
-			return
-		}
-		defer leave()
-		next(w, r)
+// decode reads an operation's input, and then has a change enter the gate: what a client is slow to
+// send keeps no daemon from making way.
+func decode[In any](s *Server, spec api.Spec, r *http.Request) (in In, leave func(), err error) {
+	leave = func() {}
+	if in, err = api.DecodeInput[In](r); err != nil {
+		return in, leave, err
 	}
+	if spec.Mutates() && spec.Name != api.OpStopDaemon.Name { // which is how the daemon comes to be replaced
+		leave, err = s.gate.Enter(control.Words(spec.Name, r.PathValue("machine")+r.PathValue("image")+r.PathValue("kernel")))
+	}
+	if leave == nil {
+		leave = func() {}
+	}
+	return in, leave, err
 }
 
 // logged logs a request that changes something, with how it ended.

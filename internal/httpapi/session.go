@@ -113,7 +113,7 @@ func (s *Server) bindRun(c *control.Control) {
 		ctx := progress.With(n.ctx, func(p api.Progress) { _ = n.frames.WriteJSON(api.FrameProgress, p) }) // as below
 		exited := false
 		err = c.Run(ctx, in, func(started api.RunStarted, command *guest.Exec) error {
-			if err := n.frames.WriteJSON(api.FrameStarted, started); err != nil {
+			if err := n.frames.WriteJSON(api.FrameStarted, fitting(started)); err != nil {
 				return err
 			}
 			exited = true
@@ -129,9 +129,42 @@ func (s *Server) bindRun(c *control.Control) {
 		}
 		if err != nil && !exited {
 			// the client may be gone
-			_ = n.frames.WriteJSON(api.FrameExit, api.ExecExit{Error: control.PublicError(err)})
+			_ = n.frames.WriteJSON(api.FrameExit, api.ExecExit{Error: publicError(err)})
 		}
 	})
+}
+
+const (
+	maxArgvBytes = 16 << 10 // of the command that a start tells
+	maxWhyBytes  = 4 << 10  // of the words in an exit
+)
+
+// fitting leaves out of a start what may be too long for a frame; the client has asked for it
+// itself.
+func fitting(started api.RunStarted) api.RunStarted {
+	started.Machine.Env = nil
+	bytes := 0
+	for i, arg := range started.Argv {
+		if bytes += len(arg) + len(`"",`); bytes > maxArgvBytes {
+			started.Argv = append(started.Argv[:i:i], "…")
+			break
+		}
+	}
+	return started
+}
+
+// publicError is an error with words that fit into a frame.
+func publicError(err error) *api.Error {
+	e := control.PublicError(err)
+	e.Message = clip(e.Message)
+	return e
+}
+
+func clip(text string) string {
+	if len(text) <= maxWhyBytes {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxWhyBytes], "") + "…"
 }
 
 // passOutput sends what the command writes, and at last how it ended. The frame of an exit is sent
@@ -141,11 +174,11 @@ func passOutput(frames *api.FrameConn, command *guest.Exec) {
 		event, err := command.Recv()
 		switch {
 		case err != nil:
-			_ = frames.WriteJSON(api.FrameExit, api.ExecExit{Error: control.PublicError(err)}) // the client may be gone
+			_ = frames.WriteJSON(api.FrameExit, api.ExecExit{Error: publicError(err)}) // the client may be gone
 			return
 		case event.Exit != nil:
 			_ = frames.WriteJSON(api.FrameExit, api.ExecExit{
-				Code: event.Exit.Code, Signal: int(event.Exit.Signal), Why: event.Exit.Error,
+				Code: event.Exit.Code, Signal: int(event.Exit.Signal), Why: clip(event.Exit.Error),
 			})
 			return
 		case event.Stdout != nil:

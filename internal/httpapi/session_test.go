@@ -255,7 +255,8 @@ func TestRunSession(t *testing.T) {
 		{"AutoRemove", api.Run{Machine: api.CreateMachine{AutoRemove: true}, Argv: shell("echo out; exit 3")}, nil, "out\n", api.ExecExit{Code: 3}, "", 0},
 		{"Detach", api.Run{Machine: api.CreateMachine{Name: "web"}, Detach: true}, nil, "", api.ExecExit{}, "", 1},
 		{"NameTaken", api.Run{Machine: api.CreateMachine{Name: "web"}, Argv: shell("true")}, nil, "", api.ExecExit{}, api.CodeConflict, 1},
-		{"TooMuchToTell", api.Run{Machine: api.CreateMachine{AutoRemove: true, Env: []string{"A=" + strings.Repeat("x", api.MaxFramePayload)}}, Argv: shell("true")}, nil, "", api.ExecExit{}, api.CodeInternal, 1},
+		{"MuchToTell", api.Run{Machine: api.CreateMachine{AutoRemove: true, Env: []string{"A=" + strings.Repeat("x", api.MaxFramePayload)}}, Argv: append(shell("true"), strings.Repeat("y", api.MaxFramePayload))}, nil, "", api.ExecExit{}, "", 1},
+		{"LongName", api.Run{Machine: api.CreateMachine{Name: strings.Repeat("x", api.MaxFramePayload)}}, nil, "", api.ExecExit{}, api.CodeInvalid, 1},
 		{"BadWait", api.Run{Wait: api.WaitStopped}, nil, "", api.ExecExit{}, api.CodeInvalid, 1},
 		{"EarlyFrames", api.Run{Machine: api.CreateMachine{AutoRemove: true}, Argv: shell("cat"), Stdin: true}, func(c *api.FrameConn) error {
 			return errors.Join(c.Write(api.FrameStdin, []byte("early")), c.Write(api.FrameStdinClose, nil))

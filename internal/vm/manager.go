@@ -211,7 +211,10 @@ func (m *Manager) describe(rec store.VM) api.Machine {
 	}
 	if rec.Address.IsValid() {
 		v.Address, v.MAC = rec.Address.String(), network.MAC(rec.Address)
-		v.Address6, v.Gateway = network.Address6(rec.Address).String(), network.Gateway(m.config.Subnet).String()
+		v.Address6 = network.Address6(rec.Address).String()
+		if m.config.Subnet.Contains(rec.Address) { // otherwise the setting has changed since it was made
+			v.Gateway = network.Gateway(m.config.Subnet).String()
+		}
 	}
 	v.Forwards = m.forwards.describe(rec.ID, rec.Forwards)
 	if rec.VMMPID != 0 {

@@ -14,6 +14,7 @@ import (
 	"banger/api"
 	"banger/internal/firecracker"
 	"banger/internal/guest"
+	"banger/internal/store"
 )
 
 // starting is a start under way: the VM, and what a step learns that a later one needs.
@@ -54,9 +55,12 @@ func (m *Manager) Start(ctx context.Context, ref string, bootTimeout time.Durati
 		return api.Machine{}, err
 	}
 	err = m.change(ctx, rec.ID, "start", 0, func(ctx context.Context, x *machine) error {
-		running := m.vmms.of(x.rec.ID)
-		if x.rec.State == api.StateRunning && (running == nil || running.alive()) {
-			return nil
+		runs, err := m.runs(x)
+		if err != nil || runs {
+			return err
+		}
+		if err := m.checkAddress(x.rec); err != nil {
+			return err
 		}
 		if x.rec.State != api.StateStopped {
 			if err := m.settleBeforeStart(ctx, x); err != nil {
@@ -71,12 +75,41 @@ func (m *Manager) Start(ctx context.Context, ref string, bootTimeout time.Durati
 	return m.VM(ctx, rec.ID)
 }
 
+// runs reports whether a VM runs whose record says so. One that this daemon knows no VMM of may
+// have ended when its record could not be written; the lock tells.
+func (m *Manager) runs(x *machine) (bool, error) {
+	if x.rec.State != api.StateRunning {
+		return false, nil
+	}
+	if running := m.vmms.of(x.rec.ID); running != nil {
+		return running.alive(), nil
+	}
+	free, err := tryLock(x.dir.Lock())
+	if err != nil || free == nil {
+		return free == nil, err
+	}
+	return false, free.Close()
+}
+
+// checkAddress refuses to start a VM that was made in another subnet: nobody would reach it.
+func (m *Manager) checkAddress(rec *store.VM) error {
+	if rec.Network == api.NetworkNone || !rec.Address.IsValid() || m.config.Subnet.Contains(rec.Address) {
+		return nil
+	}
+	return api.Errorf(api.CodeConflict, "machine %s has the address %s, which is not of the subnet %s", rec.Name, rec.Address, m.config.Subnet).
+		WithHint("set the subnet that it was made in, or make it anew").
+		WithRemedy(api.OpStatus.Remedy(api.None{}, "see the setting subnet"))
+}
+
 // settleBeforeStart stops a VM whose VMM has just ended, or that a flow left on its way which could
 // be neither done nor undone: no other operation is under way.
 func (m *Manager) settleBeforeStart(ctx context.Context, x *machine) error {
 	e := ending{reason: "it was " + string(x.rec.State) + " for no operation"}
 	if x.rec.State == api.StateRunning {
-		e.reason = endReason(m.vmms.of(x.rec.ID).process, x.dir)
+		e.reason = endReason(nil, x.dir)
+		if running := m.vmms.of(x.rec.ID); running != nil {
+			e.reason = endReason(running.process, x.dir)
+		}
 	}
 	err := m.settle(ctx, x, e)
 	if err == nil {
