@@ -64,9 +64,17 @@ func TestClientRequests(t *testing.T) {
 		want string
 	}{
 		{"Status", func(ctx context.Context, c *Client) error { _, err := c.Status(ctx); return err }, "GET /v1/daemon "},
-		{"StopDaemon", func(ctx context.Context, c *Client) error { return c.StopDaemon(ctx, StopDaemon{Drain: true}) }, `POST /v1/daemon/stop {"drain":true}`},
+		{
+			"StopDaemon",
+			func(ctx context.Context, c *Client) error { return c.StopDaemon(ctx, StopDaemon{Drain: true}) },
+			`POST /v1/daemon/stop {"drain":true}`,
+		},
 		{"Machine", func(ctx context.Context, c *Client) error { _, err := c.Machine(ctx, "web"); return err }, "GET /v1/machines/web "},
-		{"VMEscaped", func(ctx context.Context, c *Client) error { _, err := c.Machine(ctx, "a/b?c"); return err }, "GET /v1/machines/a%2Fb%3Fc "},
+		{
+			"VMEscaped",
+			func(ctx context.Context, c *Client) error { _, err := c.Machine(ctx, "a/b?c"); return err },
+			"GET /v1/machines/a%2Fb%3Fc ",
+		},
 		{"CreateMachine", func(ctx context.Context, c *Client) error {
 			_, err := c.CreateMachine(ctx, CreateMachine{Name: "web", CPUs: 2}, progress)
 			return err
@@ -94,11 +102,19 @@ func TestClientRequests(t *testing.T) {
 			_, err := c.WaitMachine(ctx, WaitMachine{Machine: "web", For: WaitBooted})
 			return err
 		}, "GET /v1/machines/web/wait?for=booted "},
-		{"StatsMachine", func(ctx context.Context, c *Client) error { _, err := c.StatsMachine(ctx, "web"); return err }, "GET /v1/machines/web/stats "},
+		{
+			"StatsMachine",
+			func(ctx context.Context, c *Client) error { _, err := c.StatsMachine(ctx, "web"); return err },
+			"GET /v1/machines/web/stats ",
+		},
 		{"WriteFiles", func(ctx context.Context, c *Client) error {
 			return c.WriteFiles(ctx, Files{Machine: "web", Path: "/a b"}, strings.NewReader("tar"))
 		}, "PUT /v1/machines/web/files?path=%2Fa+b tar"},
-		{"Image", func(ctx context.Context, c *Client) error { _, err := c.Image(ctx, "debian:trixie"); return err }, "GET /v1/images/debian:trixie "},
+		{
+			"Image",
+			func(ctx context.Context, c *Client) error { _, err := c.Image(ctx, "debian:trixie"); return err },
+			"GET /v1/images/debian:trixie ",
+		},
 		{"RemoveImage", func(ctx context.Context, c *Client) error { return c.RemoveImage(ctx, "x") }, "DELETE /v1/images/x "},
 		{"TagImage", func(ctx context.Context, c *Client) error {
 			_, err := c.TagImage(ctx, TagImage{Image: "oci:a/b", Name: "c"})
@@ -112,7 +128,11 @@ func TestClientRequests(t *testing.T) {
 			_, err := c.RegisterImage(ctx, RegisterImage{Name: "x", Rootfs: "/r"}, nil)
 			return err
 		}, `POST /v1/images/register {"name":"x","rootfs":"/r"}`},
-		{"PromoteImage", func(ctx context.Context, c *Client) error { _, err := c.PromoteImage(ctx, "x", nil); return err }, "POST /v1/images/x/promote "},
+		{
+			"PromoteImage",
+			func(ctx context.Context, c *Client) error { _, err := c.PromoteImage(ctx, "x", nil); return err },
+			"POST /v1/images/x/promote ",
+		},
 		{"SaveImage", func(ctx context.Context, c *Client) error {
 			archive, err := c.SaveImage(ctx, "x")
 			if err == nil {
@@ -128,7 +148,11 @@ func TestClientRequests(t *testing.T) {
 			_, err := c.ImportKernel(ctx, ImportKernel{Name: "x", Deb: "/d"}, nil)
 			return err
 		}, `POST /v1/kernels/import {"name":"x","deb":"/d"}`},
-		{"PruneKernels", func(ctx context.Context, c *Client) error { _, err := c.PruneKernels(ctx, Prune{}); return err }, "POST /v1/kernels/prune "},
+		{
+			"PruneKernels",
+			func(ctx context.Context, c *Client) error { _, err := c.PruneKernels(ctx, Prune{}); return err },
+			"POST /v1/kernels/prune ",
+		},
 		{"PullKernel", func(ctx context.Context, c *Client) error {
 			_, err := c.PullKernel(ctx, PullKernel{Source: "debian:sid"}, nil)
 			return err
@@ -226,14 +250,27 @@ func TestClientStream(t *testing.T) {
 			stages: []string{"a failed"}, wantCode: CodeTimeout, wantText: "late",
 		},
 		{name: "ErrBeforeStream", daemon: say(400, `{"code":"invalid","message":"bad"}`), wantCode: CodeInvalid, wantText: "bad"},
-		{name: "ErrNoResult", daemon: say(200, `{"progress":{"stage":"a","state":"done"}}`), stages: []string{"a done"}, wantText: "read the daemon's answer: EOF"},
-		{name: "ErrBrokenOff", daemon: breakOff(`{"progress":{"stage":"a","state":"running"}}` + "\n" + `{"resu`), stages: []string{"a running"}, wantText: "read the daemon's answer: unexpected EOF"},
+		{
+			name:     "ErrNoResult",
+			daemon:   say(200, `{"progress":{"stage":"a","state":"done"}}`),
+			stages:   []string{"a done"},
+			wantText: "read the daemon's answer: EOF",
+		},
+		{
+			name:     "ErrBrokenOff",
+			daemon:   breakOff(`{"progress":{"stage":"a","state":"running"}}` + "\n" + `{"resu`),
+			stages:   []string{"a running"},
+			wantText: "read the daemon's answer: unexpected EOF",
+		},
 		{name: "ErrBadJSON", daemon: say(200, "nonsense"), wantText: "invalid character"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var stages []string
-			vm, err := serve(t, tt.daemon).StartMachine(t.Context(), StartMachine{Machine: "web"}, func(p Progress) { stages = append(stages, p.Stage+" "+string(p.State)) })
+			vm, err := serve(
+				t,
+				tt.daemon,
+			).StartMachine(t.Context(), StartMachine{Machine: "web"}, func(p Progress) { stages = append(stages, p.Stage+" "+string(p.State)) })
 			if diff := cmp.Diff(tt.stages, stages); diff != "" {
 				t.Errorf("progress (-want +got):\n%s", diff)
 			}
@@ -323,7 +360,9 @@ func TestClientExec(t *testing.T) {
 		}
 		defer conn.Close()
 		// The first frame comes in the same segment as the answer.
-		answer := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + ExecUpgrade + "\r\n\r\n" + string(frame(FrameStdout, "early"))
+		answer := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + ExecUpgrade + "\r\n\r\n" + string(
+			frame(FrameStdout, "early"),
+		)
 		io.WriteString(conn, answer)
 		frames := NewFrameConn(conn, buffered.Reader)
 		if in, err := frames.Read(); err != nil || string(in.Payload) != "input" {

@@ -141,15 +141,12 @@ const (
 	WaitRunning WaitFor = "running" // the agent answers
 	WaitBooted  WaitFor = "booted"  // the image's init system says that boot is finished
 	WaitStopped WaitFor = "stopped" // no VMM is left
-	// Besides these, WaitPort gives "port:N": something in the guest listens on that TCP port.
+	// Besides these there is "port:N": something in the guest listens on that TCP port.
 )
 
 const waitPortPrefix = "port:"
 
-// WaitPort is the condition that something in the guest listens on a TCP port.
-func WaitPort(port int) WaitFor { return WaitFor(waitPortPrefix + strconv.Itoa(port)) }
-
-// Port returns the port of a condition that WaitPort gave.
+// Port returns the port of a condition "port:N".
 func (w WaitFor) Port() (port int, ok bool) {
 	digits, ok := strings.CutPrefix(string(w), waitPortPrefix)
 	port, err := strconv.Atoi(digits)

@@ -29,8 +29,8 @@ func (c *Client) Machines(ctx context.Context) ([]Machine, error) {
 }
 
 // Machine asks for OpMachine.
-func (c *Client) Machine(ctx context.Context, vm string) (Machine, error) {
-	return Call(ctx, c, OpMachine, MachineRef{vm})
+func (c *Client) Machine(ctx context.Context, machine string) (Machine, error) {
+	return Call(ctx, c, OpMachine, MachineRef{machine})
 }
 
 // CreateMachine asks for OpCreateMachine.
@@ -70,8 +70,8 @@ func (c *Client) RemoveMachine(ctx context.Context, in RemoveMachine) error {
 }
 
 // LeaseMachine asks for OpLeaseMachine; see Hold. The lease's own end is not awaited.
-func (c *Client) LeaseMachine(ctx context.Context, vm string) error {
-	return Hold(ctx, c, OpLeaseMachine, MachineRef{vm})
+func (c *Client) LeaseMachine(ctx context.Context, machine string) error {
+	return Hold(ctx, c, OpLeaseMachine, MachineRef{machine})
 }
 
 // WaitMachine asks for OpWaitMachine.
@@ -101,8 +101,8 @@ func (c *Client) RemoveForward(ctx context.Context, in RemoveForward) error {
 }
 
 // Ports asks for OpPorts.
-func (c *Client) Ports(ctx context.Context, vm string) ([]Port, error) {
-	return Call(ctx, c, OpPorts, MachineRef{vm})
+func (c *Client) Ports(ctx context.Context, machine string) ([]Port, error) {
+	return Call(ctx, c, OpPorts, MachineRef{machine})
 }
 
 // PrepareSSH asks for OpPrepareSSH.
@@ -111,8 +111,8 @@ func (c *Client) PrepareSSH(ctx context.Context, in PrepareSSH) (SSH, error) {
 }
 
 // StatsMachine asks for OpStatsMachine.
-func (c *Client) StatsMachine(ctx context.Context, vm string) (Stats, error) {
-	return Call(ctx, c, OpStatsMachine, MachineRef{vm})
+func (c *Client) StatsMachine(ctx context.Context, machine string) (Stats, error) {
+	return Call(ctx, c, OpStatsMachine, MachineRef{machine})
 }
 
 // Logs asks for OpLogs.

@@ -25,17 +25,17 @@ func (c *Control) Exec(ctx, session context.Context, in api.Exec) (*guest.Exec, 
 	if err != nil {
 		return nil, err
 	}
-	return startCommand(session, ctx, agent, execSpec(in, v.Env, defaults))
+	return startCommand(session, ctx, agent, v.Name, execSpec(in, v.Env, defaults))
 }
 
 // startCommand starts a command that lives with ctx. The start itself also ends with the client's
 // context, and with a deadline: a guest may be wedged.
-func startCommand(ctx, client context.Context, agent *guest.Client, spec guest.ExecSpec) (*guest.Exec, error) {
+func startCommand(ctx, client context.Context, agent *guest.Client, name string, spec guest.ExecSpec) (*guest.Exec, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	started := context.AfterFunc(client, func() { cancel(context.Canceled) })
 	timer := time.AfterFunc(execStartTimeout, func() {
 		cancel(api.Errorf(api.CodeTimeout, "the guest did not start the command within %s", execStartTimeout).
-			WithHint("look at the machine's console"))
+			WithRemedy(api.OpLogs.Remedy(api.Logs{Machine: name}, "look at its console")))
 	})
 	command, err := agent.Exec(ctx, spec)
 	if started() && timer.Stop() && err == nil {

@@ -29,7 +29,17 @@ type running struct {
 // start runs a daemon on a home folder and returns when it answers.
 func start(t *testing.T, dir home.Dir) *running {
 	t.Helper()
-	c := config.Config{Home: dir, Image: "debian:trixie", Kernel: "debian:trixie", CPUs: 1, MemoryMiB: 128, DiskMiB: 64, VMM: "auto", BootTimeout: time.Second, StopTimeout: time.Second}
+	c := config.Config{
+		Home:        dir,
+		Image:       "debian:trixie",
+		Kernel:      "debian:trixie",
+		CPUs:        1,
+		MemoryMiB:   128,
+		DiskMiB:     64,
+		VMM:         "auto",
+		BootTimeout: time.Second,
+		StopTimeout: time.Second,
+	}
 	return startWith(t, Options{Config: c, Log: slog.New(slog.DiscardHandler)})
 }
 
@@ -88,7 +98,8 @@ func TestRun(t *testing.T) {
 	dir := home.Dir(filepath.Join(shortDir(t), "made"))
 	r := start(t, dir)
 	status, err := r.client.Status(t.Context())
-	if err != nil || status.PID != os.Getpid() || status.Home != string(dir) || status.API != api.Version || status.Build == "" || status.RSSBytes == 0 {
+	if err != nil || status.PID != os.Getpid() || status.Home != string(dir) || status.API != api.Version || status.Build == "" ||
+		status.RSSBytes == 0 {
 		t.Errorf("Status = %+v, %v", status, err)
 	}
 	for path, want := range map[string]os.FileMode{string(dir): 0o700, dir.Socket(): 0o600, dir.Database(): 0o600} {
@@ -110,7 +121,9 @@ func TestRun(t *testing.T) {
 			t.Errorf("%s of nothing = %v, want not found with a hint", name, err)
 		}
 	}
-	if _, err := r.client.StopMachine(t.Context(), api.StopMachine{Machine: "web", TimeoutMS: -1}, nil); api.CodeOf(err) != api.CodeInvalid {
+	if _, err := r.client.StopMachine(t.Context(), api.StopMachine{Machine: "web", TimeoutMS: -1}, nil); api.CodeOf(
+		err,
+	) != api.CodeInvalid {
 		t.Errorf("StopMachine with a negative timeout = %v", err)
 	}
 	if _, err := r.client.CreateMachine(t.Context(), api.CreateMachine{Name: "Bad"}, nil); api.CodeOf(err) != api.CodeInvalid {
@@ -129,7 +142,9 @@ func TestTwoDaemons(t *testing.T) {
 	dir := home.Dir(shortDir(t))
 	first := start(t, dir)
 	err := Run(t.Context(), Options{Config: first.config, Log: slog.New(slog.DiscardHandler)})
-	if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeConflict || !strings.Contains(e.Message, "another daemon (pid ") || (e.Hint == "" && len(e.Remedies) == 0) {
+	if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeConflict ||
+		!strings.Contains(e.Message, "another daemon (pid ") ||
+		(e.Hint == "" && len(e.Remedies) == 0) {
 		t.Errorf("the second daemon = %v, want conflict with the first one's pid and a hint", err)
 	}
 	if _, err := first.client.Status(t.Context()); err != nil {
@@ -207,7 +222,12 @@ func TestRunRefuses(t *testing.T) {
 		wantCode api.Code
 		wantText string
 	}{
-		{"SocketPathTooLong", func(t *testing.T) string { return filepath.Join(shortDir(t), strings.Repeat("x", 100)) }, api.CodeInvalid, "the kernel allows 107"},
+		{
+			"SocketPathTooLong",
+			func(t *testing.T) string { return filepath.Join(shortDir(t), strings.Repeat("x", 100)) },
+			api.CodeInvalid,
+			"the kernel allows 107",
+		},
 		{"HomeIsFile", func(t *testing.T) string {
 			path := filepath.Join(shortDir(t), "file")
 			if err := os.WriteFile(path, nil, 0o600); err != nil {

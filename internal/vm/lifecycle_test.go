@@ -37,7 +37,20 @@ func TestLife(t *testing.T) {
 	if running.State != api.StateRunning || running.VMM == nil || running.StartedAt == nil || running.Reason != "" {
 		t.Errorf("Start = %+v", running)
 	}
-	want := []string{"check files", "record start", "take lock", "join network", "open forwards", "start VMM", "configure VMM", "boot kernel", "wait for agent", "set clock", "authorize key", "record running"}
+	want := []string{
+		"check files",
+		"record start",
+		"take lock",
+		"join network",
+		"open forwards",
+		"start VMM",
+		"configure VMM",
+		"boot kernel",
+		"wait for agent",
+		"set clock",
+		"authorize key",
+		"record running",
+	}
 	if diff := cmp.Diff(want, stages); diff != "" {
 		t.Errorf("stages (-want +got):\n%s", diff)
 	}
@@ -104,8 +117,20 @@ func TestStartFails(t *testing.T) {
 		{"VMMDiesAtOnce", fakeDies, nil, "ended at once: no /dev/kvm here", api.CodeInternal},
 		{"VMMRefuses", fakeRefuses, nil, "configure VMM: PUT /boot-source: the kernel is no ELF file", api.CodeInternal},
 		{"VMMDiesInStart", fakeDiesAtStart, nil, "boot kernel: ask VMM PUT /actions", api.CodeInternal},
-		{"AgentNeverAnswers", fakeMute, func(_ *home, m *Manager, _ api.Machine) { m.config.BootTimeout = 300 * time.Millisecond }, "the guest's agent did not answer within 300ms", api.CodeTimeout},
-		{"ConsoleIsShown", fakeMute, func(_ *home, m *Manager, _ api.Machine) { m.config.BootTimeout = 300 * time.Millisecond }, "console ends:\n  Linux version 6.12", api.CodeTimeout},
+		{
+			"AgentNeverAnswers",
+			fakeMute,
+			func(_ *home, m *Manager, _ api.Machine) { m.config.BootTimeout = 300 * time.Millisecond },
+			"the guest's agent did not answer within 300ms",
+			api.CodeTimeout,
+		},
+		{
+			"ConsoleIsShown",
+			fakeMute,
+			func(_ *home, m *Manager, _ api.Machine) { m.config.BootTimeout = 300 * time.Millisecond },
+			"console ends:\n  Linux version 6.12",
+			api.CodeTimeout,
+		},
 		{"NoVMM", fakeWell, func(_ *home, m *Manager, _ api.Machine) {
 			m.pickVMM = func(context.Context, string) (string, error) { return "/nonexistent", nil }
 		}, "start VMM: start /nonexistent", api.CodeInternal},
@@ -114,9 +139,27 @@ func TestStartFails(t *testing.T) {
 				return "", api.Errorf(api.CodeUnavailable, "no VMM here")
 			}
 		}, "check files: no VMM here", api.CodeUnavailable},
-		{"DiskGone", fakeWell, func(_ *home, m *Manager, v api.Machine) { os.Remove(m.Dir(v.ID).Disk()) }, "the disk of machine web is gone", api.CodeNotFound},
-		{"ImageDamaged", fakeWell, func(h *home, m *Manager, _ api.Machine) { h.write(m.images.Rootfs(h.image), "rot") }, "file is damaged", api.CodeUnavailable},
-		{"KernelDamaged", fakeWell, func(h *home, m *Manager, _ api.Machine) { h.write(m.kernels.Vmlinux(h.kernel), "rot") }, "file is damaged", api.CodeUnavailable},
+		{
+			"DiskGone",
+			fakeWell,
+			func(_ *home, m *Manager, v api.Machine) { os.Remove(m.Dir(v.ID).Disk()) },
+			"the disk of machine web is gone",
+			api.CodeNotFound,
+		},
+		{
+			"ImageDamaged",
+			fakeWell,
+			func(h *home, m *Manager, _ api.Machine) { h.write(m.images.Rootfs(h.image), "rot") },
+			"file is damaged",
+			api.CodeUnavailable,
+		},
+		{
+			"KernelDamaged",
+			fakeWell,
+			func(h *home, m *Manager, _ api.Machine) { h.write(m.kernels.Vmlinux(h.kernel), "rot") },
+			"file is damaged",
+			api.CodeUnavailable,
+		},
 		{"LockHeld", fakeWell, func(h *home, m *Manager, v api.Machine) {
 			lock, err := tryLock(m.Dir(v.ID).Lock())
 			if err != nil {
@@ -257,7 +300,8 @@ func TestRemove(t *testing.T) {
 	m := h.manager()
 	v := h.start(m, h.create(m, api.CreateMachine{}).ID)
 	err := m.Remove(t.Context(), v.ID, false)
-	if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeConflict || len(e.Remedies) != 2 || e.Remedies[1].Operation != api.OpRemoveMachine.Name {
+	if e, _ := errors.AsType[*api.Error](err); e == nil || e.Code != api.CodeConflict || len(e.Remedies) != 2 ||
+		e.Remedies[1].Operation != api.OpRemoveMachine.Name {
 		t.Errorf("Remove of a running machine = %v, want conflict with a hint", err)
 	}
 	process := m.vmms.of(v.ID).process

@@ -42,7 +42,9 @@ func newKeeper(enforcers ...enforcer) *keeper {
 		uplink: fakeUplink{}, writer: make(chan struct{}, 1), enforcers: enforcers,
 		remember: func([]network.Endpoint) error { return nil },
 	}
-	k.now.Store(newSnapshot(plan.State{Subnet: network.DefaultSubnet, MTU: 1500, IPv6: true, Endpoints: []network.Endpoint{endpoint("one", 2)}}))
+	k.now.Store(
+		newSnapshot(plan.State{Subnet: network.DefaultSubnet, MTU: 1500, IPv6: true, Endpoints: []network.Endpoint{endpoint("one", 2)}}),
+	)
 	return k
 }
 
@@ -120,7 +122,8 @@ func TestChangeWaitsForAWhile(t *testing.T) {
 		end, err := k.beginWrite(t.Context())
 		must(t, err)
 		began := time.Now()
-		if err := k.change(t.Context(), detach("id-one")); err == nil || !strings.Contains(err.Error(), "50s") || time.Since(began) != writerTimeout {
+		if err := k.change(t.Context(), detach("id-one")); err == nil || !strings.Contains(err.Error(), "50s") ||
+			time.Since(began) != writerTimeout {
 			t.Errorf("got %v after %s, want an error that tells how long it waited", err, time.Since(began))
 		}
 		end()
@@ -317,7 +320,8 @@ func TestEdits(t *testing.T) {
 			if err != nil {
 				got = err.Error()
 			}
-			if got != tt.want && (strings.HasPrefix(tt.name, "Err") && !strings.Contains(got, tt.want) || !strings.HasPrefix(tt.name, "Err")) {
+			if got != tt.want &&
+				(strings.HasPrefix(tt.name, "Err") && !strings.Contains(got, tt.want) || !strings.HasPrefix(tt.name, "Err")) {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 			if tt.name == "Policy" && !slices.Equal(s.Endpoints[0].HostServices, []int{80}) {
@@ -359,7 +363,9 @@ func TestRemember(t *testing.T) {
 }
 
 func TestSnapshot(t *testing.T) {
-	s := newSnapshot(plan.State{Subnet: network.DefaultSubnet, MTU: 1500, IPv6: true, Outside6: true, Endpoints: []network.Endpoint{endpoint("one", 2)}})
+	s := newSnapshot(
+		plan.State{Subnet: network.DefaultSubnet, MTU: 1500, IPv6: true, Outside6: true, Endpoints: []network.Endpoint{endpoint("one", 2)}},
+	)
 	if got := fmt.Sprint(s.lookup("ONE"), s.lookup("two"), s.subnets()); got != "[172.30.0.2 fd62:616e:6765::ac1e:2] [] [172.30.0.0/16 fd62:616e:6765::ac1e:0/112]" {
 		t.Errorf("got %s", got)
 	}

@@ -42,7 +42,11 @@ func spoof6(t *testing.T, one, two *nettest.VM) {
 	theirMAC, err := net.ParseMAC(two.Endpoint.MAC)
 	nettest.Check(t, err)
 	mine, theirs, local := one.Tap.Address6.Addr().String(), two.Tap.Address6.Addr().String(), network.LinkLocal(mac).String()
-	gateway, gatewayMAC := network.Address6(network.Gateway(network.DefaultSubnet)).String(), network.MAC(network.Gateway(network.DefaultSubnet))
+	gateway, gatewayMAC := network.Address6(network.Gateway(network.DefaultSubnet)).
+		String(),
+		network.MAC(
+			network.Gateway(network.DefaultSubnet),
+		)
 	const all, allMAC = "ff02::1", "33:33:00:00:00:01"
 	honest := frame6{two.Endpoint.MAC, one.Endpoint.MAC, mine, theirs, udp, ""}
 	packet := func(mark string) string { return "00070007000c0000" + mark }
@@ -58,7 +62,11 @@ func spoof6(t *testing.T, one, two *nettest.VM) {
 		{"own packet", with(func(f *frame6) { f.payload = packet("feed0001") }), true},
 		{"own link-local address", with(func(f *frame6) { f.source, f.payload = local, packet("feed0002") }), true},
 		{"source MAC", with(func(f *frame6) { f.fromMAC, f.payload = "02:00:00:00:00:99", packet("feed0003") }), false},
-		{"their MAC and address", with(func(f *frame6) { f.fromMAC, f.source, f.payload = two.Endpoint.MAC, theirs, packet("feed0004") }), false},
+		{
+			"their MAC and address",
+			with(func(f *frame6) { f.fromMAC, f.source, f.payload = two.Endpoint.MAC, theirs, packet("feed0004") }),
+			false,
+		},
 		{"source address", with(func(f *frame6) { f.source, f.payload = theirs, packet("feed0005") }), false},
 		{"the gateway's address", with(func(f *frame6) { f.source, f.payload = gateway, packet("feed0006") }), false},
 		{"no address", with(func(f *frame6) { f.source, f.payload = "::", packet("feed0007") }), false},
@@ -122,7 +130,14 @@ func TestLoopbackIsHidden6(t *testing.T) {
 	nettest.Check(t, err)
 	defer listener.Close()
 	for _, to := range []string{"::", "::1", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:" + nettest.HostAddress, "fe80::1", nettest.HostAddress6, nettest.OtherAddress6} {
-		packet := frame6{network.MAC(network.Gateway(network.DefaultSubnet)), one.Endpoint.MAC, one.Tap.Address6.Addr().String(), to, 17, "1e621e6100090000" + "61"}
+		packet := frame6{
+			network.MAC(network.Gateway(network.DefaultSubnet)),
+			one.Endpoint.MAC,
+			one.Tap.Address6.Addr().String(),
+			to,
+			17,
+			"1e621e6100090000" + "61",
+		}
 		if got := one.Do("frame", "", packet.checksummed(t)); got != "sent" {
 			t.Fatal(got)
 		}
