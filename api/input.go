@@ -35,6 +35,12 @@ type InputField struct {
 	Field reflect.StructField
 }
 
+// optional reports whether the field may be left out of a body.
+func (f InputField) optional() bool {
+	_, options, _ := strings.Cut(f.Field.Tag.Get("json"), ",")
+	return strings.Contains(options, "omitempty") || strings.Contains(options, "omitzero")
+}
+
 // InputFields returns the fields of an input, in the order of its struct.
 func InputFields(in reflect.Type) []InputField {
 	var fields []InputField
@@ -102,8 +108,15 @@ func DecodeInput[In any](r *http.Request) (In, error) {
 	value := reflect.ValueOf(&in).Elem()
 	fields := InputFields(value.Type())
 	if slices.ContainsFunc(fields, func(f InputField) bool { return place(f.Place) == inBody }) {
-		if err := decodeBody(r.Body, &in); err != nil {
+		given, err := decodeBody(r.Body, &in)
+		if err != nil {
 			return in, Errorf(CodeInvalid, "read request: %w", err)
+		}
+		// What openapi.json requires: without it the zero value would be taken for what was meant.
+		for _, f := range fields {
+			if _, ok := given[f.Name]; !ok && place(f.Place) == inBody && !f.optional() {
+				return in, Errorf(CodeInvalid, "read request: the field %q is missing", f.Name)
+			}
 		}
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
@@ -139,28 +152,29 @@ func DecodeInput[In any](r *http.Request) (In, error) {
 	return in, nil
 }
 
-func decodeBody(body io.ReadCloser, to any) error {
+// decodeBody reads a JSON object into to, and returns which fields it has.
+func decodeBody(body io.ReadCloser, to any) (given map[string]json.RawMessage, err error) {
 	// Read whole, also so that net/http notices when the client leaves.
 	text, err := io.ReadAll(http.MaxBytesReader(nil, body, maxInputBytes))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !utf8.Valid(text) { // which the decoder would silently change
-		return errors.New("it is not UTF-8")
+		return nil, errors.New("it is not UTF-8")
 	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
 	err = decoder.Decode(to)
 	if errors.Is(err, io.EOF) {
-		return nil
+		return nil, nil
 	}
 	if err == nil {
 		if _, err = decoder.Token(); errors.Is(err, io.EOF) {
-			return nil
+			return given, json.Unmarshal(text, &given)
 		}
 		err = errors.New("something follows the JSON value")
 	}
-	return err
+	return nil, err
 }
 
 // checkText refuses text that is not UTF-8: JSON has no way to carry it, and what arrives would be

@@ -111,6 +111,16 @@ func TestInputRefused(t *testing.T) {
 	}
 }
 
+// An empty request does not close a machine's way to the world.
+func TestRequiredFields(t *testing.T) {
+	for body, want := range map[string]string{"": `"on" is missing`, "{}": `"on" is missing`, `{"on":false}`: "", `{"on":true}`: ""} {
+		in, err := DecodeInput[SetNAT](httptest.NewRequest(http.MethodPut, "/", strings.NewReader(body)))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %+v, %v; want %q", body, in, err, want)
+		}
+	}
+}
+
 func TestDecodeQuery(t *testing.T) {
 	tests := []struct{ query, want string }{
 		{"", ""},

@@ -144,6 +144,7 @@ const leftoverTimeout = 10 * time.Second
 func longUpload[In, Out any](s *Server, op api.Op[In, Out], do func(context.Context, In, io.Reader) (Out, error)) {
 	s.handle(op.Spec, func(w http.ResponseWriter, r *http.Request) {
 		connection := http.NewResponseController(w)
+		w.Header().Set("Connection", "close") // what is left of the body may not be read to its end
 		if err := connection.EnableFullDuplex(); err != nil {
 			fail(w, err)
 			return

@@ -148,8 +148,9 @@ func TestExecRefused(t *testing.T) {
 	if _, err := s.client.Exec(t.Context(), api.Exec{Machine: "nobody"}); api.CodeOf(err) != api.CodeNotFound {
 		t.Errorf("exec in nothing = %v", err)
 	}
-	for _, target := range []string{"machines/web/exec", "machines/run"} { // without the header Upgrade
-		if status, _, body := s.raw(t, http.MethodPost, target, ""); status != http.StatusBadRequest ||
+	// without the header Upgrade
+	for target, in := range map[string]string{"machines/web/exec": "{}", "machines/run": `{"machine":{}}`} {
+		if status, _, body := s.raw(t, http.MethodPost, target, in); status != http.StatusBadRequest ||
 			!strings.Contains(body, api.ExecUpgrade) {
 			t.Errorf("%s: %d %s", target, status, body)
 		}
